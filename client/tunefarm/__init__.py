@@ -1,0 +1,1 @@
+"""What users import: request_device and what it gives."""

@@ -1,0 +1,1 @@
+"""Tensor expressions to bundles."""

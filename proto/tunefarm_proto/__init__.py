@@ -1,0 +1,1 @@
+"""The wire contract of tunefarm: messages, errors, bundles, channels."""

@@ -1,0 +1,1 @@
+"""Brokers devices: who is there, who waits, who holds what."""

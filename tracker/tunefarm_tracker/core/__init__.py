@@ -1,0 +1,1 @@
+"""The scheduler: plain synchronous code over plain data; time comes in, effects go out."""

@@ -1,0 +1,1 @@
+"""Searches for the fastest schedule on real devices."""
