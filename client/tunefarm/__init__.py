@@ -1,1 +1,35 @@
-"""What users import: request_device and what it gives."""
+"""tunefarm: run and time kernels on leased devices.
+
+from tunefarm import request_device
+
+with request_device("rasp3b", tracker="127.0.0.1:9190") as device:
+    module = device.load("matmul.tf")
+    ...
+"""
+
+from tunefarm_proto.bundle import Bundle
+from tunefarm_proto.rpc import software_version
+
+from tunefarm import errors
+from tunefarm.array import Array
+from tunefarm.device import Device
+from tunefarm.module import Function, Module, TimeEvaluator
+from tunefarm.request import request_device
+from tunefarm.timing import Timing
+from tunefarm.tracker import Tracker
+
+__version__ = software_version()
+
+__all__ = [
+    "Array",
+    "Bundle",
+    "Device",
+    "Function",
+    "Module",
+    "TimeEvaluator",
+    "Timing",
+    "Tracker",
+    "__version__",
+    "errors",
+    "request_device",
+]

@@ -1,0 +1,126 @@
+"""The client's end of a lease: asks, waits, keeps it alive, notices its end."""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+from tunefarm_proto import errors, rpc
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+from tunefarm.tracker import Tracker, tracker_unreachable
+
+HEARTBEAT_S = 1.0
+RECONNECT_S = 0.5
+
+
+class LeaseHolder:
+    """One request and the lease that answers it.
+
+    A thread keeps the stream to the tracker. If that breaks, the thread comes back with the same
+    request id, which is the same request or lease, so a restart of the tracker loses nothing.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        wish: tpb.DeviceRequest,
+        on_wait: Callable[[tpb.QueuePosition], None] | None = None,
+    ) -> None:
+        self._tracker = tracker
+        self._wish = wish
+        self._on_wait = on_wait
+        self._outgoing: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._stream: grpc.Call | None = None
+        self._changed = threading.Condition()
+        self._released = False
+        self._on_lost: list[Callable[[], None]] = []
+        self.grant: tpb.Grant | None = None
+        self.error: errors.TunefarmError | None = None
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="tunefarm-lease", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> tpb.Grant:
+        """Block until granted. Raises: UnknownKeyError, RequestTimeoutError and their like."""
+        with self._changed:
+            # Short waits, so that Ctrl-C gets through.
+            while self.grant is None and not self._over:
+                self._changed.wait(0.5)
+            if self.grant is None:
+                raise self.error or errors.RequestCancelledError("the request was cancelled")
+            return self.grant
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call back, on the holder's thread, when the lease ends without our release."""
+        self._on_lost.append(callback)
+
+    def release(self) -> None:
+        """End the request or lease; returns when the tracker has confirmed it, or after 2 s."""
+        if not self._released:
+            self._released = True
+            self._outgoing.put(True)
+            self._thread.join(2.0)
+            if self._stream is not None:
+                self._stream.cancel()
+
+    def _messages(self, outgoing: "queue.SimpleQueue[bool]") -> Iterator[tpb.RequestDeviceRequest]:
+        yield tpb.RequestDeviceRequest(open=self._wish)
+        while True:
+            try:
+                stop = outgoing.get(timeout=HEARTBEAT_S)
+            except queue.Empty:
+                yield tpb.RequestDeviceRequest(heartbeat=tpb.Heartbeat())
+                continue
+            if not stop:  # the stream broke
+                return
+            yield tpb.RequestDeviceRequest(release=tpb.Release())
+
+    def _run(self) -> None:
+        while not self._over:
+            outgoing: queue.SimpleQueue[bool] = queue.SimpleQueue()
+            self._outgoing = outgoing
+            if self._released:
+                outgoing.put(True)
+            try:
+                stream = self._tracker.stub.RequestDevice(
+                    self._messages(outgoing), metadata=rpc.call_metadata()
+                )
+                self._stream = stream
+                for answer in stream:
+                    self._take(answer)
+            except grpc.RpcError as error:
+                unreachable = tracker_unreachable(self._tracker.address)
+                named = rpc.error_of_call(error, unreachable)
+                if named is not unreachable:
+                    self._end(named)
+            outgoing.put(False)
+            if self._released:
+                self._end(None)
+            if not self._over:
+                time.sleep(RECONNECT_S * (0.5 + random.random()))  # noqa: S311 (jitter)
+
+    def _take(self, answer: tpb.RequestDeviceResponse) -> None:
+        kind = answer.WhichOneof("message")
+        if kind == "queued" and self._on_wait is not None:
+            self._on_wait(answer.queued)
+        elif kind == "granted":
+            with self._changed:
+                self.grant = answer.granted
+                self._changed.notify_all()
+        elif kind == "ended":
+            error = answer.ended.error if answer.ended.HasField("error") else None
+            self._end(errors.from_proto(error) if error is not None else None)
+
+    def _end(self, error: errors.TunefarmError | None) -> None:
+        with self._changed:
+            if self._over:
+                return
+            self._over = True
+            self.error = error
+            self._changed.notify_all()
+        if not self._released:
+            for callback in self._on_lost:
+                callback()

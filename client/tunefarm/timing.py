@@ -1,0 +1,80 @@
+"""What timing a kernel gives: every sample, and the numbers read off them."""
+
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
+
+from tunefarm_proto.v1 import common_pb2 as pb
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration with a fitting unit, as in "1.234 ms"."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.4g} {unit}"
+    return f"{seconds * 1e9:.4g} ns"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Samples of one kernel on one device. Times are seconds for one call.
+
+    `samples` are in the order measured, each over `number` calls; `first_call` came before the
+    `warmup_calls`; `raw` is the device's whole answer with its conditions.
+    """
+
+    samples: tuple[float, ...]
+    number: int
+    first_call: float
+    warmup_calls: int
+    emulated: bool
+    raw: pb.Timing
+    function: str = ""
+
+    @classmethod
+    def from_proto(cls, raw: pb.Timing, function: str = "") -> "Timing":
+        """The timing that a device sent."""
+        return cls(
+            samples=tuple(raw.samples_s),
+            number=raw.number,
+            first_call=raw.first_call_s,
+            warmup_calls=raw.warmup_calls,
+            emulated=raw.emulated,
+            raw=raw,
+            function=function,
+        )
+
+    @cached_property
+    def median(self) -> float:
+        """Median of the samples."""
+        return statistics.median(self.samples)
+
+    @cached_property
+    def mean(self) -> float:
+        """Arithmetic mean of the samples."""
+        return statistics.fmean(self.samples)
+
+    @cached_property
+    def min(self) -> float:
+        """Smallest sample."""
+        return min(self.samples)
+
+    @cached_property
+    def std(self) -> float:
+        """Standard deviation of the samples; 0 for one sample."""
+        return statistics.stdev(self.samples) if len(self.samples) > 1 else 0.0
+
+    @cached_property
+    def mad(self) -> float:
+        """Median absolute deviation from the median."""
+        return statistics.median(abs(sample - self.median) for sample in self.samples)
+
+    def __str__(self) -> str:
+        name = f"{self.function}: " if self.function else ""
+        spread = 100 * self.mad / self.median if self.median else 0.0
+        note = " [emulated: says nothing about the real processor]" if self.emulated else ""
+        return (
+            f"{name}{format_seconds(self.median)} median, {format_seconds(self.mean)} mean, "
+            f"{format_seconds(self.min)} min, MAD {spread:.1f}% "
+            f"({len(self.samples)} samples of {self.number} calls){note}"
+        )

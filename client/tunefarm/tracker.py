@@ -1,0 +1,117 @@
+"""What the tracker knows: devices, queue, leases, results."""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from tunefarm_proto import rpc
+from tunefarm_proto.errors import TrackerUnreachableError
+from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
+
+from tunefarm.channel import connect, named_errors, tracker_address
+
+CALL_TIMEOUT_S = 10.0
+
+
+def tracker_unreachable(address: str) -> TrackerUnreachableError:
+    """The error for a tracker that does not answer."""
+    return TrackerUnreachableError(
+        f"no tracker answers at {address}",
+        "start one with `tunefarm tracker`, or name the right one by --tracker or TUNEFARM_TRACKER",
+    )
+
+
+class Tracker:
+    """A connection to a tracker. A context manager; all methods raise TrackerUnreachableError.
+
+    Answers are the messages of `tunefarm.v1`.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = tracker_address(address)
+        self._unreachable = tracker_unreachable(self.address)
+        self.channel = connect(self.address, self._unreachable)
+        self.stub = tpb_grpc.TrackerServiceStub(self.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.channel.close()
+
+    def devices(self, key: str = "") -> list[tpb.Device]:
+        """Every device known, or those of one key, ordered by key and id."""
+        with named_errors(self._unreachable):
+            answer = self.stub.ListDevices(
+                tpb.ListDevicesRequest(key=key),
+                timeout=CALL_TIMEOUT_S,
+                metadata=rpc.call_metadata(),
+            )
+        return list(answer.devices)
+
+    def queue(self, key: str = "") -> list[tpb.QueuedRequest]:
+        """Waiting requests in the order in which they would be served."""
+        with named_errors(self._unreachable):
+            answer = self.stub.ListQueue(
+                tpb.ListQueueRequest(key=key), timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return list(answer.requests)
+
+    def leases(self) -> list[pb.Lease]:
+        """Live leases, oldest first."""
+        with named_errors(self._unreachable):
+            answer = self.stub.ListLeases(
+                tpb.ListLeasesRequest(), timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return list(answer.leases)
+
+    def cancel(self, request_id: str) -> bool:
+        """End a waiting request. False where it was over already."""
+        with named_errors(self._unreachable):
+            answer = self.stub.CancelRequest(
+                tpb.CancelRequestRequest(request_id=request_id),
+                timeout=CALL_TIMEOUT_S,
+                metadata=rpc.call_metadata(),
+            )
+        return answer.cancelled
+
+    def record(self, result: tpb.Result) -> bool:
+        """Keep a result. False where one with its id is kept already."""
+        with named_errors(self._unreachable):
+            answer = self.stub.RecordResult(
+                tpb.RecordResultRequest(result=result),
+                timeout=CALL_TIMEOUT_S,
+                metadata=rpc.call_metadata(),
+            )
+        return answer.added
+
+    def results(
+        self, workload: str = "", device_id: str = "", device_key: str = "", limit: int = 100
+    ) -> list[tpb.Result]:
+        """Results, newest first; empty fields ask for all."""
+        request = tpb.ListResultsRequest(
+            workload=workload, device_id=device_id, device_key=device_key, limit=limit
+        )
+        with named_errors(self._unreachable):
+            answer = self.stub.ListResults(
+                request, timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return list(answer.results)
+
+    def watch(self, after: int = 0) -> Iterator[tpb.WatchEventsResponse]:
+        """Events after a cursor, then as they happen; ends when the tracker goes away."""
+        with named_errors(self._unreachable):
+            yield from self.stub.WatchEvents(
+                tpb.WatchEventsRequest(after=after), metadata=rpc.call_metadata()
+            )
