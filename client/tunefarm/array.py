@@ -104,7 +104,7 @@ def host_view(source: Any) -> tuple[memoryview, str, tuple[int, ...]]:
             ) from None
         import numpy as np
 
-        view = memoryview(np.ascontiguousarray(np.from_dlpack(source)))
+        view = np.ascontiguousarray(np.from_dlpack(source)).data
     format_ = view.format.lstrip("@=<")
     if format_ in ("l", "L"):
         format_ = {("l", 8): "q", ("L", 8): "Q", ("l", 4): "i", ("L", 4): "I"}[

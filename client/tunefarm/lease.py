@@ -14,6 +14,7 @@ from tunefarm.tracker import Tracker, tracker_unreachable
 
 HEARTBEAT_S = 1.0
 RECONNECT_S = 0.5
+TRACKER_GRACE_S = 5.0
 
 
 class LeaseHolder:
@@ -45,10 +46,15 @@ class LeaseHolder:
 
     def wait(self) -> tpb.Grant:
         """Block until granted. Raises: UnknownKeyError, RequestTimeoutError and their like."""
+        limit = self._wish.wait_timeout.ToTimedelta().total_seconds()
+        # The tracker ends a request in time; this is for a tracker that has gone away.
+        give_up = time.monotonic() + limit + TRACKER_GRACE_S if limit else float("inf")
         with self._changed:
             # Short waits, so that Ctrl-C gets through.
             while self.grant is None and not self._over:
                 self._changed.wait(0.5)
+                if time.monotonic() > give_up:
+                    raise tracker_unreachable(self._tracker.address)
             if self.grant is None:
                 raise self.error or errors.RequestCancelledError("the request was cancelled")
             return self.grant

@@ -34,7 +34,7 @@ class Session:
         self._lock = threading.Lock()
         self._next_id = 1
         self._closed = False
-        outgoing: Iterator[dpb.SessionRequest] = iter(self._outgoing.get, None)  # type: ignore[arg-type]
+        outgoing: Iterator[dpb.SessionRequest] = iter(self._outgoing.get, None)
         self._answers = dpb_grpc.DeviceServiceStub(channel).Session(outgoing, metadata=metadata)
 
     def close(self) -> None:

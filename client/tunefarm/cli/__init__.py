@@ -1,1 +1,61 @@
-"""The `tunefarm` command line."""
+"""The `tunefarm` command line: one module for each command; each loads its part when it runs.
+
+Exit status: 0 done, 1 a TunefarmError (one line on stderr), 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from tunefarm_proto.errors import TunefarmError
+from tunefarm_proto.rpc import software_version
+
+COMMANDS = {
+    "tracker": "run the tracker that brokers the devices",
+    "device": "run the device server of this machine",
+    "status": "show devices, queue and leases",
+    "build": "compile a workload into a bundle",
+    "bench": "build a workload, run it on a device, check and time it",
+    "tune": "search the fastest schedule of a workload on a device",
+    "dashboard": "show the farm in a browser",
+    "demo": "try all of it on this machine",
+    "doctor": "say what this machine can do and what is missing",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="tunefarm", description="A farm for kernels.")
+    parser.add_argument("--version", action="version", version=f"tunefarm {software_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"tunefarm {name}: {summary}")
+        importlib.import_module(f"tunefarm.cli.{name}").add_arguments(command)
+    arguments = parser.parse_args(argv)
+    module = importlib.import_module(f"tunefarm.cli.{arguments.command}")
+    try:
+        status: int = module.run(arguments)
+    except TunefarmError as error:
+        print(f"tunefarm: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("tunefarm"):
+            raise
+        print(
+            f"tunefarm: {arguments.command} needs {error.name} "
+            "(install it with `pip install 'tunefarm[all]'`)",
+            file=sys.stderr,
+        )
+        return 1
+    except BrokenPipeError:
+        # What reads our output went away, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"tunefarm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status

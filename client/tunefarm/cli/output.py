@@ -1,0 +1,98 @@
+"""What the commands share: options, tables, JSON, a progress line."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from tunefarm.channel import DEFAULT_TRACKER, TRACKER_VARIABLE
+
+
+def add_tracker(parser: argparse.ArgumentParser) -> None:
+    """--tracker."""
+    parser.add_argument(
+        "--tracker",
+        metavar="HOST:PORT",
+        help=f"the tracker's address (default: {TRACKER_VARIABLE}, else {DEFAULT_TRACKER})",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """Options of a command that leases a device."""
+    add_tracker(parser)
+    parser.add_argument("--device", required=True, metavar="KEY", help="key of the device")
+    parser.add_argument("--priority", type=int, default=0, help="higher goes first (default 0)")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds to wait for the device (default 60)"
+    )
+    parser.add_argument(
+        "--wait-for-key", action="store_true", help="wait for a key that no device has yet"
+    )
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns padded to their widest cell; numbers stand to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], int | float) or not row[i] for row in rows)
+        for i in range(len(head))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(line(row) for row in [list(head), *cells])
+
+
+class Progress:
+    """A progress bar on stderr; silent where that is no terminal."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = total
+        self._shown = sys.stderr.isatty()
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show how much is done."""
+        if not self._shown:
+            return
+        filled = 24 * done // max(self._total, 1)
+        elapsed = time.monotonic() - self._started
+        print(
+            f"\r\033[K{self._label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{self._total} "
+            f"{elapsed:.0f} s {note}",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )

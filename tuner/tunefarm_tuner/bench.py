@@ -1,0 +1,234 @@
+"""One workload, built, run on a leased device, checked and timed."""
+
+import statistics
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tunefarm import Bundle, Device, Timing, Tracker, request_device
+from tunefarm.request import current_user
+from tunefarm.timing import format_seconds
+from tunefarm_compiler import targets, workload
+from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
+from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How to time: calls a sample (0: calibrated), samples, shortest sample in ms, limit in s."""
+
+    number: int = 0
+    repeat: int = 10
+    min_repeat_ms: float = 20.0
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one workload did on one device. Times in seconds for one call."""
+
+    workload: str
+    device: str
+    device_key: str
+    target: str
+    emulated: bool
+    emulator: str
+    timing: Timing
+    operations: int
+    correct: bool
+    bundle_digest: str
+    schedule: str
+    uploaded_bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """Operations of a call by its median time, in 1e9 a second."""
+        return self.operations / self.timing.median / 1e9
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `tunefarm bench --json` prints."""
+        timing = self.timing
+        return {
+            "workload": self.workload,
+            "device": self.device,
+            "device_key": self.device_key,
+            "target": self.target,
+            "emulated": self.emulated,
+            "emulator": self.emulator,
+            "median_s": timing.median,
+            "mean_s": timing.mean,
+            "min_s": timing.min,
+            "std_s": timing.std,
+            "mad_s": timing.mad,
+            "samples_s": list(timing.samples),
+            "number": timing.number,
+            "first_call_s": timing.first_call,
+            "warmup_calls": timing.warmup_calls,
+            "cache": timing.raw.cache,
+            "gflops": self.gflops,
+            "correct": self.correct,
+            "bundle_digest": self.bundle_digest,
+            "schedule": self.schedule,
+            "uploaded_bytes": self.uploaded_bytes,
+        }
+
+    def __str__(self) -> str:
+        where = f"{self.device} ({self.target}{', emulated' if self.emulated else ''})"
+        verdict = "correct" if self.correct else "WRONG ANSWER"
+        return (
+            f"{self.workload} on {where}\n{self.timing}\n"
+            f"{self.gflops:.2f} GFLOPS, {verdict}, {self.uploaded_bytes} bytes uploaded"
+        )
+
+
+def target_text(target: pb.Target) -> str:
+    """A target in one word or two, as in "aarch64-unknown-linux-gnu cortex-a53"."""
+    return f"{target.triple} {target.cpu}".strip()
+
+
+def parse_schedule(text: str | None) -> Schedule | None:
+    """The schedule in a JSON text. Raises: InvalidScheduleError."""
+    return Schedule.from_json(text) if text else None
+
+
+def build_one(text: str, target: str | TargetSpec, schedule: str | None = None) -> Bundle:
+    """Compile one workload in a process of its own. Raises: CompileError and its like."""
+    spec = targets.resolve(target) if isinstance(target, str) else target
+    parsed = workload.parse(text)
+    with BuildPool(workers=1) as pool:
+        return pool.submit(str(parsed), spec, parse_schedule(schedule)).result()
+
+
+def target_of_key(tracker: Tracker, key: str) -> pb.Target | None:
+    """What the key's devices run, by the first of them; None where there is none yet."""
+    devices = tracker.devices(key)
+    online = [d for d in devices if d.state != tpb.DEVICE_STATE_OFFLINE]
+    return (online or devices)[0].facts.target if devices else None
+
+
+def bench(
+    text: str,
+    key: str,
+    *,
+    tracker: str | None = None,
+    target: str | None = None,
+    schedule: str | None = None,
+    plan: TimingPlan | None = None,
+    priority: int = 0,
+    timeout: float | None = None,
+    wait_for_key: bool = False,
+) -> Measurement:
+    """Build a workload, run it on a device of that key, check the answer, time it, record it.
+
+    It is compiled before the device is taken, for what the tracker says the key's devices are.
+    Raises: TunefarmError of any kind; a wrong answer is no error but `correct=False`.
+    """
+    parsed = workload.parse(text)
+    plan = plan or TimingPlan()
+    with Tracker(tracker) as connection:
+        expected = target_of_key(connection, key)
+        built: Bundle | None = None
+        if target is not None:
+            built = build_one(text, target, schedule)
+        elif expected is not None:
+            built = build_one(text, targets.from_device(expected), schedule)
+        with request_device(
+            key,
+            tracker=tracker,
+            priority=priority,
+            timeout=timeout,
+            wait_for_key=wait_for_key,
+            purpose=f"bench {parsed}",
+        ) as device:
+            if built is None or (target is None and device.target != expected):
+                built = build_one(text, targets.from_device(device.target), schedule)
+            measured = measure(device, parsed, built, plan)
+            connection.record(as_result(measured, device))
+    return measured
+
+
+def measure(device: Device, parsed: Workload, bundle: Bundle, plan: TimingPlan) -> Measurement:
+    """Load a bundle of a workload, check its answer against numpy, then time it."""
+    module = device.load(bundle)
+    inputs = parsed.inputs(0)
+    expected = parsed.reference(inputs)
+    arrays = [device.array(data) for data in inputs]
+    outputs = [device.empty(data.shape, str(data.dtype)) for data in expected]
+    arguments = [*arrays, *outputs]
+    module[parsed.function](*arguments, timeout=plan.timeout)
+    correct = bool(parsed.check([output.numpy() for output in outputs], expected))
+    timing = module.time_evaluator(
+        parsed.function, plan.number, plan.repeat, plan.min_repeat_ms, plan.timeout
+    )(*arguments)
+    for array in arguments:
+        array.free()
+    return Measurement(
+        workload=str(parsed),
+        device=device.id,
+        device_key=device.key,
+        target=target_text(module.target),
+        emulated=device.emulated,
+        emulator=device.facts.emulator,
+        timing=timing,
+        operations=parsed.operations,
+        correct=correct,
+        bundle_digest=bundle.digest,
+        schedule=bundle.manifest.schedule,
+        uploaded_bytes=module.uploaded_bytes,
+    )
+
+
+def as_result(measured: Measurement, device: Device) -> tpb.Result:
+    """A measurement as the tracker keeps it."""
+    result = tpb.Result(
+        id=uuid.uuid4().hex,
+        workload=measured.workload,
+        device_id=device.id,
+        device_key=device.key,
+        target=device.target,
+        lease_id=device.lease.id,
+        user=current_user(),
+        bundle_digest=measured.bundle_digest,
+        schedule=measured.schedule,
+        timing=measured.timing.raw,
+        correct=measured.correct,
+        operations=measured.operations,
+    )
+    result.recorded_at.GetCurrentTime()
+    return result
+
+
+def interleaved_ratio(
+    device: Device, parsed: Workload, bundles: tuple[Bundle, Bundle], rounds: int = 5
+) -> tuple[float, float, float]:
+    """Time two bundles of a workload in turns in one lease.
+
+    Returns the median seconds of each, and the median over rounds of first by second.
+    """
+    inputs = [device.array(data) for data in parsed.inputs(0)]
+    expected = parsed.reference(parsed.inputs(0))
+    outputs = [device.empty(data.shape, str(data.dtype)) for data in expected]
+    evaluators = [
+        device.load(bundle).time_evaluator(parsed.function, repeat=3) for bundle in bundles
+    ]
+    pairs = [[evaluate(*inputs, *outputs).median for evaluate in evaluators] for _ in range(rounds)]
+    first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return first, second, statistics.median(a / b for a, b in pairs)
+
+
+def describe(seconds: float, operations: int) -> str:
+    """A time with the rate that it means."""
+    return f"{format_seconds(seconds)}, {operations / seconds / 1e9:.2f} GFLOPS"
+
+
+def outputs_of(raw: list[bytes], expected: list["np.ndarray[Any, Any]"]) -> list[Any]:
+    """The arrays in a measure response, shaped like the expected ones."""
+    return [
+        np.frombuffer(data, dtype=like.dtype).reshape(like.shape)
+        for data, like in zip(raw, expected, strict=True)
+    ]

@@ -1,0 +1,238 @@
+"""Grid search: build candidates ahead, measure them one after another on one leased device."""
+
+import datetime
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tunefarm import Bundle, Device, request_device
+from tunefarm_compiler import default_schedule, space, targets, workload
+from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
+from tunefarm_proto import errors
+from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import device_pb2 as dpb
+
+from tunefarm_tuner import records as record_file
+from tunefarm_tuner.bench import interleaved_ratio, outputs_of, target_text
+from tunefarm_tuner.records import Record
+
+SCREEN_REPEAT = 5
+SCREEN_MIN_REPEAT_MS = 5.0
+CANDIDATE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found. Times in seconds for one call, re-measured in turns at the end."""
+
+    workload: str
+    device_key: str
+    trials: int
+    failed: int
+    best: str | None
+    best_s: float
+    default_s: float
+    gain: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `tunefarm tune --json` prints."""
+        return {
+            "workload": self.workload,
+            "device_key": self.device_key,
+            "trials": self.trials,
+            "failed": self.failed,
+            "best_schedule": self.best,
+            "best_s": self.best_s,
+            "default_s": self.default_s,
+            "gain": self.gain,
+        }
+
+
+def candidates(
+    parsed: Workload, spec: TargetSpec, trials: int, seed: int, known: set[str]
+) -> list[Schedule]:
+    """The default schedule and a random part of the grid, without those measured already."""
+    grid = [s for s in space(parsed, spec) if s.to_json() not in known]
+    first = default_schedule(parsed, spec)
+    random.Random(seed).shuffle(grid)  # noqa: S311 (an order, not a secret)
+    rest = [s for s in grid if s.to_json() != first.to_json()]
+    head = [] if first.to_json() in known else [first]
+    return (head + rest)[: max(trials, 0)]
+
+
+def tune(
+    text: str,
+    key: str,
+    *,
+    trials: int,
+    records: Path,
+    tracker: str | None = None,
+    seed: int = 0,
+    priority: int = 0,
+    timeout: float | None = None,
+    wait_for_key: bool = False,
+    workers: int | None = None,
+    on_record: Callable[[int, Record], None] | None = None,
+) -> Outcome:
+    """Measure up to `trials` candidates in all, those already in `records` counted in.
+
+    Every candidate leaves a record, a failure with its reason. The best and the default are then
+    timed in turns, so that the gain is not a lucky sample.
+    Raises: InvalidRequestError, and errors of tracker and device; never one of a candidate.
+    """
+    if trials < 1:
+        raise errors.InvalidRequestError(f"trials={trials}", "give 1 or more")
+    parsed = workload.parse(text)
+    done = [
+        r for r in record_file.read(records) if (r.workload, r.device_key) == (str(parsed), key)
+    ]
+    with (
+        request_device(
+            key,
+            tracker=tracker,
+            priority=priority,
+            timeout=timeout,
+            wait_for_key=wait_for_key,
+            purpose=f"tune {parsed}",
+        ) as device,
+        BuildPool(workers=workers) as pool,
+    ):
+        spec = targets.from_device(device.target)
+        todo = candidates(parsed, spec, trials - len(done), seed, {r.schedule for r in done})
+        for record in measure_all(device, pool, parsed, spec, todo):
+            record_file.append(records, record)
+            done.append(record)
+            if on_record is not None:
+                on_record(len(done), record)
+        return _conclude(device, pool, parsed, spec, done)
+
+
+def _conclude(
+    device: Device, pool: BuildPool, parsed: Workload, spec: TargetSpec, done: list[Record]
+) -> Outcome:
+    failed = sum(bool(record.error) for record in done)
+    good = [record for record in done if not record.error]
+    if not good:
+        nothing = float("nan")
+        return Outcome(str(parsed), device.key, len(done), failed, None, nothing, nothing, nothing)
+    best = min(good, key=lambda record: record.median_s)
+    first = default_schedule(parsed, spec)
+    pair = [
+        pool.submit(str(parsed), spec, schedule).result()
+        for schedule in (first, Schedule.from_json(best.schedule))
+    ]
+    default_s, best_s, gain = interleaved_ratio(device, parsed, (pair[0], pair[1]))
+    return Outcome(
+        str(parsed), device.key, len(done), failed, best.schedule, best_s, default_s, gain
+    )
+
+
+def measure_all(
+    device: Device, pool: BuildPool, parsed: Workload, spec: TargetSpec, todo: list[Schedule]
+) -> Iterator[Record]:
+    """A record for each candidate. Building, uploading and timing overlap."""
+    inputs = parsed.inputs(0)
+    expected = parsed.reference(inputs)
+    arguments = _upload_arguments(device, inputs, len(expected))
+    builds: list[tuple[Schedule, Future[Bundle]]] = [
+        (schedule, pool.submit(str(parsed), spec, schedule)) for schedule in todo
+    ]
+    digests: dict[int, str] = {}
+    failures: list[Record] = []
+
+    def requests() -> Iterator[dpb.MeasureRequest]:
+        for index, (schedule, build) in enumerate(builds):
+            try:
+                bundle = build.result()
+                device.upload(bundle.data, bundle.digest)
+            except errors.CompileError as error:
+                failures.append(_record(device, parsed, schedule, "", error=error))
+                continue
+            digests[index] = bundle.digest
+            yield _request(index, bundle, parsed, arguments)
+
+    for answer in device.measure(requests()):
+        yield from _drain(failures)
+        schedule = builds[answer.id][0]
+        yield _judge(device, parsed, schedule, digests[answer.id], answer, expected)
+    yield from _drain(failures)
+
+
+def _drain(failures: list[Record]) -> Iterator[Record]:
+    while failures:
+        yield failures.pop(0)
+
+
+def _upload_arguments(
+    device: Device, inputs: list["np.ndarray[Any, Any]"], outputs: int
+) -> list[dpb.ArgumentData]:
+    blobs = [Bundle(data.tobytes()) for data in inputs]
+    for blob in blobs:
+        device.upload(blob.data, blob.digest)
+    given = [dpb.ArgumentData(blob_digest=blob.digest) for blob in blobs]
+    return given + [dpb.ArgumentData() for _ in range(outputs)]
+
+
+def _request(
+    index: int, bundle: Bundle, parsed: Workload, arguments: list[dpb.ArgumentData]
+) -> dpb.MeasureRequest:
+    request = dpb.MeasureRequest(
+        id=index,
+        bundle_digest=bundle.digest,
+        function=parsed.function,
+        arguments=arguments,
+        options=pb.TimingOptions(repeat=SCREEN_REPEAT),
+        return_outputs=True,
+    )
+    request.options.min_repeat.FromNanoseconds(round(SCREEN_MIN_REPEAT_MS * 1e6))
+    request.timeout.FromSeconds(CANDIDATE_TIMEOUT_S)
+    return request
+
+
+def _judge(
+    device: Device,
+    parsed: Workload,
+    schedule: Schedule,
+    digest: str,
+    answer: dpb.MeasureResponse,
+    expected: list["np.ndarray[Any, Any]"],
+) -> Record:
+    if answer.HasField("error"):
+        error = errors.from_proto(answer.error)
+        return _record(device, parsed, schedule, digest, error=error)
+    if not parsed.check(outputs_of(list(answer.outputs), expected), expected):
+        wrong = errors.WrongAnswerError("the answer differs from the reference")
+        return _record(device, parsed, schedule, digest, error=wrong)
+    return _record(device, parsed, schedule, digest, timing=answer.timing)
+
+
+def _record(
+    device: Device,
+    parsed: Workload,
+    schedule: Schedule,
+    digest: str,
+    *,
+    timing: pb.Timing | None = None,
+    error: errors.TunefarmError | None = None,
+) -> Record:
+    return Record(
+        workload=str(parsed),
+        target=target_text(device.target),
+        device=device.id,
+        device_key=device.key,
+        emulated=device.emulated,
+        schedule=schedule.to_json(),
+        samples_s=list(timing.samples_s) if timing else [],
+        number=timing.number if timing else 0,
+        error=type(error).__name__ if error else "",
+        message=str(error) if error else "",
+        bundle_digest=digest,
+        recorded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
