@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tunefarm import Bundle, Device, request_device
 from tunefarm_compiler import default_schedule, space, targets, workload
 from tunefarm_compiler.pool import BuildPool
@@ -104,135 +103,126 @@ def tune(
         ) as device,
         BuildPool(workers=workers) as pool,
     ):
-        spec = targets.from_device(device.target)
-        todo = candidates(parsed, spec, trials - len(done), seed, {r.schedule for r in done})
-        for record in measure_all(device, pool, parsed, spec, todo):
+        search = Search(device, pool, parsed)
+        todo = candidates(parsed, search.spec, trials - len(done), seed, {r.schedule for r in done})
+        for record in search.measure(todo):
             record_file.append(records, record)
             done.append(record)
             if on_record is not None:
                 on_record(len(done), record)
-        return _conclude(device, pool, parsed, spec, done)
+        return search.conclude(done)
 
 
-def _conclude(
-    device: Device, pool: BuildPool, parsed: Workload, spec: TargetSpec, done: list[Record]
-) -> Outcome:
-    failed = sum(bool(record.error) for record in done)
-    good = [record for record in done if not record.error]
-    if not good:
-        nothing = float("nan")
-        return Outcome(str(parsed), device.key, len(done), failed, None, nothing, nothing, nothing)
-    best = min(good, key=lambda record: record.median_s)
-    first = default_schedule(parsed, spec)
-    pair = [
-        pool.submit(str(parsed), spec, schedule).result()
-        for schedule in (first, Schedule.from_json(best.schedule))
-    ]
-    default_s, best_s, gain = interleaved_ratio(device, parsed, (pair[0], pair[1]))
-    return Outcome(
-        str(parsed), device.key, len(done), failed, best.schedule, best_s, default_s, gain
-    )
+class Search:
+    """Candidates of one workload on one leased device."""
 
+    def __init__(self, device: Device, pool: BuildPool, parsed: Workload) -> None:
+        self.device = device
+        self.pool = pool
+        self.parsed = parsed
+        self.spec = targets.from_device(device.target)
+        self._inputs = parsed.inputs(0)
+        self._expected = parsed.reference(self._inputs)
 
-def measure_all(
-    device: Device, pool: BuildPool, parsed: Workload, spec: TargetSpec, todo: list[Schedule]
-) -> Iterator[Record]:
-    """A record for each candidate. Building, uploading and timing overlap."""
-    inputs = parsed.inputs(0)
-    expected = parsed.reference(inputs)
-    arguments = _upload_arguments(device, inputs, len(expected))
-    builds: list[tuple[Schedule, Future[Bundle]]] = [
-        (schedule, pool.submit(str(parsed), spec, schedule)) for schedule in todo
-    ]
-    digests: dict[int, str] = {}
-    failures: list[Record] = []
+    def measure(self, todo: list[Schedule]) -> Iterator[Record]:
+        """A record for each candidate. Building, uploading and timing overlap."""
+        arguments = self._upload_arguments()
+        builds = [self._build(schedule) for schedule in todo]
+        digests: dict[int, str] = {}
+        failures: list[Record] = []
+        broken: list[errors.TunefarmError] = []
 
-    def requests() -> Iterator[dpb.MeasureRequest]:
-        for index, (schedule, build) in enumerate(builds):
-            try:
-                bundle = build.result()
-                device.upload(bundle.data, bundle.digest)
-            except errors.CompileError as error:
-                failures.append(_record(device, parsed, schedule, "", error=error))
-                continue
-            digests[index] = bundle.digest
-            yield _request(index, bundle, parsed, arguments)
+        def requests() -> Iterator[dpb.MeasureRequest]:
+            # Runs on a thread of gRPC's, which would swallow what is raised here.
+            for index, (schedule, build) in enumerate(zip(todo, builds, strict=True)):
+                try:
+                    bundle = build.result()
+                    self.device.upload(bundle.data, bundle.digest)
+                except errors.CompileError as error:
+                    failures.append(self._record(schedule, "", error=error))
+                except errors.TunefarmError as error:
+                    broken.append(error)
+                    return
+                else:
+                    digests[index] = bundle.digest
+                    yield self._request(index, bundle, arguments)
 
-    for answer in device.measure(requests()):
-        yield from _drain(failures)
-        schedule = builds[answer.id][0]
-        yield _judge(device, parsed, schedule, digests[answer.id], answer, expected)
-    yield from _drain(failures)
+        for answer in self.device.measure(requests()):
+            yield self._judge(todo[answer.id], digests[answer.id], answer)
+        yield from failures
+        if broken:
+            raise broken[0]
 
+    def conclude(self, done: list[Record]) -> Outcome:
+        """Time the best candidate and the default in turns."""
+        failed = sum(bool(record.error) for record in done)
+        head = (str(self.parsed), self.device.key, len(done), failed)
+        good = [record for record in done if not record.error]
+        if not good:
+            nothing = float("nan")
+            return Outcome(*head, None, nothing, nothing, nothing)
+        best = min(good, key=lambda record: record.median_s)
+        first = default_schedule(self.parsed, self.spec)
+        default, winner = (
+            self._build(schedule).result()
+            for schedule in (first, Schedule.from_json(best.schedule))
+        )
+        default_s, best_s, gain = interleaved_ratio(self.device, self.parsed, (default, winner))
+        return Outcome(*head, best.schedule, best_s, default_s, gain)
 
-def _drain(failures: list[Record]) -> Iterator[Record]:
-    while failures:
-        yield failures.pop(0)
+    def _build(self, schedule: Schedule) -> "Future[Bundle]":
+        return self.pool.submit(str(self.parsed), self.spec, schedule)
 
+    def _upload_arguments(self) -> list[dpb.ArgumentData]:
+        blobs = [Bundle(data.tobytes()) for data in self._inputs]
+        for blob in blobs:
+            self.device.upload(blob.data, blob.digest)
+        given = [dpb.ArgumentData(blob_digest=blob.digest) for blob in blobs]
+        return given + [dpb.ArgumentData() for _ in self._expected]
 
-def _upload_arguments(
-    device: Device, inputs: list["np.ndarray[Any, Any]"], outputs: int
-) -> list[dpb.ArgumentData]:
-    blobs = [Bundle(data.tobytes()) for data in inputs]
-    for blob in blobs:
-        device.upload(blob.data, blob.digest)
-    given = [dpb.ArgumentData(blob_digest=blob.digest) for blob in blobs]
-    return given + [dpb.ArgumentData() for _ in range(outputs)]
+    def _request(
+        self, index: int, bundle: Bundle, arguments: list[dpb.ArgumentData]
+    ) -> dpb.MeasureRequest:
+        request = dpb.MeasureRequest(
+            id=index,
+            bundle_digest=bundle.digest,
+            function=self.parsed.function,
+            arguments=arguments,
+            options=pb.TimingOptions(repeat=SCREEN_REPEAT),
+            return_outputs=True,
+        )
+        request.options.min_repeat.FromNanoseconds(round(SCREEN_MIN_REPEAT_MS * 1e6))
+        request.timeout.FromSeconds(CANDIDATE_TIMEOUT_S)
+        return request
 
+    def _judge(self, schedule: Schedule, digest: str, answer: dpb.MeasureResponse) -> Record:
+        if answer.HasField("error"):
+            return self._record(schedule, digest, error=errors.from_proto(answer.error))
+        outputs = outputs_of(list(answer.outputs), self._expected)
+        if not self.parsed.check(outputs, self._expected):
+            wrong = errors.WrongAnswerError("the answer differs from the reference")
+            return self._record(schedule, digest, error=wrong)
+        return self._record(schedule, digest, timing=answer.timing)
 
-def _request(
-    index: int, bundle: Bundle, parsed: Workload, arguments: list[dpb.ArgumentData]
-) -> dpb.MeasureRequest:
-    request = dpb.MeasureRequest(
-        id=index,
-        bundle_digest=bundle.digest,
-        function=parsed.function,
-        arguments=arguments,
-        options=pb.TimingOptions(repeat=SCREEN_REPEAT),
-        return_outputs=True,
-    )
-    request.options.min_repeat.FromNanoseconds(round(SCREEN_MIN_REPEAT_MS * 1e6))
-    request.timeout.FromSeconds(CANDIDATE_TIMEOUT_S)
-    return request
-
-
-def _judge(
-    device: Device,
-    parsed: Workload,
-    schedule: Schedule,
-    digest: str,
-    answer: dpb.MeasureResponse,
-    expected: list["np.ndarray[Any, Any]"],
-) -> Record:
-    if answer.HasField("error"):
-        error = errors.from_proto(answer.error)
-        return _record(device, parsed, schedule, digest, error=error)
-    if not parsed.check(outputs_of(list(answer.outputs), expected), expected):
-        wrong = errors.WrongAnswerError("the answer differs from the reference")
-        return _record(device, parsed, schedule, digest, error=wrong)
-    return _record(device, parsed, schedule, digest, timing=answer.timing)
-
-
-def _record(
-    device: Device,
-    parsed: Workload,
-    schedule: Schedule,
-    digest: str,
-    *,
-    timing: pb.Timing | None = None,
-    error: errors.TunefarmError | None = None,
-) -> Record:
-    return Record(
-        workload=str(parsed),
-        target=target_text(device.target),
-        device=device.id,
-        device_key=device.key,
-        emulated=device.emulated,
-        schedule=schedule.to_json(),
-        samples_s=list(timing.samples_s) if timing else [],
-        number=timing.number if timing else 0,
-        error=type(error).__name__ if error else "",
-        message=str(error) if error else "",
-        bundle_digest=digest,
-        recorded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
+    def _record(
+        self,
+        schedule: Schedule,
+        digest: str,
+        *,
+        timing: pb.Timing | None = None,
+        error: errors.TunefarmError | None = None,
+    ) -> Record:
+        return Record(
+            workload=str(self.parsed),
+            target=target_text(self.device.target),
+            device=self.device.id,
+            device_key=self.device.key,
+            emulated=self.device.emulated,
+            schedule=schedule.to_json(),
+            samples_s=list(timing.samples_s) if timing else [],
+            number=timing.number if timing else 0,
+            error=type(error).__name__ if error else "",
+            message=str(error) if error else "",
+            bundle_digest=digest,
+            recorded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )

@@ -87,10 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         lease = held.get(device["id"])
         since = f"{time.time() - lease.granted_at.seconds:.0f} s" if lease else ""
         target = device["target"] + (" [emulated]" if device["emulated"] else "")
-        rows.append(
-            [device["id"], device["key"], device["state"], device["health"], device["holder"]]
-            + [since, device["address"], target]
-        )
+        columns = [device[name] for name in ("id", "key", "state", "health", "holder")]
+        rows.append([*columns, since, device["address"], target])
     head = ["DEVICE", "KEY", "STATE", "HEALTH", "HOLDER", "SINCE", "ADDRESS", "TARGET"]
     print(table(head, rows) if rows else "no devices (start one with `tunefarm device --key KEY`)")
     if status["queue"]:

@@ -1,0 +1,133 @@
+"""tunefarm demo: a whole farm on this machine, measured and tuned."""
+
+import argparse
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from tunefarm.cli.output import Progress, table
+from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm.timing import format_seconds
+
+WORKLOADS = ("matmul:m=512,n=512,k=512", "add:n=1048576")
+LOCAL_KEYS = ("local", "local2")
+EMULATED = (("rasp3b", "arm64"), ("rasp3b-32", "armhf"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--keep", action="store_true", help="stay up until interrupted")
+    parser.add_argument("--trials", type=int, default=32, help="candidates to tune (default 32)")
+    parser.add_argument("--no-emulation", action="store_true", help="leave the emulated Pi out")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a farm, use it, end it. Exit status 1 where an answer was wrong."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        tempfile.TemporaryDirectory(prefix="tunefarm-demo-") as scratch,
+        LocalFarm(Path(scratch)) as farm,
+    ):
+        tracker, page = _start(farm)
+        keys = [*LOCAL_KEYS]
+        if not arguments.no_emulation:
+            keys += _start_emulated(farm, tracker)
+        farm.wait_for_devices(tracker, keys)
+        correct = _measure(tracker, keys)
+        _tune(tracker, arguments.trials, Path(scratch) / "records.jsonl")
+        print(f"\ndashboard: {page}")
+        if arguments.keep:
+            print(f"tracker:   {tracker}\nCtrl-C ends the farm.")
+            _wait_for_interrupt(farm)
+    return 0 if correct else 1
+
+
+def _start(farm: LocalFarm) -> tuple[str, str]:
+    tracker = f"127.0.0.1:{free_port(9190)}"
+    port = tracker.rpartition(":")[2]
+    farm.start("tracker", "tracker", "--port", port, "--state", str(farm.folder / "tracker"))
+    farm.wait_for_tracker(tracker)
+    for key in LOCAL_KEYS:
+        state = str(farm.folder / f"device-{key}")
+        farm.start(key, "device", "--key", key, "--tracker", tracker, "--state", state)
+    page_port = str(free_port(9191))
+    farm.start("dashboard", "dashboard", "--tracker", tracker, "--port", page_port)
+    page = f"http://127.0.0.1:{page_port}/"
+    print(f"tracker {tracker}, devices {', '.join(LOCAL_KEYS)}, dashboard {page}")
+    return tracker, page
+
+
+def _start_emulated(farm: LocalFarm, tracker: str) -> list[str]:
+    from tunefarm_device import emulation
+
+    started = []
+    for key, arch in EMULATED:
+        if lacking := emulation.available(arch):
+            print(f"no emulated {key}: {lacking}")
+            continue
+        root = emulation.build_root(arch)
+        state = farm.folder / f"device-{key}"
+        command, env = emulation.command(arch, root, key, tracker, state)
+        farm.start_command(key, command, env)
+        print(f"emulated {key} ({arch}, qemu-user: its timings say nothing about a real Pi)")
+        started.append(key)
+    return started
+
+
+def _measure(tracker: str, keys: list[str]) -> bool:
+    from tunefarm_tuner.bench import TimingPlan, bench
+
+    rows: list[list[object]] = []
+    correct = True
+    with Progress("measuring", len(keys) * len(WORKLOADS)) as bar:
+        for key in keys:
+            emulated = key not in LOCAL_KEYS
+            plan = TimingPlan(number=1, repeat=3) if emulated else TimingPlan()
+            for workload in WORKLOADS:
+                measured = bench(workload, key, tracker=tracker, plan=plan, timeout=60)
+                correct &= measured.correct
+                rows.append(
+                    [
+                        workload,
+                        key + (" [emulated]" if measured.emulated else ""),
+                        measured.target,
+                        format_seconds(measured.timing.median),
+                        f"{measured.gflops:.2f}",
+                        "yes" if measured.correct else "NO",
+                    ]
+                )
+                bar.update(len(rows))
+    head = ["WORKLOAD", "DEVICE", "TARGET", "MEDIAN", "GFLOPS", "AGREES WITH NUMPY"]
+    print("\n" + table(head, rows))
+    return correct
+
+
+def _tune(tracker: str, trials: int, records: Path) -> None:
+    from tunefarm_tuner.tune import tune
+
+    with Progress("tuning", trials) as bar:
+        outcome = tune(
+            WORKLOADS[0],
+            LOCAL_KEYS[0],
+            trials=trials,
+            records=records,
+            tracker=tracker,
+            timeout=60,
+            on_record=lambda done, record: bar.update(done, record.summary()),
+        )
+    print(
+        f"\ntuned {outcome.workload} on {outcome.device_key}: {outcome.trials} candidates, "
+        f"{outcome.failed} failed\n"
+        f"default {format_seconds(outcome.default_s)}, best {format_seconds(outcome.best_s)}: "
+        f"{outcome.gain:.2f} x the default (timed in turns)"
+    )
+
+
+def _wait_for_interrupt(farm: LocalFarm) -> None:
+    try:
+        while True:
+            farm.check()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        print()

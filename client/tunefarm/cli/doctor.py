@@ -1,0 +1,149 @@
+"""tunefarm doctor: what this machine can do, and what would add the rest."""
+
+import argparse
+import ctypes
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tunefarm.cli.output import add_json, print_json
+
+LANDLOCK_CREATE_RULESET = 444
+LANDLOCK_VERSION_FLAG = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `fix` is the command that adds it, "" where nothing is missing."""
+
+    area: str
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings. Exit status 1 where tunefarm itself cannot run."""
+    findings = [*_python(), *_packages(), *_tools(), *_emulators(), *_isolation()]
+    if arguments.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        area = ""
+        for finding in findings:
+            if finding.area != area:
+                area = finding.area
+                print(area)
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            print(f"  {'yes' if finding.ok else ' no'}  {finding.name}: {finding.detail}{fix}")
+    needed = {"Python", "grpcio", "protobuf"}
+    return 0 if all(f.ok for f in findings if f.name in needed) else 1
+
+
+def _python() -> Iterator[Finding]:
+    ok = sys.version_info >= (3, 11)
+    fix = "" if ok else "apt-get install python3.11"
+    detail = f"{platform.python_version()} on {platform.machine()}"
+    yield Finding("base", "Python", ok, detail, fix)
+
+
+def _packages() -> Iterator[Finding]:
+    for name, what, extra in (
+        ("grpcio", "base", ""),
+        ("protobuf", "base", ""),
+        ("numpy", "host", "references for answers"),
+        ("llvmlite", "host", "the compiler"),
+        ("ziglang", "host", "the linker"),
+        ("fastapi", "dashboard", "the dashboard"),
+        ("uvicorn", "dashboard", "the dashboard"),
+        ("jinja2", "dashboard", "the dashboard"),
+    ):
+        area = "base" if what == "base" else f"extra [{what}]"
+        package = "tunefarm" if what == "base" else f"'tunefarm[{what}]'"
+        try:
+            yield Finding(area, name, True, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            detail = f"not installed{', needed for ' + extra if extra else ''}"
+            yield Finding(area, name, False, detail, f"pip install {package}")
+
+
+def _tools() -> Iterator[Finding]:
+    yield _compiles()
+    path = shutil.which("ptxas")
+    detail = path or "not found; only CUDA bundles need it"
+    yield Finding(
+        "tools", "ptxas", bool(path), detail, "" if path else "apt-get install nvidia-cuda-toolkit"
+    )
+
+
+def _compiles() -> Finding:
+    try:
+        from tunefarm_tuner.bench import build_one
+
+        bundle = build_one("add:n=16", "local")
+    except Exception as error:  # whatever is wrong is what we are asked to say
+        fix = "pip install 'tunefarm[host]'"
+        return Finding("tools", "compiler and linker", False, str(error).splitlines()[0], fix)
+    target = bundle.manifest.libraries[0].target
+    detail = f"built add for {target.triple} {target.cpu}"
+    return Finding("tools", "compiler and linker", True, detail)
+
+
+def _emulators() -> Iterator[Finding]:
+    from tunefarm_device import emulation
+
+    for key, arch in (("rasp3b", "arm64"), ("rasp3b-32", "armhf")):
+        lacking = emulation.available(arch)
+        fix = "apt-get install qemu-user-static mmdebstrap" if lacking else ""
+        detail = lacking or f"can run as {key} (labelled emulated)"
+        yield Finding("emulated boards", f"Raspberry Pi {arch}", not lacking, detail, fix)
+
+
+def _isolation() -> Iterator[Finding]:
+    area = "isolation of kernels"
+    namespaces = _runs("unshare", "--user", "--map-root-user", "true")
+    yield Finding(
+        area,
+        "user namespaces",
+        namespaces,
+        "available" if namespaces else "refused by this system",
+        "" if namespaces else "sysctl kernel.unprivileged_userns_clone=1",
+    )
+    seccomp = "Seccomp:" in _read("/proc/self/status")
+    yield Finding(area, "seccomp", seccomp, "in this kernel" if seccomp else "not in this kernel")
+    version = ctypes.CDLL(None, use_errno=True).syscall(
+        LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION_FLAG
+    )
+    landlock = version > 0
+    detail = f"ABI {version}" if landlock else "not in this kernel, or switched off"
+    yield Finding(area, "Landlock", landlock, detail)
+    paranoid = _read("/proc/sys/kernel/perf_event_paranoid").strip()
+    counters = paranoid != "" and (int(paranoid) <= 2 or os.geteuid() == 0)
+    detail = f"perf_event_paranoid {paranoid or 'unknown'}"
+    fix = "" if counters else "sysctl kernel.perf_event_paranoid=2"
+    yield Finding(area, "hardware counters", counters, detail, fix)
+
+
+def _runs(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
