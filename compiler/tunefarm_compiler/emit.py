@@ -1,0 +1,115 @@
+"""LLVM text, line by line: names, loops, addresses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# An integer known when compiling, or the name of an SSA value of the index type.
+Value = int | str
+
+
+class Emitter:
+    """Collects the body of one function. `index` is the type of indices: "i64" or "i32"."""
+
+    def __init__(self, index: str) -> None:
+        self.index = index
+        self.lines: list[str] = ["entry:"]
+        self._next = 0
+        self._block = "entry"
+
+    def name(self, hint: str) -> str:
+        """A fresh SSA or label name, without sigil."""
+        self._next += 1
+        return f"{hint}.{self._next}"
+
+    def line(self, text: str) -> None:
+        """One instruction without a result."""
+        self.lines.append(f"  {text}")
+
+    def value(self, hint: str, text: str) -> str:
+        """One instruction; the name of its result."""
+        name = f"%{self.name(hint)}"
+        self.line(f"{name} = {text}")
+        return name
+
+    def add(self, left: Value, right: Value) -> Value:
+        """left + right, folded where both are known."""
+        if isinstance(left, int) and isinstance(right, int):
+            return left + right
+        if right == 0:
+            return left
+        if left == 0:
+            return right
+        return self.value("i", f"add nsw {self.index} {left}, {right}")
+
+    def multiply(self, left: Value, factor: int) -> Value:
+        """left x factor, folded where it is known."""
+        if isinstance(left, int):
+            return left * factor
+        if factor in (0, 1):
+            return left if factor else 0
+        return self.value("i", f"mul nsw {self.index} {left}, {factor}")
+
+    def pointer(self, base: str, elements: Value) -> str:
+        """Address of an element of a float32 array."""
+        if elements == 0:
+            return base
+        # Not inbounds: the base of a packed access lies before its scratch.
+        return self.value("p", f"getelementptr float, ptr {base}, {self.index} {elements}")
+
+    @contextmanager
+    def loop(self, count: int, carried: list[tuple[str, str]]) -> Iterator["Loop"]:
+        """Run the block `count` >= 1 times. `carried` are (type, first value) of its phis.
+
+        The block sets `Loop.next` to the values for the next round; after it `Loop.final` holds
+        the last ones. A single round emits no branch.
+        """
+        loop = Loop(self, count, carried)
+        yield loop
+        loop.close()
+
+
+class Loop:
+    """A counted loop under construction. `iv` counts rounds from 0."""
+
+    def __init__(self, emit: Emitter, count: int, carried: list[tuple[str, str]]) -> None:
+        self._emit = emit
+        self._count = count
+        self._types = [kind for kind, _ in carried]
+        self.next: list[str] = []
+        if count == 1:
+            self.iv: Value = 0
+            self.values = [value for _, value in carried]
+            return
+        before, self._head = emit._block, emit.name("loop")
+        self.iv = f"%{emit.name('iv')}"
+        self._iv_next = f"%{emit.name('ivn')}"
+        emit.line(f"br label %{self._head}")
+        emit.lines.append(f"{self._head}:")
+        emit._block = self._head
+        self._phis = len(emit.lines)
+        emit.line("")  # the phis, when the latch is known
+        self.values = [f"%{emit.name('v')}" for _ in carried]
+        self._before, self._first = before, [value for _, value in carried]
+
+    def close(self) -> None:
+        """Branch back."""
+        if self._count == 1:
+            self.final = self.next
+            return
+        emit, latch = self._emit, self._emit._block
+        index = emit.index
+        phis = [f"  {self.iv} = phi {index} [ 0, %{self._before} ], [ {self._iv_next}, %{latch} ]"]
+        for kind, name, first, after in zip(
+            self._types, self.values, self._first, self.next, strict=True
+        ):
+            phis.append(
+                f"  {name} = phi {kind} [ {first}, %{self._before} ], [ {after}, %{latch} ]"
+            )
+        emit.lines[self._phis] = "\n".join(phis)
+        emit.line(f"{self._iv_next} = add nuw nsw {index} {self.iv}, 1")
+        more = emit.value("more", f"icmp ult {index} {self._iv_next}, {self._count}")
+        done = emit.name("done")
+        emit.line(f"br i1 {more}, label %{self._head}, label %{done}")
+        emit.lines.append(f"{done}:")
+        emit._block = done
+        self.final = self.next
