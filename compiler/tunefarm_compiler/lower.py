@@ -80,7 +80,7 @@ class Lowering:
         if rest:
             self._block(depth, axis, rest, 1, done, place)
 
-    def _block(
+    def _block(  # noqa: PLR0917
         self, depth: int, axis: str, block: int, rounds: int, start: int, place: Place
     ) -> None:
         with self.emit.loop(rounds, []) as loop:

@@ -24,8 +24,8 @@ class Pack:
 class Schedule:
     """`loops` are (axis, block) from the outermost: each cuts its axis into blocks.
 
-    The last block of a spatial axis is its side of the register tile, and the last spatial axis is
-    the one that runs along the vectors, of `lanes` elements each. What the loops leave of the reduce
+    The last block of a spatial axis is its side of the register tile; the last spatial axis runs
+    along the vectors, of `lanes` elements each. What the loops leave of the reduce
     axes runs innermost, `unroll` steps at a time. Blocks need not divide extents.
     """
 
@@ -85,9 +85,9 @@ def check(schedule: Schedule, compute: Compute) -> None:
         )
     tile = schedule.tile(compute)
     values = 1
-    for axis in compute.axes:
-        lanes = schedule.lanes if axis is compute.axes[-1] else 1
-        values *= -(-tile[axis.name] // lanes)
+    for spatial in compute.axes:
+        lanes = schedule.lanes if spatial is compute.axes[-1] else 1
+        values *= -(-tile[spatial.name] // lanes)
     if values > MAX_TILE_VALUES:
         raise InvalidScheduleError(
             f"schedule: the register tile holds {values} vectors, {MAX_TILE_VALUES} is the limit",
@@ -100,7 +100,7 @@ def check(schedule: Schedule, compute: Compute) -> None:
 def _check_pack(pack: Pack, schedule: Schedule, compute: Compute) -> None:
     loads = [load for load in compute.loads() if load.tensor.name == pack.tensor]
     spatial = {axis.name for axis in compute.axes}
-    packable = len(loads) == 1 and compute.reduce_axes
+    packable = len(loads) == 1 and bool(compute.reduce_axes)
     if packable:
         axes = set(loads[0].strides()[0])
         packable = len(axes & spatial) == 1 and len(axes - spatial) == 1
@@ -118,7 +118,7 @@ def _check_pack(pack: Pack, schedule: Schedule, compute: Compute) -> None:
     inside = [block for axis, block in schedule.loops[pack.depth :] if axis == side]
     if any(block % width and block < compute.extents[side] for block in inside):
         raise InvalidScheduleError(
-            f"schedule: blocks of {side} inside the pack of {pack.tensor} cut its panels of {width}",
+            f"schedule: blocks of {side} in the pack of {pack.tensor} cut its panels of {width}",
             f"make them multiples of {width}",
         )
     if 4 * pack_elements(pack, schedule, compute) > MAX_SCRATCH_BYTES:

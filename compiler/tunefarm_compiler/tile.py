@@ -1,4 +1,4 @@
-"""The register tile: spatial loops unrolled into vector values, carried through the reduce loops."""
+"""The register tile: spatial loops unrolled into vectors, carried through the reduce loop."""
 
 import itertools
 import struct
@@ -57,7 +57,7 @@ def pieces(compute: Compute, extents: Mapping[str, int], lanes: int) -> list[Pie
 class Tile:
     """Emits one register tile of a compute."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         emit: Emitter,
         compute: Compute,

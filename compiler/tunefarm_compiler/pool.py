@@ -1,0 +1,142 @@
+"""Compiling in worker processes that may die."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+from tunefarm_proto.bundle import Bundle
+from tunefarm_proto.errors import BuildFailedError, CompilerCrashedError, from_proto
+from tunefarm_proto.v1 import common_pb2 as pb
+
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.targets import TargetSpec
+
+_Job = tuple[bytes, Future[Bundle]]
+
+
+class BuildPool:
+    """Compiles candidates side by side. A context manager; leaving it drops what has not begun.
+
+    `workers` processes (one for each processor unless given) are started when first needed; one
+    that dies takes only its candidate along. `timeout` is in seconds for one candidate.
+    """
+
+    def __init__(self, workers: int | None = None, timeout: float = 60.0) -> None:
+        self._limit = workers or len(os.sched_getaffinity(0))
+        self._timeout = timeout
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(
+        self, workload: str, target: TargetSpec, schedule: Schedule | None = None
+    ) -> "Future[Bundle]":
+        """Compile; the default schedule unless one is given.
+
+        The future raises what `build` raises, or CompilerCrashedError.
+        """
+        text = schedule.to_json() if schedule else ""
+        job = {"workload": workload, "target": asdict(target), "schedule": text}
+        future: Future[Bundle] = Future()
+        with self._lock:
+            self._jobs.put((json.dumps(job).encode() + b"\n", future))
+            if len(self._threads) < self._limit:
+                thread = threading.Thread(target=self._serve, name="tunefarm-build", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def _serve(self) -> None:
+        worker: subprocess.Popen[bytes] | None = None
+        while (job := self._jobs.get()) is not None:
+            line, future = job
+            if self._closing.is_set():
+                future.cancel()
+                continue
+            if worker is None:
+                worker = _start()
+            if not self._run(worker, line, future):
+                worker.wait()
+                worker = None
+        if worker is not None:
+            assert worker.stdin is not None  # noqa: S101 (it was opened as a pipe)
+            worker.stdin.close()
+            worker.wait()
+
+    def _run(
+        self, worker: "subprocess.Popen[bytes]", line: bytes, future: "Future[Bundle]"
+    ) -> bool:
+        """Carry out one job. False where the worker is lost."""
+        slow = threading.Event()
+
+        def give_up() -> None:
+            slow.set()
+            worker.kill()
+
+        late = threading.Timer(self._timeout, give_up)
+        late.start()
+        try:
+            head, data = _exchange(worker, line)
+        except (OSError, ValueError):
+            late.cancel()
+            worker.kill()
+            ended = worker.wait()
+            why = (
+                f"took over {self._timeout:g} s" if slow.is_set() else f"ended with status {ended}"
+            )
+            future.set_exception(
+                CompilerCrashedError(f"the compiler's process {why}", "try another schedule")
+            )
+            return False
+        late.cancel()
+        if "code" in head:
+            error = pb.Error(
+                code=pb.ErrorCode.ValueType(int(str(head["code"]))),
+                message=str(head["message"]),
+                hint=str(head["hint"]),
+            )
+            future.set_exception(from_proto(error))
+        else:
+            future.set_result(Bundle(data))
+        return True
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "tunefarm_compiler.worker"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _exchange(worker: "subprocess.Popen[bytes]", line: bytes) -> tuple[dict[str, object], bytes]:
+    if worker.stdin is None or worker.stdout is None:
+        raise BuildFailedError("the worker has no pipes")
+    worker.stdin.write(line)
+    worker.stdin.flush()
+    head: dict[str, object] = json.loads(worker.stdout.readline())
+    size = int(str(head.get("size", 0)))
+    data = worker.stdout.read(size)
+    if len(data) != size:
+        raise OSError("the worker ended in the middle of its answer")
+    return head, data
