@@ -1,0 +1,276 @@
+"""What runs kernels: loads libraries, holds arrays, calls, times. Standard library alone.
+
+Loaded by the zygote and run in a process of its own for each session. It obeys frames on one
+socket: a prefix (length of the header, length of the payload), a JSON header, raw bytes. Each is
+answered by one frame. A header `{"failed": KIND, "text": ...}` says why there is no result; the
+server, which checks everything that can be checked, gives it its name.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import statistics
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PREFIX = struct.Struct("<IQ")
+ISOLATION = ("own-process", "process-group", "rlimits", "no-new-privileges")
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+FILE_BYTES = 1 << 20  # most that a kernel can write to any file, its own output included
+MEMORY_SHARE = 0.9
+WARMUP_S = 0.2
+WARMUP_BATCH = 5
+WARMUP_AGREE = 0.05
+MOST_CALLS = 1 << 40
+HUGE_SHARE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+
+Header = dict[str, Any]
+
+
+class RunnerError(Exception):
+    """A failure with its kind: "status", "memory", "library"."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def encode(header: Header, payload_bytes: int = 0) -> bytes:
+    """A frame but for its payload."""
+    text = json.dumps(header).encode()
+    return PREFIX.pack(len(text), payload_bytes) + text
+
+
+class Array:
+    """Anonymous memory. Page-aligned, and populated: untouched pages would all be one page."""
+
+    def __init__(self, size: int) -> None:
+        try:
+            self.memory = mmap.mmap(-1, max(size, 1), flags=HUGE_SHARE)
+        except (OSError, OverflowError, ValueError) as error:
+            raise RunnerError("memory", f"{size} bytes: {error}") from None
+        self._view: Any = ctypes.c_char.from_buffer(self.memory)
+        self.address = ctypes.addressof(self._view)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._view = None
+        self.memory.close()
+
+
+class Kernel:
+    """A function with its arguments, ready to be called."""
+
+    def __init__(self, library: ctypes.CDLL, name: str, arrays: list[Array]) -> None:
+        self._function = library[name]
+        self._function.restype = ctypes.c_int32
+        self._function.argtypes = [ctypes.c_void_p]
+        self._pointers = (ctypes.c_void_p * max(len(arrays), 1))(*[a.address for a in arrays])
+        self._arguments = ctypes.addressof(self._pointers)
+        self._address = ctypes.cast(self._function, ctypes.c_void_p)
+        self._repeat = self._native_repeat(library) or self._python_repeat
+
+    def _native_repeat(self, library: ctypes.CDLL) -> Callable[[int], int] | None:
+        try:
+            repeat = library["tunefarm_repeat"]
+        except AttributeError:
+            return None
+        repeat.restype = ctypes.c_int32
+        repeat.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        return lambda number: int(repeat(self._address, self._arguments, number))
+
+    def _python_repeat(self, number: int) -> int:
+        function, arguments = self._function, self._arguments
+        for _ in range(number):
+            if status := function(arguments):
+                return int(status)
+        return 0
+
+    def call(self) -> float:
+        """Call it once; seconds."""
+        start = time.perf_counter_ns()
+        status = self._function(self._arguments)
+        return self._seconds(start, status)
+
+    def sample(self, number: int) -> float:
+        """Call it `number` times; seconds for all of them."""
+        start = time.perf_counter_ns()
+        status = self._repeat(number)
+        return self._seconds(start, status)
+
+    def _seconds(self, start: int, status: int) -> float:
+        end = time.perf_counter_ns()
+        if status:
+            raise RunnerError("status", str(status))
+        return (end - start) * 1e-9
+
+
+def warm_up(kernel: Kernel, first_s: float) -> int:
+    """Call until two batches' medians agree within 5%, or for 0.2 s. Returns the calls made."""
+    number = max(1, min(MOST_CALLS, int(1e-3 / max(first_s, 1e-9))))
+    calls, before, spent = 0, math.inf, first_s
+    while spent < WARMUP_S:
+        batch: list[float] = []
+        while len(batch) < WARMUP_BATCH and spent < WARMUP_S:
+            batch.append(kernel.sample(number))
+            spent += batch[-1]
+            calls += number
+        now = statistics.median(batch)
+        if abs(now - before) <= WARMUP_AGREE * before < math.inf:
+            break
+        before = now
+    return calls
+
+
+def calibrate(kernel: Kernel, min_repeat_s: float) -> tuple[int, int]:
+    """How many calls last `min_repeat_s`, and how many calls it took to find out."""
+    number, calls = 1, 0
+    while True:
+        seconds = kernel.sample(number)
+        calls += number
+        if seconds >= min_repeat_s or number >= MOST_CALLS:
+            return number, calls
+        growth = 1.1 * min_repeat_s / max(seconds, 1e-9)
+        number = math.ceil(number * min(max(growth, 1.1), 10.0))
+
+
+class Runner:
+    """The state of one session: libraries, arrays, and what has been called."""
+
+    def __init__(self) -> None:
+        self.libraries: dict[int, ctypes.CDLL] = {}
+        self.arrays: dict[int, Array] = {}
+        self.first_s: dict[tuple[int, str], float] = {}
+
+    def obey(self, header: Header, payload: bytearray) -> tuple[Header, bytes]:
+        """Carry out one frame."""
+        kind = header["do"]
+        if kind == "write":
+            start = header["offset"]
+            self.arrays[header["array"]].memory[start : start + len(payload)] = payload
+            return {}, b""
+        if kind == "read":
+            start, end = header["start"], header["end"]
+            return {}, self.arrays[header["array"]].memory[start:end]
+        if kind == "allocate":
+            self.arrays[header["array"]] = Array(header["size"])
+            return {}, b""
+        if kind == "free":
+            self.arrays.pop(header["array"]).close()
+            return {}, b""
+        if kind == "load":
+            return self.load(header), b""
+        with pinned(header.get("cpu")):
+            return (self.call(header) if kind == "call" else self.time(header)), b""
+
+    def load(self, header: Header) -> Header:
+        """Load a library and look its functions up."""
+        start = time.perf_counter()
+        try:
+            library = ctypes.CDLL(header["path"])
+            for name in header["functions"]:
+                library[name]
+        except (OSError, AttributeError) as error:
+            raise RunnerError("library", str(error)) from None
+        self.libraries[header["module"]] = library
+        return {"load_s": time.perf_counter() - start}
+
+    def kernel(self, header: Header) -> tuple[Kernel, tuple[int, str]]:
+        """The function and arguments that a frame names."""
+        key = (header["module"], header["function"])
+        arrays = [self.arrays[array] for array in header["arrays"]]
+        return Kernel(self.libraries[key[0]], key[1], arrays), key
+
+    def call(self, header: Header) -> Header:
+        """Call once."""
+        kernel, key = self.kernel(header)
+        elapsed = kernel.call()
+        self.first_s.setdefault(key, elapsed)
+        return {"elapsed_s": elapsed}
+
+    def time(self, header: Header) -> Header:
+        """First call apart, warm up, calibrate once, then the samples."""
+        kernel, key = self.kernel(header)
+        if key not in self.first_s:
+            self.first_s[key] = kernel.call()
+        warmup_calls = warm_up(kernel, self.first_s[key])
+        number = header["number"]
+        if number == 0:
+            number, calls = calibrate(kernel, header["min_repeat_s"])
+            warmup_calls += calls
+        samples = [kernel.sample(number) / number for _ in range(header["repeat"])]
+        return {
+            "samples_s": samples,
+            "number": number,
+            "first_call_s": self.first_s[key],
+            "warmup_calls": warmup_calls,
+        }
+
+
+@contextlib.contextmanager
+def pinned(cpu: int | None) -> Any:
+    """Run on the timing core while a kernel runs, and only then: loads must not disturb timings."""
+    if cpu is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, before)
+
+
+def isolate() -> None:
+    """Put this process where it can do little harm and leaves nothing."""
+    parent = os.getppid()
+    os.setsid()
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(70)
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        most = int(free["MemAvailable"] * MEMORY_SHARE)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    with contextlib.suppress(OSError):  # where memory runs out, this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def main(session_fd: int) -> None:
+    """Obey frames until the socket closes."""
+    isolate()
+    gc.disable()
+    runner = Runner()
+    with socket.socket(fileno=session_fd) as connection:
+        stream = connection.makefile("rb")
+        connection.sendall(encode({"ready": True}))
+        while prefix := stream.read(PREFIX.size):
+            header_bytes, payload_bytes = PREFIX.unpack(prefix)
+            header = json.loads(stream.read(header_bytes))
+            payload = bytearray(payload_bytes)
+            stream.readinto(payload)
+            try:
+                answer, data = runner.obey(header, payload)
+            except RunnerError as error:
+                answer, data = {"failed": error.kind, "text": str(error)}, b""
+            connection.sendall(encode(answer, len(data)))
+            if data:
+                connection.sendall(data)

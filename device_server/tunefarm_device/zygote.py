@@ -1,0 +1,184 @@
+"""Forks runners: a script run as `python -I zygote.py`, with the standard library alone.
+
+Standard input is a SOCK_SEQPACKET socket: each packet is an id as text, with two descriptors: the
+runner's end of its socket, and a file for its output. End of file ends everything. Standard output
+tells, a JSON object a line: `ready` with the isolation primitives that hold here, `spawned`
+(`id`, `pid`), `exited` (`pid`, `status` as of waitpid). What runners leave behind is killed here.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+CONTROL_FD = 0
+REPORT_FD = 1
+
+
+def load_runner() -> ModuleType:
+    """The runner's code, by path: -I leaves the script's folder out of the search path."""
+    spec = importlib.util.spec_from_file_location("runner", Path(__file__).with_name("runner.py"))
+    assert spec is not None and spec.loader is not None  # noqa: S101 (for the type checker)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Zygote:
+    """The one loop: requests to fork, and children that ended."""
+
+    def __init__(self, runner: ModuleType) -> None:
+        self.runner = runner
+        self.children: set[int] = set()
+        self.server = os.getppid()
+        self.wake_read, self.wake_write = os.pipe()
+        self.prctl = ctypes.CDLL(None).prctl
+
+    def run(self) -> None:
+        """Serve until the server goes away."""
+        os.set_blocking(self.wake_write, False)
+        os.set_blocking(self.wake_read, False)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _ignore)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+        signal.signal(signal.SIGTERM, _leave)
+        holds = list(self.runner.ISOLATION)
+        if self.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) == 0:
+            holds.append("parent-death-signal")
+        if self.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
+            holds.append("subreaper")
+        try:
+            self.tell(ready=True, isolation=sorted(holds))
+            self.loop()
+        except (SystemExit, BrokenPipeError):
+            pass
+        finally:
+            self.kill_all()
+
+    def loop(self) -> None:
+        """Until end of file on the control socket."""
+        poll = select.poll()
+        poll.register(CONTROL_FD, select.POLLIN)
+        poll.register(self.wake_read, select.POLLIN)
+        with socket.socket(fileno=os.dup(CONTROL_FD)) as control:
+            while os.getppid() == self.server:
+                for fd, _ in poll.poll():
+                    if fd == self.wake_read:
+                        self.reap()
+                    elif not self.take(control):
+                        return
+
+    def take(self, control: socket.socket) -> bool:
+        """Fork one runner; False at the end of file."""
+        packet, fds, _, _ = socket.recv_fds(control, 64, 2)
+        if not packet:
+            return False
+        pid = os.fork()
+        if pid == 0:
+            self.become_runner(control, fds)
+        for fd in fds:
+            os.close(fd)
+        self.children.add(pid)
+        self.tell(spawned=int(packet), pid=pid)
+        return True
+
+    def become_runner(self, control: socket.socket, fds: list[int]) -> None:
+        """In the child. Never returns."""
+        status = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            control.close()
+            os.close(self.wake_read)
+            os.close(self.wake_write)
+            session, output = fds
+            null = os.open(os.devnull, os.O_RDWR)
+            for old, new in ((null, 0), (output, 1), (output, 2)):
+                os.dup2(old, new)
+            os.close(null)
+            os.close(output)
+            self.runner.main(session)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def reap(self) -> None:
+        """Report children that ended, and kill what they left."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_read, 4096)
+        while (pid := ended_child()) is not None:
+            if pid in self.children:
+                kill_group(pid)  # while it is a zombie its id is not used again
+            _, status = os.waitpid(pid, 0)
+            if pid in self.children:
+                self.kill_strays()
+                self.children.discard(pid)
+                self.tell(exited=pid, status=status)
+
+    def kill_strays(self) -> None:
+        """Kill orphans of runners, which the kernel has made our children."""
+        with contextlib.suppress(OSError):
+            listed = Path("/proc/self/task", str(os.getpid()), "children").read_text()
+            for word in listed.split():
+                if int(word) not in self.children:
+                    os.kill(int(word), signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """Leave nothing."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for pid in self.children:
+            kill_group(pid)
+        self.children.clear()
+        for _ in range(1000):  # orphans come one generation at a time
+            self.kill_strays()
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+    def tell(self, **words: Any) -> None:
+        """One line to the server."""
+        os.write(REPORT_FD, (json.dumps(words) + "\n").encode())
+
+
+def ended_child() -> int | None:
+    """A child that is a zombie now."""
+    with contextlib.suppress(ChildProcessError):
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return ended.si_pid if ended is not None else None
+    return None
+
+
+def kill_group(pid: int) -> None:
+    """Kill a runner and its process group."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor does the work."""
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit
+
+
+if __name__ == "__main__":
+    runner_module = load_runner()
+    gc.collect()
+    gc.freeze()
+    Zygote(runner_module).run()
+    sys.exit(0)
