@@ -1,7 +1,8 @@
-"""`python -m tunefarm_device`: the device server of a board that has nothing else."""
+"""`python -m tunefarm_device`: the device server where the command line is not installed."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tunefarm_proto.errors import TunefarmError
@@ -9,27 +10,33 @@ from tunefarm_proto.errors import TunefarmError
 from tunefarm_device.server import serve
 
 
-def main() -> int:
-    """Run until interrupted. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tunefarm_device")
-    parser.add_argument("--key", required=True)
+def main(words: Sequence[str] | None = None) -> int:
+    """Serve until interrupted. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tunefarm_device", description=__doc__)
+    parser.add_argument("--key", required=True, help="what it is requested by, as in rasp3b")
     parser.add_argument("--tracker", default="127.0.0.1:9190", metavar="HOST:PORT")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--advertise", metavar="HOST:PORT")
-    parser.add_argument("--state", type=Path, metavar="DIR")
-    given = parser.parse_args()
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port (default 0: any free)")
+    parser.add_argument("--advertise", metavar="HOST:PORT", help="where clients reach it")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="where cache and name are kept")
+    parser.add_argument("--emulated", metavar="NAME", help="what emulates this processor")
+    parser.add_argument("--cpu", metavar="NAME", help="LLVM's name of the processor")
+    parser.add_argument("--timing-cpu", type=int, metavar="N", help="processor to time on")
+    given = parser.parse_args(words)
     try:
         serve(
             given.key,
             given.tracker,
-            host=given.host,
-            port=given.port,
-            advertise=given.advertise,
-            state_dir=given.state,
+            given.host,
+            given.port,
+            given.advertise,
+            given.state,
+            emulated=given.emulated,
+            cpu=given.cpu,
+            timing_cpu=given.timing_cpu,
         )
     except TunefarmError as error:
-        print(f"tunefarm_device: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,92 +1,136 @@
-"""Candidates: each in a session of its own, prepared ahead, timed one after another."""
+"""Candidates in flight: the next load while one is timed, and are timed one after another."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 
-from tunefarm_proto import errors, rpc
 from tunefarm_proto.bundle import find_function
-from tunefarm_proto.v1 import bundle_pb2 as bpb
-from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.errors import (
+    ArgumentMismatchError,
+    KernelTimeoutError,
+    LeaseLostError,
+    TunefarmError,
+)
 from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_device.cache import BlobCache
-from tunefarm_device.runners import RunnerPool
-from tunefarm_device.session import CALL_TIMEOUT_S, Session
+from tunefarm_device.session import DeviceSession, Workbench
+
+CANDIDATE_S = 60.0
+AHEAD = 2
 
 
 class Candidate:
-    """One candidate: loaded, its arguments filled, then called, checked against nothing, timed."""
+    """One candidate in a runner of its own. Its time limit counts its own work, no waiting."""
 
-    def __init__(
-        self,
-        request: dpb.MeasureRequest,
-        runners: RunnerPool,
-        cache: BlobCache,
-        facts: pb.DeviceFacts,
-    ) -> None:
-        self._request, self._cache = request, cache
-        self._limit = request.timeout.ToTimedelta().total_seconds() or CALL_TIMEOUT_S
-        self._session = Session(runners, cache, facts)
-        self._call = dpb.CallFunction()
-        self._outputs: list[int] = []
+    def __init__(self, bench: Workbench, request: dpb.MeasureRequest) -> None:
+        self._bench = bench
+        self._request = request
+        self._session = DeviceSession(bench)
+        self._limit = CANDIDATE_S
+        if request.HasField("timeout"):
+            self._limit = request.timeout.ToNanoseconds() * 1e-9
+        self._left = self._limit
+        self._loading: asyncio.Task[tuple[int, list[int]]] = asyncio.create_task(self._load())
 
-    async def run(self) -> dpb.MeasureResponse:
-        """Measure it. Errors are answers; nothing is left behind."""
-        answer = dpb.MeasureResponse(id=self._request.id)
+    async def _load(self) -> tuple[int, list[int]]:
+        """The module and the arguments, filled."""
+        request, session = self._request, self._session
+        start = time.monotonic()
         try:
             async with asyncio.timeout(self._limit):
-                await self._prepare()
-                await self._session.call(self._call, self._limit)
-                if self._request.return_outputs:
-                    for number in self._outputs:
-                        pieces = [piece.data async for piece in self._session.read(number)]
-                        answer.outputs.append(b"".join(pieces))
-                timing = await self._session.time(self._call, self._request.options, self._limit)
-                answer.timing.CopyFrom(timing)
-        except errors.TunefarmError as error:
-            answer.error.CopyFrom(error.to_proto())
-        except TimeoutError:
-            late = errors.KernelTimeoutError(
-                f"the candidate took over {self._limit:g} s on the device's clock and was ended"
+                module = await session.load(request.bundle_digest)
+                signature = find_function(session.module(module).manifest, request.function)
+                if request.arguments and len(request.arguments) != len(signature.arguments):
+                    raise ArgumentMismatchError(
+                        f"{signature.name} takes {len(signature.arguments)} arguments, "
+                        f"got {len(request.arguments)}"
+                    )
+                arrays = [
+                    await session.allocate(a.dtype, list(a.shape)) for a in signature.arguments
+                ]
+                for index, argument in enumerate(request.arguments):
+                    if argument.WhichOneof("source") == "blob_digest":
+                        await self._fill(index, arrays[index], argument.blob_digest)
+        except TimeoutError as error:
+            if isinstance(error, TunefarmError):
+                raise
+            raise KernelTimeoutError(
+                f"loading took longer than the {self._limit:g} s it was allowed to"
+            ) from None
+        self._left -= time.monotonic() - start
+        return module, arrays
+
+    async def _fill(self, index: int, array: int, digest: str) -> None:
+        data = await asyncio.to_thread(self._bench.blobs.read, digest)
+        size = self._session.array(array).size
+        if len(data) != size:
+            raise ArgumentMismatchError(
+                f"argument {index} takes {size} bytes and its blob has {len(data)}"
             )
-            answer.error.CopyFrom(late.to_proto())
-        finally:
-            await self._session.close()
-        if answer.HasField("error"):
-            del answer.outputs[:]
+        await self._session.write(array, 0, data)
+
+    async def result(self) -> dpb.MeasureResponse:
+        """What became of it. Raises only what is no fault of the candidate."""
+        answer = dpb.MeasureResponse(id=self._request.id)
+        try:
+            module, arrays = await self._loading
+            await self._run(answer, module, arrays)
+        except LeaseLostError:
+            raise
+        except TunefarmError as error:
+            answer.ClearField("timing")
+            answer.ClearField("outputs")
+            answer.error.CopyFrom(error.to_proto())
         return answer
 
-    async def _prepare(self) -> None:
-        loaded = await self._session.load(self._request.bundle_digest, self._limit)
-        manifest = bpb.BundleManifest.FromString(loaded.manifest)
-        signature = find_function(manifest, self._request.function)
-        if len(self._request.arguments) != len(signature.arguments):
-            raise errors.ArgumentMismatchError(
-                f"{signature.name} takes {len(signature.arguments)} arguments, "
-                f"{len(self._request.arguments)} were given"
-            )
-        numbers = []
-        for wanted, given in zip(signature.arguments, self._request.arguments, strict=True):
-            number = await self._session.allocate(wanted.dtype, tuple(wanted.shape))
-            numbers.append(number)
-            if wanted.output:
-                self._outputs.append(number)
-            if given.WhichOneof("source") == "blob_digest":
-                data = self._cache.read(given.blob_digest)
-                for offset in range(0, len(data), rpc.CHUNK_BYTES):
-                    piece = data[offset : offset + rpc.CHUNK_BYTES]
-                    await self._session.write(number, offset, piece)
-        self._call = dpb.CallFunction(
-            module_id=loaded.module_id, function=signature.name, array_ids=numbers
+    async def _run(self, answer: dpb.MeasureResponse, module: int, arrays: list[int]) -> None:
+        session, request = self._session, self._request
+        left = max(self._left, 0.001)
+        if request.return_outputs:
+            left -= await session.call(module, request.function, arrays, left)
+            signature = find_function(session.module(module).manifest, request.function)
+            for argument, array in zip(signature.arguments, arrays, strict=True):
+                if argument.output:
+                    answer.outputs.append(b"".join([p async for p in session.read(array)]))
+        timing = await session.time(
+            module, request.function, arrays, request.options, max(left, 0.001)
         )
+        answer.timing.CopyFrom(timing)
+
+    async def close(self) -> None:
+        """End its runner."""
+        self._loading.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._loading
+        await self._session.close()
 
 
 async def measure(
-    requests: AsyncIterator[dpb.MeasureRequest],
-    runners: RunnerPool,
-    cache: BlobCache,
-    facts: pb.DeviceFacts,
+    bench: Workbench, requests: AsyncIterator[dpb.MeasureRequest]
 ) -> AsyncIterator[dpb.MeasureResponse]:
-    """Answer candidates in order, one at a time: nothing else runs while one is timed."""
-    async for request in requests:
-        yield await Candidate(request, runners, cache, facts).run()
+    """Results in the order of the requests, two candidates loading ahead."""
+    waiting: asyncio.Queue[Candidate | None] = asyncio.Queue(AHEAD - 1)
+    open_: set[Candidate] = set()
+
+    async def feed() -> None:
+        try:
+            async for request in requests:
+                candidate = Candidate(bench, request)
+                open_.add(candidate)
+                await waiting.put(candidate)
+        finally:
+            await waiting.put(None)
+
+    feeder = asyncio.create_task(feed())
+    try:
+        while (candidate := await waiting.get()) is not None:
+            answer = await candidate.result()
+            await candidate.close()
+            open_.discard(candidate)
+            yield answer
+        await feeder
+    finally:
+        feeder.cancel()
+        for candidate in open_:
+            await candidate.close()

@@ -234,29 +234,33 @@ def pinned(cpu: int | None) -> Any:
             os.sched_setaffinity(0, before)
 
 
-def isolate() -> None:
+def isolate(parent: int) -> None:
     """Put this process where it can do little harm and leaves nothing."""
-    parent = os.getppid()
     os.setsid()
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(70)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     with contextlib.suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        most = int(free["MemAvailable"] * MEMORY_SHARE)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        limit(resource.RLIMIT_DATA, int(free["MemAvailable"] * MEMORY_SHARE))
     with contextlib.suppress(OSError):  # where memory runs out, this process goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def main(session_fd: int) -> None:
-    """Obey frames until the socket closes."""
-    isolate()
+def limit(resource_id: int, most: int) -> None:
+    """Lower a limit for good."""
+    with contextlib.suppress(OSError, ValueError, OverflowError):
+        resource.setrlimit(resource_id, (most, most))
+
+
+def main(session_fd: int, parent: int) -> None:
+    """Obey frames until the socket closes. `parent`: end at once if that is not our parent."""
+    isolate(parent)
     gc.disable()
     runner = Runner()
     with socket.socket(fileno=session_fd) as connection:

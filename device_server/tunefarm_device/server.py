@@ -1,149 +1,195 @@
-"""The device server: one process that holds everything together."""
+"""The device server: its parts put together, started and stopped."""
 
 import asyncio
-import fcntl
+import contextlib
 import logging
 import os
 import re
-import secrets
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import grpc
 from tunefarm_proto import serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
+from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm_device.cache import BlobCache
+from tunefarm_device.blobs import BlobCache
+from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.facts import find_facts
-from tunefarm_device.runners import RunnerPool
+from tunefarm_device.lease import LeaseGate
+from tunefarm_device.processes import ProcessHost
 from tunefarm_device.service import DeviceService
-from tunefarm_device.synchronizer import Synchronizer
+from tunefarm_device.session import Workbench
+from tunefarm_device.state import StateDir
+from tunefarm_device.tracker_link import TrackerLink, local_address
 
 _log = logging.getLogger(__name__)
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ANYWHERE = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 (compared with, not bound to)
 
 
-@dataclass
 class RunningDevice:
-    """A device server in this process."""
+    """A device server that serves.
 
-    device_id: str
-    port: int
-    _server: grpc.aio.Server
-    _runners: RunnerPool
-    _task: "asyncio.Task[None]"
-    _lock: IO[str]
+    Attributes: `device_id`, `key`, `port` it listens on, `addresses` it tells the tracker.
+    """
+
+    def __init__(self, key: str, state: StateDir, gate: LeaseGate, bench: Workbench) -> None:
+        self.key = key
+        self.device_id = state.device_id(key)
+        self.port = 0
+        self.addresses: list[str] = []
+        self._state = state
+        self._gate = gate
+        self._bench = bench
+        self._server: grpc.aio.Server | None = None
+        self._link: asyncio.Task[None] | None = None
+
+    async def open(self, tracker: str, host: str, port: int, advertise: str | None) -> None:
+        """Listen, and dial out. Raises: InvalidRequestError, InternalError."""
+        facts = self._bench.facts
+        facts.isolation.extend(await self._bench.host.start())
+        self._server = serving.new_server()
+        serving.add_hello(self._server, "device")
+        service = DeviceService(self._gate, self._bench.blobs, lambda: self._bench)
+        dpb_grpc.add_DeviceServiceServicer_to_server(service, self._server)
+        self.port = serving.bind(self._server, host, port)
+        await self._server.start()
+        reached = local_address(tracker) if host in _ANYWHERE else host
+        self.addresses = [advertise or f"{reached}:{self.port}"]
+        presence = tpb.SynchronizeRequest(
+            device_id=self.device_id, key=self.key, addresses=self.addresses, facts=facts
+        )
+        link = TrackerLink(tracker, presence, self._gate, self._bench.conditions, self._clean)
+        self._link = asyncio.create_task(link.run())
+
+    async def _clean(self) -> None:
+        """Nothing that a lease started outlives it."""
+        await self._bench.host.kill_all()
+        self._state.clean()
 
     async def stop(self) -> None:
-        """End the sessions, the runners and the server."""
-        self._task.cancel()
-        await self._server.stop(0.2)
-        await self._runners.close()
-        self._lock.close()
+        """End everything; no process is left. Doing it twice is fine."""
+        if self._link is not None:
+            self._link.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._link
+        self._gate.shut()
+        await self._bench.host.stop()
+        if self._server is not None:
+            await self._server.stop(1.0)
+        self._state.close()
 
 
-def _state_home() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "tunefarm" / "devices"
+def claim_cpu(allowed: set[int]) -> tuple[int | None, socket.socket | None]:
+    """A processor to time on that no other device server of this host times on.
 
-
-def take_state(key: str, given: Path | None) -> tuple[Path, IO[str]]:
-    """The state folder, locked for this process: the one given, else the key's first free one.
-
-    Raises: InvalidRequestError where the one given is in use.
+    The claim is an abstract socket's name, which the system takes back with our last breath.
+    Without a second processor there is nothing to choose.
     """
-    tries = [given] if given else [_state_home() / f"{key}-{n}" for n in range(1, 1000)]
-    for folder in tries:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+    if len(allowed) < 2:
+        return None, None
+    for cpu in sorted(allowed, reverse=True):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim.bind(f"\0tunefarm-cpu-{cpu}")
         except OSError:
-            lock.close()
+            claim.close()
         else:
-            return folder, lock
-    raise InvalidRequestError(
-        f"another device server uses {given or _state_home()}", "name another by --state DIR"
-    )
+            return cpu, claim
+    return None, None
 
 
-def device_name(key: str, folder: Path) -> str:
-    """The device's id, made at its first start and kept with its state."""
-    path = folder / "device-id"
-    if path.exists():
-        return path.read_text().strip()
-    name = f"{key}-{secrets.token_hex(3)}"
-    path.write_text(name + "\n")
-    return name
-
-
-def _own_address(host: str, tracker: str) -> str:
-    """Where clients reach us: the host that we listen on, or the interface towards the tracker."""
-    if host not in ("0.0.0.0", "::", "[::]"):  # noqa: S104 (compared, not bound)
-        return host
-    target = tracker.rpartition(":")[0].strip("[]")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((target, 9))
-        return str(probe.getsockname()[0])
-
-
-async def start(
+async def start(  # noqa: PLR0917 (all but the key are optional)
     key: str,
     tracker: str = "127.0.0.1:9190",
-    *,
     host: str = "127.0.0.1",
     port: int = 0,
     advertise: str | None = None,
-    state_dir: Path | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
+    *,
+    emulated: str | None = None,
+    cpu: str | None = None,
+    timing_cpu: int | None = None,
 ) -> RunningDevice:
-    """Start a device server in the running loop. Raises: InvalidRequestError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", key):
+    """Start a device server in this process, which must not fork.
+
+    `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out;
+    kernels are timed on processor `timing_cpu`, or wherever they run.
+    Raises: InvalidRequestError, InternalError.
+    """
+    if not _KEY.fullmatch(key):
         raise InvalidRequestError(
-            f"{key!r} is no device key", "write letters, digits, dot, dash and underscore"
+            f"{key!r} is no device key", "use letters, digits, dots and dashes, as in rasp3b"
         )
-    folder, lock = take_state(key, state_dir)
-    facts, runners = find_facts(), RunnerPool()
-    server = serving.new_server()
-    serving.add_hello(server, "device")
-    bound = serving.bind(server, host, port)
-    address = advertise or f"{_own_address(host, tracker)}:{bound}"
-    name = device_name(key, folder)
-    synchronizer = Synchronizer(tracker, name, key, [address], facts)
-    service = DeviceService(synchronizer.gate, BlobCache(folder / "cache"), runners, facts)
-    dpb_grpc.add_DeviceServiceServicer_to_server(service, server)
-    await server.start()
-    task = asyncio.create_task(synchronizer.run())
-    _log.info("device %s (%s) listens on %s:%s", name, facts.target.triple, host, bound)
-    return RunningDevice(name, bound, server, runners, task, lock)
+    state = StateDir.open(key, Path(state_dir) if state_dir is not None else None)
+    try:
+        bench = Workbench(
+            host=ProcessHost(),
+            blobs=BlobCache(state.path),
+            facts=find_facts(emulator=emulated, cpu=cpu),
+            conditions=ConditionsReader(timing_cpu),
+            timing=asyncio.Lock(),
+            scratch=state.scratch,
+            timing_cpu=timing_cpu,
+        )
+        device = RunningDevice(key, state, LeaseGate(state.fence, state.keep_fence), bench)
+    except BaseException:
+        state.close()
+        raise
+    try:
+        await device.open(tracker, host, port, advertise)
+    except BaseException:
+        await device.stop()
+        raise
+    return device
 
 
-def serve(
+def serve(  # noqa: PLR0917 (all but the key are optional)
     key: str,
     tracker: str = "127.0.0.1:9190",
-    *,
     host: str = "127.0.0.1",
     port: int = 0,
     advertise: str | None = None,
-    state_dir: Path | None = None,
-    on_ready: Callable[[int], None] | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
+    *,
+    emulated: str | None = None,
+    cpu: str | None = None,
+    timing_cpu: int | None = None,
+    on_ready: Callable[[RunningDevice], None] | None = None,
 ) -> None:
-    """Run a device server until SIGTERM or SIGINT; leaves no process behind."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    """Serve until SIGTERM or SIGINT; arguments as for `start`.
 
-    async def run() -> None:
+    Times on a processor of its own where there are several, and keeps off it otherwise.
+    """
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    claim: socket.socket | None = None
+    if timing_cpu is None:
+        timing_cpu, claim = claim_cpu(os.sched_getaffinity(0))
+
+    async def main() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        running = await start(
-            key, tracker, host=host, port=port, advertise=advertise, state_dir=state_dir
-        )
-        if on_ready is not None:
-            on_ready(running.port)
-        await stop.wait()
-        await running.stop()
+        device = await start(
+            key, tracker, host, port, advertise, state_dir,
+            emulated=emulated, cpu=cpu, timing_cpu=timing_cpu,
+        )  # fmt: skip
+        try:
+            where = ", ".join(device.addresses)
+            _log.info("device %s serves on %s, tracker %s", device.device_id, where, tracker)
+            if on_ready is not None:
+                on_ready(device)
+            await stop.wait()
+        finally:
+            await device.stop()
 
-    asyncio.run(run())
+    try:
+        asyncio.run(main())
+    finally:
+        if claim is not None:
+            claim.close()

@@ -1,95 +1,176 @@
-"""DeviceService: converts between messages and the parts that do the work."""
+"""DeviceService: converts requests into calls on sessions and cache, under the lease."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-from tunefarm_proto.errors import InvalidRequestError
-from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto import rpc
+from tunefarm_proto.errors import InvalidRequestError, LeaseLostError, TunefarmError
 from tunefarm_proto.v1 import device_pb2 as dpb
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
-from tunefarm_device.cache import BlobCache
-from tunefarm_device.gate import Gate
+from tunefarm_device.blobs import BlobCache
+from tunefarm_device.lease import LeaseGate, Use
 from tunefarm_device.measure import measure
-from tunefarm_device.runners import RunnerPool
-from tunefarm_device.session import Session
+from tunefarm_device.session import CALL_S, TIMING_S, DeviceSession, Workbench
 
-_Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DeviceService(dpb_grpc.DeviceServiceServicer):
-    """Every call passes the gate; when its lease ends, the call is ended with LeaseLostError."""
+    """Every call names its lease and token in the metadata."""
 
-    def __init__(
-        self, gate: Gate, cache: BlobCache, runners: RunnerPool, facts: pb.DeviceFacts
-    ) -> None:
-        self._gate, self._cache, self._runners, self._facts = gate, cache, runners, facts
+    def __init__(self, gate: LeaseGate, blobs: BlobCache, bench: Callable[[], Workbench]) -> None:
+        self._gate = gate
+        self._blobs = blobs
+        self._bench = bench
+
+    async def _check(self, context: Context) -> None:
+        metadata = context.invocation_metadata()
+        await self._gate.check(
+            rpc.metadata_text(metadata, rpc.LEASE_ID_HEADER),
+            rpc.metadata_text(metadata, rpc.LEASE_TOKEN_HEADER),
+        )
 
     async def FindMissingDigests(  # noqa: N802 (the generated name)
-        self, request: dpb.FindMissingDigestsRequest, context: _Context
+        self, request: dpb.FindMissingDigestsRequest, context: Context
     ) -> dpb.FindMissingDigestsResponse:
-        """Which blobs the cache lacks."""
-        await self._gate.enter(context.invocation_metadata())
-        missing = [
-            dpb.MissingBlob(digest=digest, held_bytes=self._cache.held_bytes(digest))
-            for digest in request.digests
-            if not self._cache.has(digest)
-        ]
-        return dpb.FindMissingDigestsResponse(missing=missing)
+        """Which digests are missing, and how much of each is here."""
+        await self._check(context)
+        answer = dpb.FindMissingDigestsResponse()
+        for digest in request.digests:
+            held = self._blobs.held_bytes(digest)
+            if held is not None:
+                answer.missing.add(digest=digest, held_bytes=held)
+        return answer
 
     async def UploadBlob(  # noqa: N802
-        self, request_iterator: AsyncIterator[dpb.UploadBlobRequest], context: _Context
+        self, request_iterator: AsyncIterator[dpb.UploadBlobRequest], context: Context
     ) -> dpb.UploadBlobResponse:
         """Take one blob into the cache."""
-        await self._gate.enter(context.invocation_metadata())
-        first = await anext(request_iterator, None)
-        if first is None or not first.HasField("header"):
-            raise InvalidRequestError("an upload begins with its header")
-        header = first.header
-        if self._cache.has(header.digest):
-            return dpb.UploadBlobResponse(already_held=True)
-        upload = self._cache.begin(header.digest, header.size_bytes, header.offset)
-        try:
-            async for piece in request_iterator:
-                await asyncio.to_thread(upload.add, piece.chunk)
-            await asyncio.to_thread(upload.finish)
-        finally:
-            upload.suspend()
-        return dpb.UploadBlobResponse(received_bytes=upload.received)
+        await self._check(context)
+        with self._gate.use() as use:
+            messages = under_lease(use, request_iterator)
+            first = await anext(messages, dpb.UploadBlobRequest())
+            if first.WhichOneof("message") != "header":
+                raise InvalidRequestError("an upload starts with its header")
+            header = first.header
+            received = await self._blobs.receive(
+                header.digest, header.size_bytes, header.offset, _chunks(messages)
+            )
+        return dpb.UploadBlobResponse(received_bytes=received or 0, already_held=received is None)
 
     async def Session(  # noqa: N802
-        self, request_iterator: AsyncIterator[dpb.SessionRequest], context: _Context
+        self, request_iterator: AsyncIterator[dpb.SessionRequest], context: Context
     ) -> AsyncIterator[dpb.SessionResponse]:
         """Carry out operations until the client or the lease ends."""
-        lease = await self._gate.enter(context.invocation_metadata())
-        session = Session(self._runners, self._cache, self._facts)
-        try:
-            async for request in request_iterator:
-                async for answer in session.handle(request):
-                    yield answer
-        except asyncio.CancelledError:
-            self._raise_if_lost(lease)
-            raise
-        finally:
-            await asyncio.shield(session.close())
+        await self._check(context)
+        with self._gate.use() as use:
+            session = DeviceSession(self._bench())
+            try:
+                async for request in under_lease(use, request_iterator):
+                    async for answer in answers(session, request):
+                        use.check()
+                        answer.id = request.id
+                        yield answer
+            finally:
+                await session.close()
 
     async def Measure(  # noqa: N802
-        self, request_iterator: AsyncIterator[dpb.MeasureRequest], context: _Context
+        self, request_iterator: AsyncIterator[dpb.MeasureRequest], context: Context
     ) -> AsyncIterator[dpb.MeasureResponse]:
-        """Time candidates until the client or the lease ends."""
-        lease = await self._gate.enter(context.invocation_metadata())
-        try:
-            async for answer in measure(request_iterator, self._runners, self._cache, self._facts):
-                yield answer
-        except asyncio.CancelledError:
-            self._raise_if_lost(lease)
-            raise
+        """Measure candidates until the client or the lease ends."""
+        await self._check(context)
+        with self._gate.use() as use:
+            results = measure(self._bench(), under_lease(use, request_iterator))
+            try:
+                async for answer in results:
+                    use.check()
+                    yield answer
+            finally:
+                await results.aclose()  # type: ignore[attr-defined]
 
-    def _raise_if_lost(self, lease: pb.Lease) -> None:
-        lost = self._gate.lost(lease)
-        task = asyncio.current_task()
-        if lost is not None and task is not None:
-            task.uncancel()
-            raise lost
+
+async def under_lease(use: Use, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests, until the lease ends. Raises: LeaseLostError."""
+    end = object()
+    while (request := await use.until_end(anext(requests, end))) is not end:
+        yield request
+
+
+async def _chunks(messages: AsyncIterator[dpb.UploadBlobRequest]) -> AsyncIterator[bytes]:
+    async for message in messages:
+        if message.WhichOneof("message") != "chunk":
+            raise InvalidRequestError("after its header an upload has chunks only")
+        yield message.chunk
+
+
+async def answers(
+    session: DeviceSession, request: dpb.SessionRequest
+) -> AsyncIterator[dpb.SessionResponse]:
+    """The answers to one request; an error is an answer."""
+    try:
+        async for answer in _carry_out(session, request):
+            yield answer
+    except LeaseLostError:
+        raise
+    except TunefarmError as error:
+        yield dpb.SessionResponse(error=error.to_proto())
+
+
+async def _carry_out(
+    session: DeviceSession, request: dpb.SessionRequest
+) -> AsyncIterator[dpb.SessionResponse]:
+    kind = request.WhichOneof("operation")
+    limit = TIMING_S if kind == "time" else CALL_S
+    if request.HasField("timeout"):
+        limit = request.timeout.ToNanoseconds() * 1e-9
+        if limit <= 0:
+            raise InvalidRequestError(f"a time limit of {limit:g} s is none", "give more than 0 s")
+    if kind == "read":
+        async for piece, last in _marked(session.read(request.read.array_id, limit)):
+            yield dpb.SessionResponse(data=dpb.ArrayData(data=piece, last=last))
+    elif kind == "write":
+        write = request.write
+        await session.write(write.array_id, write.offset, write.data, limit)
+        yield dpb.SessionResponse(done=dpb.Done())
+    elif kind == "call":
+        call = request.call
+        elapsed = await session.call(call.module_id, call.function, call.array_ids, limit)
+        yield dpb.SessionResponse(returned=dpb.CallReturned(elapsed_s=elapsed))
+    elif kind == "time":
+        call, options = request.time.call, request.time.options
+        timing = await session.time(call.module_id, call.function, call.array_ids, options, limit)
+        yield dpb.SessionResponse(timing=timing)
+    elif kind == "allocate":
+        identity = await session.allocate(request.allocate.dtype, request.allocate.shape, limit)
+        yield dpb.SessionResponse(allocated=dpb.AllocatedArray(array_id=identity))
+    elif kind == "free":
+        await session.free(request.free.array_id, limit)
+        yield dpb.SessionResponse(done=dpb.Done())
+    elif kind == "load":
+        yield dpb.SessionResponse(loaded=await _load(session, request.load.digest, limit))
+    else:
+        raise InvalidRequestError("the request names no operation that this device knows")
+
+
+async def _load(session: DeviceSession, digest: str, limit: float) -> dpb.LoadedModule:
+    identity = await session.load(digest, limit)
+    module = session.module(identity)
+    return dpb.LoadedModule(
+        module_id=identity,
+        manifest=module.manifest.SerializeToString(),
+        target=module.target,
+        load_s=module.load_s,
+    )
+
+
+async def _marked(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[bytes, bool]]:
+    """Each piece, and whether it is the last."""
+    before: bytes | None = None
+    async for piece in pieces:
+        if before is not None:
+            yield before, False
+        before = piece
+    if before is not None:
+        yield before, True

@@ -1,244 +1,304 @@
-"""One session: carries out operations in a runner, and survives that runner."""
+"""One session: modules and arrays by id, checked calls, a runner that may die and be replaced."""
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tunefarm_proto import errors, rpc
-from tunefarm_proto.bundle import ITEM_BYTES, find_function
+from tunefarm_proto.bundle import ITEM_BYTES, Bundle, choose_library, find_function
+from tunefarm_proto.errors import (
+    ArgumentMismatchError,
+    BundleInvalidError,
+    InternalError,
+    InvalidRequestError,
+    KernelCrashedError,
+    KernelFailedError,
+    KernelTimeoutError,
+    OutOfMemoryError,
+    TunefarmError,
+    UnknownHandleError,
+)
+from tunefarm_proto.rpc import CHUNK_BYTES
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
-from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_device.cache import BlobCache
-from tunefarm_device.facts import read_conditions
-from tunefarm_device.runners import Runner, RunnerPool
+from tunefarm_device.blobs import BlobCache
+from tunefarm_device.conditions import ConditionsReader, available_memory
+from tunefarm_device.processes import ProcessHost, Runner
+from tunefarm_device.runner import RunnerError
 
-CALL_TIMEOUT_S = 60.0
-TIME_TIMEOUT_S = 600.0
-REPEAT = 10
+CALL_S = 60.0
+TIMING_S = 600.0
 MIN_REPEAT_S = 0.02
-MAX_ARRAY_BYTES = 1 << 46
+REPEAT = 10
+MOST_REPEAT = 1_000_000
+MOST_NUMBER = 1 << 40
 
 
-class Array:
-    """An array in a runner."""
+@dataclass(frozen=True)
+class Workbench:
+    """What all sessions of a device share. `timing` is held while a kernel runs."""
 
-    def __init__(self, runner: Runner, number: int, dtype: str, shape: tuple[int, ...]) -> None:
-        self.runner, self.number, self.dtype, self.shape = runner, number, dtype, shape
+    host: ProcessHost
+    blobs: BlobCache
+    facts: pb.DeviceFacts
+    conditions: ConditionsReader
+    timing: asyncio.Lock
+    scratch: Path
+    timing_cpu: int | None = None
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
-
+@dataclass(frozen=True)
 class Module:
-    """A library loaded in a runner."""
+    """A loaded bundle."""
 
-    def __init__(self, runner: Runner, number: int, manifest: bpb.BundleManifest) -> None:
-        self.runner, self.number, self.manifest = runner, number, manifest
+    manifest: bpb.BundleManifest
+    target: pb.Target
+    load_s: float
 
 
-class Session:
-    """Modules and arrays by id. Those of a runner that died are known to be lost."""
+@dataclass(frozen=True)
+class Array:
+    """An array in the runner."""
 
-    def __init__(self, runners: RunnerPool, cache: BlobCache, facts: pb.DeviceFacts) -> None:
-        self._runners, self._cache, self._facts = runners, cache, facts
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+    def __str__(self) -> str:
+        return describe(self.dtype, self.shape)
+
+
+class DeviceSession:
+    """Modules, arrays and calls of one client. Used by one task at a time; close it in the end."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
         self._runner: Runner | None = None
-        self._next = 1
-        self._arrays: dict[int, Array] = {}
         self._modules: dict[int, Module] = {}
+        self._arrays: dict[int, Array] = {}
+        self._lost: dict[int, str] = {}
+        self._next_id = 1
 
     async def close(self) -> None:
-        """End the runner."""
+        """Kill its runner. Doing it twice is fine."""
         if self._runner is not None:
-            await self._runner.kill()
+            await self._runner.close()
 
-    async def handle(self, request: dpb.SessionRequest) -> AsyncIterator[dpb.SessionResponse]:
-        """Carry out one request. Errors are answers."""
-        try:
-            async for answer in self._dispatch(request):
-                answer.id = request.id
-                yield answer
-        except errors.TunefarmError as error:
-            yield dpb.SessionResponse(id=request.id, error=error.to_proto())
+    async def load(self, digest: str, limit_s: float = CALL_S) -> int:
+        """Load a bundle from the cache. Returns the module's id.
 
-    async def _dispatch(self, request: dpb.SessionRequest) -> AsyncIterator[dpb.SessionResponse]:
-        limit = request.timeout.ToTimedelta().total_seconds() or None
-        match request.WhichOneof("operation"):
-            case "load":
-                yield dpb.SessionResponse(loaded=await self.load(request.load.digest, limit))
-            case "allocate":
-                number = await self.allocate(request.allocate.dtype, tuple(request.allocate.shape))
-                yield dpb.SessionResponse(allocated=dpb.AllocatedArray(array_id=number))
-            case "free":
-                await self._free(request.free.array_id)
-                yield dpb.SessionResponse(done=dpb.Done())
-            case "write":
-                await self.write(request.write.array_id, request.write.offset, request.write.data)
-                yield dpb.SessionResponse(done=dpb.Done())
-            case "read":
-                async for data in self.read(request.read.array_id):
-                    yield dpb.SessionResponse(data=data)
-            case "call":
-                elapsed = await self.call(request.call, limit or CALL_TIMEOUT_S)
-                yield dpb.SessionResponse(returned=dpb.CallReturned(elapsed_s=elapsed))
-            case "time":
-                timing = await self.time(
-                    request.time.call, request.time.options, limit or TIME_TIMEOUT_S
-                )
-                yield dpb.SessionResponse(timing=timing)
-            case _:
-                raise errors.InvalidRequestError("the request names no operation known here")
+        Raises: UnknownDigestError, BundleInvalidError, TargetMismatchError, KernelCrashedError.
+        """
+        manifest, entry, library = await asyncio.to_thread(self._unpack, digest)
+        with tempfile.NamedTemporaryFile(dir=self._bench.scratch, suffix=".so") as file:
+            file.write(library)
+            file.flush()
+            identity = self._new_id()
+            names = [function.name for function in manifest.functions]
+            frame = {"do": "load", "module": identity, "path": file.name, "functions": names}
+            answer, _ = await self._run(frame, limit_s=limit_s, doing="loading the library")
+        self._modules[identity] = Module(manifest, entry.target, float(answer["load_s"]))
+        return identity
 
-    async def _alive(self) -> Runner:
-        if self._runner is None or self._runner.ended.done():
-            self._runner = await self._runners.spawn()
-        return self._runner
+    def _unpack(self, digest: str) -> tuple[bpb.BundleManifest, bpb.BundleLibrary, bytes]:
+        bundle = Bundle(self._bench.blobs.read(digest))
+        entry = choose_library(bundle.manifest, self._bench.facts.target)
+        return bundle.manifest, entry, bundle.library(entry)
 
-    def _number(self) -> int:
-        self._next += 1
-        return self._next - 1
+    def module(self, identity: int) -> Module:
+        """Raises: UnknownHandleError."""
+        self._check_handle(self._modules, identity, "module")
+        return self._modules[identity]
 
-    async def load(self, digest: str, limit: float | None) -> dpb.LoadedModule:
-        """Load a bundle from the cache."""
-        manifest, target, path = self._cache.library(digest, self._facts.target)
-        runner = await self._alive()
-        answer, _ = await runner.request("load", path=str(path), timeout=limit or CALL_TIMEOUT_S)
-        number = self._number()
-        self._modules[number] = Module(runner, answer["module"], manifest)
-        return dpb.LoadedModule(
-            module_id=number,
-            manifest=manifest.SerializeToString(deterministic=True),
-            target=target,
-            load_s=answer["load_s"],
-        )
+    def array(self, identity: int) -> Array:
+        """Raises: UnknownHandleError."""
+        self._check_handle(self._arrays, identity, "array")
+        return self._arrays[identity]
 
-    async def allocate(self, dtype: str, shape: tuple[int, ...]) -> int:
-        """Make an array of zeros."""
+    def _check_handle(self, table: Container[int], identity: int, kind: str) -> None:
+        if identity in table:
+            return
+        if identity in self._lost:
+            again = "load it again" if kind == "module" else "make it again"
+            raise UnknownHandleError(f"{kind} {identity} was lost {self._lost[identity]}", again)
+        raise UnknownHandleError(f"this session has no {kind} {identity}")
+
+    async def allocate(self, dtype: str, shape: Sequence[int], limit_s: float = CALL_S) -> int:
+        """Make an array of zeros. Returns its id.
+
+        Raises: ArgumentMismatchError, OutOfMemoryError.
+        """
         if dtype not in ITEM_BYTES:
-            raise errors.ArgumentMismatchError(
+            raise ArgumentMismatchError(
                 f"unknown dtype {dtype!r}", f"known are {', '.join(ITEM_BYTES)}"
             )
-        runner = await self._alive()
-        made = Array(runner, 0, dtype, shape)
-        if made.size > min(self._facts.memory_bytes or MAX_ARRAY_BYTES, MAX_ARRAY_BYTES):
-            raise errors.OutOfMemoryError(
-                f"an array of {made.size} bytes; the device has {self._facts.memory_bytes}",
-                "make a smaller one",
+        array = Array(dtype, tuple(shape), math.prod(shape) * ITEM_BYTES[dtype])
+        if array.size > (free := available_memory()):
+            raise OutOfMemoryError(
+                f"{array} takes {array.size} bytes and the device has {free} free",
+                "free arrays, or use smaller ones",
             )
-        answer, _ = await runner.request("allocate", size=made.size)
-        made.number = answer["array"]
-        number = self._number()
-        self._arrays[number] = made
-        return number
+        identity = self._new_id()
+        frame = {"do": "allocate", "array": identity, "size": array.size}
+        await self._run(frame, limit_s=limit_s)
+        self._arrays[identity] = array
+        return identity
 
-    def _array(self, number: int) -> Array:
-        return _held(self._arrays, number, "array")
+    async def free(self, identity: int, limit_s: float = CALL_S) -> None:
+        """Forget an array. Raises: UnknownHandleError."""
+        self.array(identity)
+        del self._arrays[identity]
+        await self._run({"do": "free", "array": identity}, limit_s=limit_s)
 
-    async def _free(self, number: int) -> None:
-        array = self._array(number)
-        await array.runner.request("free", array=array.number)
-        del self._arrays[number]
-
-    async def write(self, number: int, offset: int, data: bytes) -> None:
-        """Copy into an array."""
-        array = self._array(number)
+    async def write(self, identity: int, offset: int, data: bytes, limit_s: float = CALL_S) -> None:
+        """Copy into an array. Raises: UnknownHandleError, ArgumentMismatchError."""
+        array = self.array(identity)
         if offset + len(data) > array.size:
-            raise errors.ArgumentMismatchError(
-                f"{len(data)} bytes at {offset} do not fit an array of {array.size} bytes"
+            raise ArgumentMismatchError(
+                f"{len(data)} bytes at {offset} do not fit into {array} of {array.size} bytes"
             )
-        if data:
-            await array.runner.request("write", data, array=array.number, offset=offset)
+        for start in range(0, len(data), CHUNK_BYTES):
+            frame = {"do": "write", "array": identity, "offset": offset + start}
+            await self._run(frame, data[start : start + CHUNK_BYTES], limit_s=limit_s)
 
-    async def read(self, number: int) -> AsyncIterator[dpb.ArrayData]:
-        """Copy out of an array, in pieces."""
-        array = self._array(number)
-        for offset in range(0, max(array.size, 1), rpc.CHUNK_BYTES):
-            size = min(rpc.CHUNK_BYTES, array.size - offset)
-            _, data = await array.runner.request(
-                "read", array=array.number, offset=offset, size=size
-            )
-            yield dpb.ArrayData(data=data, last=offset + size >= array.size)
+    async def read(self, identity: int, limit_s: float = CALL_S) -> AsyncIterator[bytes]:
+        """The pieces of an array, at most 1 MiB each and at least one."""
+        size = self.array(identity).size
+        for start in range(0, max(size, 1), CHUNK_BYTES):
+            end = min(start + CHUNK_BYTES, size)
+            frame = {"do": "read", "array": identity, "start": start, "end": end}
+            yield (await self._run(frame, limit_s=limit_s))[1]
 
-    def _resolve(self, call: dpb.CallFunction) -> tuple[Runner, dict[str, Any]]:
-        module = _held(self._modules, call.module_id, "module")
-        signature = find_function(module.manifest, call.function)
-        arrays = [self._array(number) for number in call.array_ids]
-        check_arguments(signature, [(array.dtype, array.shape) for array in arrays])
-        return module.runner, {
-            "module": module.number,
-            "function": call.function,
-            "arrays": [array.number for array in arrays],
-        }
-
-    async def call(self, call: dpb.CallFunction, limit: float) -> float:
-        """Call once; seconds it took."""
-        runner, fields = self._resolve(call)
-        answer, _ = await runner.request("call", timeout=limit, **fields)
+    async def call(
+        self, module: int, function: str, arrays: Sequence[int], limit_s: float = CALL_S
+    ) -> float:
+        """Call once. Returns seconds; raises what `_run` raises and ArgumentMismatchError."""
+        frame = self._call_frame("call", module, function, arrays)
+        async with self._bench.timing:
+            answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel")
         return float(answer["elapsed_s"])
 
     async def time(
-        self, call: dpb.CallFunction, options: pb.TimingOptions, limit: float
+        self,
+        module: int,
+        function: str,
+        arrays: Sequence[int],
+        options: pb.TimingOptions,
+        limit_s: float = TIMING_S,
     ) -> pb.Timing:
-        """Time a function, with the conditions around it."""
-        runner, fields = self._resolve(call)
-        least = MIN_REPEAT_S
-        if options.HasField("min_repeat"):
-            least = max(options.min_repeat.ToTimedelta().total_seconds(), 1e-6)
-        before = read_conditions()
-        answer, _ = await runner.request(
-            "time",
-            timeout=limit,
-            number=options.number,
-            repeat=options.repeat or REPEAT,
-            min_repeat_s=least,
-            **fields,
-        )
+        """Time a function: see `runner.Runner.time`. Waiting for other timings takes no time."""
+        frame = self._call_frame("time", module, function, arrays)
+        frame |= timing_frame(options)
+        async with self._bench.timing:
+            before = self._bench.conditions.read()
+            answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel")
+            after = self._bench.conditions.read()
         return pb.Timing(
             samples_s=answer["samples_s"],
             number=answer["number"],
             first_call_s=answer["first_call_s"],
             warmup_calls=answer["warmup_calls"],
             before=before,
-            after=read_conditions(),
-            emulated=self._facts.emulated,
+            after=after,
+            emulated=self._bench.facts.emulated,
             cache="hot",
         )
 
+    def _call_frame(
+        self, kind: str, module: int, function: str, arrays: Sequence[int]
+    ) -> dict[str, Any]:
+        signature = find_function(self.module(module).manifest, function)
+        check_arguments(signature, [self.array(identity) for identity in arrays])
+        return {
+            "do": kind,
+            "module": module,
+            "function": function,
+            "arrays": list(arrays),
+            "cpu": self._bench.timing_cpu,
+        }
 
-def _held(things: dict[int, Any], number: int, kind: str) -> Any:
-    thing = things.get(number)
-    if thing is None:
-        raise errors.UnknownHandleError(f"this session has no {kind} {number}", "make it first")
-    if thing.runner.ended.done():
-        raise errors.UnknownHandleError(
-            f"{kind} {number} was lost when the kernel's process ended",
-            "load the module and make the arrays again",
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    async def _run(
+        self, frame: dict[str, Any], payload: bytes = b"", *, limit_s: float, doing: str = "a copy"
+    ) -> tuple[dict[str, Any], bytes]:
+        """One frame through the runner, which is started where there is none.
+
+        Raises: KernelCrashedError, KernelTimeoutError, KernelFailedError, OutOfMemoryError,
+        BundleInvalidError.
+        """
+        if self._runner is None:
+            self._runner = await self._bench.host.spawn()
+        try:
+            return await self._runner.request(frame, payload, limit_s=limit_s, doing=doing)
+        except RunnerError as error:
+            raise named(error) from None
+        except (KernelCrashedError, KernelTimeoutError) as error:
+            how = "when the kernel crashed"
+            if isinstance(error, KernelTimeoutError):
+                how = "when the kernel was ended at its time limit"
+            self._lost |= dict.fromkeys([*self._modules, *self._arrays], how)
+            self._modules.clear()
+            self._arrays.clear()
+            self._runner = None
+            raise
+
+
+def named(error: RunnerError) -> TunefarmError:
+    """A runner's failure by its name."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if error.kind == "status":
+        return KernelFailedError(
+            f"the kernel returned status {text}, 0 is success", "look the status up in its source"
         )
-    return thing
-
-
-def _text(dtype: str, shape: tuple[int, ...]) -> str:
-    return f"{dtype}[{','.join(map(str, shape))}]"
-
-
-def check_arguments(
-    signature: bpb.FunctionSignature, given: list[tuple[str, tuple[int, ...]]]
-) -> None:
-    """Compare arguments with the manifest. Raises: ArgumentMismatchError."""
-    wanted = [(a.name, a.dtype, tuple(a.shape)) for a in signature.arguments]
-    form = ", ".join(f"{name}: {_text(dtype, shape)}" for name, dtype, shape in wanted)
-    if len(given) != len(wanted):
-        raise errors.ArgumentMismatchError(
-            f"{signature.name} takes {len(wanted)} arguments, {len(given)} were given",
-            f"it takes {form}",
+    if error.kind == "memory":
+        return OutOfMemoryError(f"the device could not get the memory: {text}")
+    if error.kind == "library":
+        return BundleInvalidError(
+            f"the library in the bundle cannot be loaded: {text}",
+            "link it without undefined symbols, and export each function of the manifest",
         )
-    for place, ((name, *want), got) in enumerate(zip(wanted, given, strict=True)):
-        if tuple(want) != got:
-            raise errors.ArgumentMismatchError(
-                f"{signature.name}: argument {place} ({name}) is {_text(*got)}, "
-                f"not {_text(want[0], want[1])}",
-                f"it takes {form}",
+    return InternalError(f"{error.kind}: {text}")
+
+
+def describe(dtype: str, shape: Sequence[int]) -> str:
+    """As in "float32[16, 4]"."""
+    return f"{dtype}[{', '.join(map(str, shape))}]"
+
+
+def check_arguments(signature: bpb.FunctionSignature, arrays: Sequence[Array]) -> None:
+    """Raises: ArgumentMismatchError, which says what was expected and what came."""
+    wanted = [describe(a.dtype, a.shape) for a in signature.arguments]
+    if len(arrays) != len(wanted):
+        names = ", ".join(
+            f"{a.name}: {w}" for a, w in zip(signature.arguments, wanted, strict=True)
+        )
+        raise ArgumentMismatchError(
+            f"{signature.name} takes {len(wanted)} arguments, got {len(arrays)}", f"give {names}"
+        )
+    for index, (expected, array) in enumerate(zip(wanted, arrays, strict=True)):
+        if expected != str(array):
+            raise ArgumentMismatchError(
+                f"argument {index} ({signature.arguments[index].name}) of {signature.name} "
+                f"is {expected}, got {array}"
             )
+
+
+def timing_frame(options: pb.TimingOptions) -> dict[str, Any]:
+    """The options with the device's defaults. Raises: InvalidRequestError."""
+    repeat = options.repeat or REPEAT
+    seconds = MIN_REPEAT_S
+    if options.HasField("min_repeat"):
+        seconds = options.min_repeat.ToNanoseconds() * 1e-9
+    if repeat > MOST_REPEAT or options.number > MOST_NUMBER or not 0 <= seconds <= TIMING_S:
+        raise InvalidRequestError(
+            f"cannot time with number={options.number}, repeat={repeat}, min_repeat={seconds:g} s",
+            f"at most {MOST_NUMBER} calls, {MOST_REPEAT} samples, {TIMING_S:g} s a sample",
+        )
+    return {"number": options.number, "repeat": repeat, "min_repeat_s": seconds}

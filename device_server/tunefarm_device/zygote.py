@@ -84,16 +84,17 @@ class Zygote:
         packet, fds, _, _ = socket.recv_fds(control, 64, 2)
         if not packet:
             return False
+        own = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self.become_runner(control, fds)
+            self.become_runner(control, fds, own)
         for fd in fds:
             os.close(fd)
         self.children.add(pid)
         self.tell(spawned=int(packet), pid=pid)
         return True
 
-    def become_runner(self, control: socket.socket, fds: list[int]) -> None:
+    def become_runner(self, control: socket.socket, fds: list[int], parent: int) -> None:
         """In the child. Never returns."""
         status = 70
         try:
@@ -109,7 +110,7 @@ class Zygote:
                 os.dup2(old, new)
             os.close(null)
             os.close(output)
-            self.runner.main(session)
+            self.runner.main(session, parent)
             status = 0
         finally:
             os._exit(status)

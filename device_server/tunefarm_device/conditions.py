@@ -1,0 +1,82 @@
+"""How the device is at this moment: frequency, temperature, load, steal, throttling."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from tunefarm_proto.v1 import common_pb2 as pb
+
+_CPU = "sys/devices/system/cpu"
+_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
+
+
+def read_text(path: Path) -> str:
+    """A file's text without trailing zeros and newline; "" where it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_bytes().rstrip(b"\0\n").decode(errors="replace")
+    return ""
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that new arrays may take; without bound where the system does not say."""
+    for line in read_text(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62
+
+
+def frequency_hz(cpu: int, root: Path = Path("/")) -> int | None:
+    """Frequency of one processor now."""
+    for name in ("scaling_cur_freq", "cpuinfo_cur_freq"):
+        if (text := read_text(root / _CPU / f"cpu{cpu}/cpufreq" / name)).isdigit():
+            return int(text) * 1000
+    here = False
+    for line in read_text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "processor":
+            here = value.strip() == str(cpu)
+        elif here and name.strip() == "cpu MHz":
+            return round(float(value) * 1e6)
+    return None
+
+
+def temperature_celsius(root: Path = Path("/")) -> float | None:
+    """The hottest thermal zone."""
+    found: list[float] = []
+    for zone in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
+        with contextlib.suppress(ValueError):
+            found.append(int(read_text(zone)) / 1000)
+    return max(found, default=None)
+
+
+class ConditionsReader:
+    """Reads conditions; remembers the last reading for what is a difference of two."""
+
+    def __init__(self, cpu: int | None = None, root: Path = Path("/")) -> None:
+        self._cpu = min(os.sched_getaffinity(0)) if cpu is None else cpu
+        self._root = root
+        self._ticks = self._read_ticks()
+
+    def _read_ticks(self) -> tuple[int, int]:
+        """Stolen and all ticks since the start."""
+        words = read_text(self._root / "proc/stat").partition("\n")[0].split()[1:9]
+        ticks = [int(word) for word in words]
+        return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
+
+    def read(self) -> pb.Conditions:
+        """Every reading that this device has."""
+        now = pb.Conditions()
+        now.read_at.GetCurrentTime()
+        if (frequency := frequency_hz(self._cpu, self._root)) is not None:
+            now.frequency_hz = frequency
+        if (temperature := temperature_celsius(self._root)) is not None:
+            now.temperature_celsius = temperature
+        with contextlib.suppress(ValueError, IndexError):
+            now.load_average = float(read_text(self._root / "proc/loadavg").split()[0])
+        stolen, ticks = self._read_ticks()
+        if ticks > self._ticks[1]:
+            now.steal_fraction = (stolen - self._ticks[0]) / (ticks - self._ticks[1])
+            self._ticks = stolen, ticks
+        with contextlib.suppress(ValueError):
+            now.throttle_bits = int(read_text(self._root / _THROTTLED), 16)
+        return now

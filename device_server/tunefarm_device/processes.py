@@ -1,0 +1,309 @@
+"""The zygote and the runners, as the server sees them. The server itself never forks."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunefarm_proto.errors import InternalError, KernelCrashedError, KernelTimeoutError
+
+from tunefarm_device import runner as runner_code
+
+START_S = 30.0  # an emulated processor is slow
+END_S = 10.0
+WORDS_BYTES = 4096
+MOST_HEADER = 64 << 20
+MOST_PAYLOAD = 4 << 20
+
+
+def zygote_command() -> list[str]:
+    """How to start the zygote. TUNEFARM_PYTHON, shell-quoted words, overrides the interpreter."""
+    words = shlex.split(os.environ.get("TUNEFARM_PYTHON", "")) or [sys.executable]
+    return [*words, "-I", str(Path(__file__).with_name("zygote.py"))]
+
+
+def describe_status(status: int) -> str:
+    """How a process ended, from its wait status: "by signal 11 (SIGSEGV)"."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with contextlib.suppress(ValueError):
+            return f"by signal {number} ({signal.Signals(number).name})"
+        return f"by signal {number}"
+    return f"with exit status {os.waitstatus_to_exitcode(status)}"
+
+
+class Runner:
+    """One runner process. Whoever spawned it closes it."""
+
+    def __init__(self, output: int) -> None:
+        self.pid = 0
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._output = output
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def attach(self, connection: socket.socket) -> None:
+        """Use our end of its socket; returns when the runner is ready."""
+        self._reader, self._writer = await asyncio.open_connection(
+            sock=connection, limit=2 * MOST_PAYLOAD
+        )
+        await self._receive()
+
+    async def request(
+        self,
+        header: Mapping[str, Any],
+        payload: bytes = b"",
+        *,
+        limit_s: float,
+        doing: str = "the kernel",
+    ) -> tuple[dict[str, Any], bytes]:
+        """One frame and its answer. Kills the runner at the time limit (in seconds).
+
+        Raises: KernelCrashedError, KernelTimeoutError, runner.RunnerError.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                answer, data = await self._exchange(header, payload)
+        except TimeoutError:
+            await self.close()
+            raise KernelTimeoutError(
+                f"{doing} ran longer than the {limit_s:g} s it was allowed to",
+                "give a longer timeout",
+            ) from None
+        except (OSError, EOFError, ValueError):
+            raise await self._crashed(doing) from None
+        if "failed" in answer:
+            raise runner_code.RunnerError(answer["failed"], answer["text"])
+        return answer, data
+
+    async def _exchange(
+        self, header: Mapping[str, Any], payload: bytes
+    ) -> tuple[dict[str, Any], bytes]:
+        if self._writer is None:
+            raise EOFError
+        self._writer.write(runner_code.encode(dict(header), len(payload)))
+        if payload:
+            self._writer.write(payload)
+        await self._writer.drain()
+        return await self._receive()
+
+    async def _receive(self) -> tuple[dict[str, Any], bytes]:
+        """One frame. Raises ValueError for what no runner sends: a kernel wrote to the socket."""
+        if self._reader is None:
+            raise EOFError
+        prefix = await self._reader.readexactly(runner_code.PREFIX.size)
+        header_bytes, payload_bytes = runner_code.PREFIX.unpack(prefix)
+        if header_bytes > MOST_HEADER or payload_bytes > MOST_PAYLOAD:
+            raise ValueError
+        header = json.loads(await self._reader.readexactly(header_bytes))
+        if not isinstance(header, dict):
+            raise ValueError
+        return header, await self._reader.readexactly(payload_bytes)
+
+    async def _crashed(self, doing: str) -> KernelCrashedError:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.ended), 1.0)
+        by_itself = self.ended.done()
+        words = self._last_words()
+        await self.close()
+        if not by_itself:
+            return KernelCrashedError(f"{doing} cut its process off from the device server")
+        return KernelCrashedError(
+            f"{doing} ended its process {describe_status(self.ended.result())}",
+            f"its last words: {words}" if words else "",
+        )
+
+    def _last_words(self) -> str:
+        if self._output < 0:
+            return ""
+        size = os.fstat(self._output).st_size
+        tail = os.pread(self._output, WORDS_BYTES, max(size - WORDS_BYTES, 0))
+        lines = tail.decode(errors="replace").strip().splitlines()
+        return "".join(c if c.isprintable() else " " for c in lines[-1])[:200] if lines else ""
+
+    def kill(self) -> None:
+        """Kill it and its process group."""
+        if self.pid and not self.ended.done():
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(OSError):
+                    kill(self.pid, signal.SIGKILL)
+
+    def drop(self) -> None:
+        """Kill it and let go of what it holds here. Doing it twice is fine."""
+        self.kill()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._output >= 0:
+            os.close(self._output)
+            self._output = -1
+
+    async def close(self) -> None:
+        """Kill it, and wait until it is gone. Doing it twice is fine."""
+        self.drop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.ended), END_S)
+
+
+class Zygote:
+    """One zygote process and the runners it forked."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        read, write = os.pipe()
+        with theirs:
+            try:
+                # subprocess execs by vfork: nothing of gRPC is forked.
+                self._process = subprocess.Popen(
+                    zygote_command(), stdin=theirs.fileno(), stdout=write, start_new_session=True
+                )
+            except OSError:
+                os.close(read)
+                raise
+            finally:
+                os.close(write)
+        self._next_id = 1
+        self._spawning: dict[int, Runner] = {}
+        self._runners: dict[int, Runner] = {}
+        self.isolation: list[str] = []
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self._listener = asyncio.ensure_future(self._listen(read))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still fork."""
+        return not self._listener.done()
+
+    async def _listen(self, read: int) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb")
+        )
+        try:
+            while line := await reader.readline():
+                self._take(json.loads(line))
+        finally:
+            transport.close()
+            self._process.kill()
+            self._process.wait()
+            self._control.close()
+            for runner in [*self._spawning.values(), *self._runners.values()]:
+                runner.kill()
+                if not runner.ended.done():
+                    runner.ended.set_result(signal.SIGKILL)
+            if not self.ready.done():
+                self.ready.set_exception(InternalError("the zygote did not start"))
+
+    def _take(self, told: dict[str, Any]) -> None:
+        if "ready" in told:
+            self.isolation = told["isolation"]
+            self.ready.set_result(None)
+        elif "spawned" in told:
+            runner = self._spawning.pop(told["spawned"])
+            runner.pid = told["pid"]
+            self._runners[runner.pid] = runner
+        elif (ended := self._runners.pop(told["exited"], None)) and not ended.ended.done():
+            ended.ended.set_result(told["status"])
+
+    async def spawn(self) -> Runner:
+        """A new runner, ready. Raises: InternalError."""
+        output = os.memfd_create("output", os.MFD_CLOEXEC)
+        runner = Runner(output)
+        ours, theirs = socket.socketpair()
+        identity = self._next_id
+        self._next_id += 1
+        self._spawning[identity] = runner
+        try:
+            async with asyncio.timeout(START_S):
+                with theirs:
+                    fds = [theirs.fileno(), output]
+                    socket.send_fds(self._control, [str(identity).encode()], fds)
+                await runner.attach(ours)
+        except (OSError, EOFError, ValueError) as error:
+            ours.close()
+            self.kill()
+            runner.drop()
+            raise InternalError(f"no runner could be started: {error}".strip(": ")) from None
+        except BaseException:
+            ours.close()
+            runner.drop()
+            raise
+        return runner
+
+    def kill(self) -> None:
+        """End it the hard way; its runners die with it."""
+        self._process.kill()
+
+    async def stop(self) -> None:
+        """End it and every runner."""
+        self._control.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._listener), END_S)
+        except TimeoutError:
+            self.kill()
+            await self._listener
+
+
+class ProcessHost:
+    """Spawns runners; starts another zygote where one died."""
+
+    def __init__(self) -> None:
+        self._zygote: Zygote | None = None
+        self._lock = asyncio.Lock()
+        self._stopped = False
+        self.runners: set[Runner] = set()
+
+    async def start(self) -> list[str]:
+        """Start the zygote. Returns the isolation primitives that hold. Raises: InternalError."""
+        return (await self._ready_zygote()).isolation
+
+    async def _ready_zygote(self) -> Zygote:
+        async with self._lock:
+            if self._stopped:
+                raise InternalError("the device server is stopping")
+            if self._zygote is None or not self._zygote.alive:
+                try:
+                    self._zygote = Zygote()
+                except OSError as error:
+                    raise InternalError(f"the zygote did not start: {error}") from None
+                try:
+                    await asyncio.wait_for(asyncio.shield(self._zygote.ready), START_S)
+                except TimeoutError:
+                    self._zygote.kill()
+                    raise InternalError(f"the zygote was not ready in {START_S:g} s") from None
+            return self._zygote
+
+    async def spawn(self) -> Runner:
+        """A runner, ready; one second try where the zygote had just died. Raises: InternalError."""
+        try:
+            runner = await (await self._ready_zygote()).spawn()
+        except InternalError:
+            runner = await (await self._ready_zygote()).spawn()
+        self.runners.add(runner)
+        runner.ended.add_done_callback(lambda _: self.runners.discard(runner))
+        return runner
+
+    async def kill_all(self) -> None:
+        """Kill every runner, and wait until they are gone."""
+        for runner in list(self.runners):
+            runner.kill()
+        if self.runners:
+            await asyncio.wait([r.ended for r in self.runners], timeout=END_S)
+
+    async def stop(self) -> None:
+        """End the zygote and all runners for good."""
+        self._stopped = True
+        await self.kill_all()
+        async with self._lock:
+            if self._zygote is not None:
+                await self._zygote.stop()

@@ -1,0 +1,202 @@
+"""The device's stream to its tracker: states what is, is told what should be."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+from tunefarm_proto import rpc
+from tunefarm_proto.errors import TrackerUnreachableError, TunefarmError
+from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
+
+from tunefarm_device.conditions import ConditionsReader
+from tunefarm_device.lease import LeaseGate
+
+HEARTBEAT_S = 5.0
+CONNECT_S = 5.0
+FIRST_BACKOFF_S = 0.2
+MOST_BACKOFF_S = 5.0
+AWAY_S = 60.0  # beyond the lease's own time to live
+
+_log = logging.getLogger(__name__)
+
+
+class TrackerLink:
+    """Keeps the stream, and keeps the gate as the tracker says.
+
+    `clean` kills whatever a lease left, and returns when it is gone.
+    """
+
+    def __init__(
+        self,
+        tracker: str,
+        presence: tpb.SynchronizeRequest,
+        gate: LeaseGate,
+        conditions: ConditionsReader,
+        clean: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._tracker = tracker
+        self._presence = presence  # device id, key, addresses, facts
+        self._presence.instance_id = secrets.token_hex(8)
+        self._gate = gate
+        self._conditions = conditions
+        self._clean = clean
+        self._heartbeat_s = HEARTBEAT_S
+        self._changed = asyncio.Event()
+        self._reported_facts = False
+        self._heard = time.monotonic()
+
+    async def run(self) -> None:
+        """Keep the stream until cancelled."""
+        backoff = FIRST_BACKOFF_S
+        while True:
+            heard = self._heard
+            try:
+                await self._stream()
+            except (TunefarmError, grpc.RpcError) as error:
+                if backoff == FIRST_BACKOFF_S:
+                    _log.warning("%s; trying again", self._named(error))
+            if self._heard != heard:
+                backoff = FIRST_BACKOFF_S
+            await self._end_if_forgotten()
+            await asyncio.sleep(backoff * (0.5 + random.random()))  # noqa: S311 (jitter)
+            backoff = min(backoff * 2, MOST_BACKOFF_S)
+
+    def _named(self, error: Exception) -> TunefarmError:
+        away = TrackerUnreachableError(f"the tracker at {self._tracker} does not answer")
+        if isinstance(error, TunefarmError):
+            return error
+        return rpc.error_of_call(error, away) if isinstance(error, grpc.RpcError) else away
+
+    async def _stream(self) -> None:
+        async with grpc.aio.insecure_channel(self._tracker, options=rpc.CLIENT_OPTIONS) as channel:
+            metadata = rpc.call_metadata()
+            hello = await pb_grpc.HelloServiceStub(channel).Hello(
+                pb.HelloRequest(peer=rpc.this_peer("device")), metadata=metadata, timeout=CONNECT_S
+            )
+            rpc.check_hello(hello.peer, self._tracker)
+            self._reported_facts = False
+            call = tpb_grpc.TrackerServiceStub(channel).Synchronize(
+                self._reports(), metadata=metadata
+            )
+            wanted = Latest()
+            applier = asyncio.create_task(self._apply_all(wanted))
+            try:
+                async for response in call:
+                    if self._heard_first():
+                        _log.info("known to the tracker at %s", self._tracker)
+                    wanted.put(response)
+            finally:
+                call.cancel()
+                applier.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await applier
+
+    def _heard_first(self) -> bool:
+        first, self._first = self._first, False
+        self._heard = time.monotonic()
+        return first
+
+    async def _reports(self) -> AsyncIterator[tpb.SynchronizeRequest]:
+        self._first = True
+        while True:
+            self._changed.clear()
+            yield self._report()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._heartbeat_s)
+
+    def _report(self) -> tpb.SynchronizeRequest:
+        report = tpb.SynchronizeRequest()
+        report.CopyFrom(self._presence)
+        if self._reported_facts:
+            report.ClearField("facts")
+        self._reported_facts = True
+        report.lease_id = self._gate.lease_id or self._cleaning
+        report.fence = self._gate.fence
+        report.conditions.CopyFrom(self._conditions.read())
+        return report
+
+    _first = False
+    _cleaning = ""  # the lease that has ended while it is being cleaned up
+
+    async def _apply_all(self, wanted: "Latest") -> None:
+        while True:
+            response = await wanted.get()
+            try:
+                await self._apply(response)
+            except Exception:
+                _log.exception("the tracker's answer could not be carried out")
+
+    async def _apply(self, wanted: tpb.SynchronizeResponse) -> None:
+        if wanted.HasField("heartbeat_interval"):
+            self._heartbeat_s = max(wanted.heartbeat_interval.ToNanoseconds() * 1e-9, 0.05)
+        lease = wanted.lease if wanted.HasField("lease") else None
+        if lease is not None and not self._gate.accepts(lease):
+            _log.warning("lease %s has fence %d, lower than seen", lease.id, lease.fence)
+            lease = None
+        if self._gate.lease_id and (lease is None or lease.id != self._gate.lease_id):
+            await self._end()
+        if lease is not None:
+            new = lease.id != self._gate.lease_id
+            await self._gate.serve(lease, wanted.token_sha256)
+            if new:
+                self._changed.set()
+
+    async def _end(self) -> None:
+        self._cleaning = self._gate.lease_id
+        self._gate.shut()
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._clean()))
+        finally:
+            self._cleaning = ""
+            self._changed.set()
+
+    async def _end_if_forgotten(self) -> None:
+        lease = self._gate.lease
+        if lease is None or self._gate.in_use:
+            return
+        limit = lease.ttl.ToNanoseconds() * 1e-9 + AWAY_S
+        if time.monotonic() - self._heard > limit:
+            _log.warning("the tracker is away for %g s: lease %s ends", limit, lease.id)
+            await self._end()
+
+
+class Latest:
+    """Holds the last value put; older ones that nobody took do not matter."""
+
+    def __init__(self) -> None:
+        self._value: tpb.SynchronizeResponse | None = None
+        self._there = asyncio.Event()
+
+    def put(self, value: tpb.SynchronizeResponse) -> None:
+        """Replace what is held."""
+        self._value = value
+        self._there.set()
+
+    async def get(self) -> tpb.SynchronizeResponse:
+        """Wait for a value and take it."""
+        await self._there.wait()
+        self._there.clear()
+        assert self._value is not None  # noqa: S101 (for the type checker)
+        return self._value
+
+
+def local_address(tracker: str) -> str:
+    """Our address on the interface that reaches the tracker."""
+    host, _, port = tracker.rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        family, kind, proto, _, where = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.connect(where)  # sends nothing
+            return str(probe.getsockname()[0])
+    return socket.gethostname()

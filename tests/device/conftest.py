@@ -1,0 +1,152 @@
+"""Kernels in C, and a device server that serves a lease."""
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ziglang
+from device_harness import Client, DeviceProcess, FakeTracker, SessionClient
+from tunefarm_proto import bundle as bundle_file
+from tunefarm_proto.bundle import Bundle
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+from tunefarm_proto.v1 import common_pb2 as pb
+
+ZIG = Path(ziglang.__file__).parent / "zig"
+KERNELS = {
+    "add": "float *a = args[0], *b = args[1], *c = args[2];"
+    " for (int i = 0; i < 16; ++i) c[i] = a[i] + b[i]; return 0;",
+    "count": "++*(float *)args[0]; return 0;",
+    "segfault": "*(volatile int *)8 = 1; return 0;",
+    "abort_": 'fprintf(stderr, "it hurts\\n"); abort();',
+    "exit_": "exit(0);",
+    "status": "return 7;",
+    "loop": 'for (;;) __asm__ volatile("");',
+    "close_all": "for (int i = 0; i < 64; ++i) close(i); return 0;",
+    "babble": 'for (int i = 0; i < 1000000; ++i) puts("endless output of a kernel"); abort();',
+    "kill_parent": "kill(getppid(), SIGKILL); pause(); return 0;",
+    "fork_": "for (int i = 0; i < 3; ++i) if (!fork()) { if (i) setsid(); for (;;) pause(); }"
+    " return 0;",
+}
+REPEAT = """
+int32_t tunefarm_repeat(int32_t (*f)(void *const *), void *const *args, int64_t number) {
+  for (int64_t i = 0; i < number; ++i) { int32_t s = f(args); if (s) return s; }
+  return 0;
+}
+"""
+
+
+def _library(folder: Path, name: str, source: str) -> bytes:
+    path = folder / f"{name}.c"
+    path.write_text(source)
+    out = folder / f"{name}.so"
+    command = [str(ZIG), "cc", "-shared", "-O1", "-fno-sanitize=all", "-o", str(out), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out.read_bytes()
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Bundles with all the kernels: with and without `tunefarm_repeat`, and for another device."""
+
+    native: Bundle
+    plain: Bundle
+    foreign: Bundle
+    broken: Bundle
+
+
+def _manifest(names: tuple[str, ...]) -> bpb.BundleManifest:
+    x = bpb.ArgumentSignature(dtype="float32", shape=[16], output=True)
+    manifest = bpb.BundleManifest(workload="test kernels")
+    for name in names:
+        wanted = ("a", "b", "c") if name == "add" else ("x",)
+        function = manifest.functions.add(name=name)
+        for argument in wanted:
+            x.name = argument
+            x.output = argument in ("c", "x")
+            function.arguments.append(x)
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    folder = tmp_path_factory.mktemp("kernels")
+    headers = ("signal", "stdint", "stdio", "stdlib", "unistd")
+    source = "".join(f"#include <{name}.h>\n" for name in headers)
+    for name, body in KERNELS.items():
+        source += f"int32_t {name}(void *const *args) {{ {body} }}\n"
+    from tunefarm_device.facts import find_facts
+
+    here = pb.Target(triple=find_facts().target.triple)
+    manifest = _manifest(tuple(KERNELS))
+    native = _library(folder, "native", source + REPEAT)
+    plain = _library(folder, "plain", source)
+    other = pb.Target(triple="riscv64-unknown-linux-gnu")
+    lying = _manifest((*KERNELS, "absent"))
+    return Kernels(
+        bundle_file.pack(manifest, [(here, native)]),
+        bundle_file.pack(manifest, [(here, plain)]),
+        bundle_file.pack(manifest, [(other, native)]),
+        bundle_file.pack(lying, [(here, plain)]),
+    )
+
+
+@dataclass
+class Box:
+    """A device server with a tracker; `lease()` makes a client of a fresh lease."""
+
+    tracker: FakeTracker
+    device: DeviceProcess
+    address: str
+
+    def lease(self) -> Client:
+        lease_id = uuid.uuid4().hex
+        self.tracker.want(lease_id)
+        return Client(self.address, lease_id)
+
+    def end(self) -> None:
+        self.tracker.want()
+        self.tracker.wait(lambda report: not report.lease_id)
+
+
+def boxed(folder: Path) -> Iterator[Box]:
+    tracker = FakeTracker()
+    device = DeviceProcess(tracker.address, folder / "state")
+    try:
+        report = tracker.wait(lambda report: True)
+        yield Box(tracker, device, report.addresses[0])
+    finally:
+        device.kill()
+        tracker.stop()
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """Shared by the tests of a module, which prove that it stays healthy."""
+    yield from boxed(tmp_path_factory.mktemp("box"))
+
+
+@pytest.fixture
+def own_box(tmp_path: Path) -> Iterator[Box]:
+    """For tests that kill it."""
+    yield from boxed(tmp_path)
+
+
+@pytest.fixture
+def client(box: Box) -> Iterator[Client]:
+    client = box.lease()
+    yield client
+    client.close()
+    box.end()
+
+
+@pytest.fixture
+def session(client: Client, kernels: Kernels) -> Iterator[SessionClient]:
+    """An open session; the kernels are in the device's cache."""
+    for each in (kernels.native, kernels.plain):
+        client.upload(each.data)
+    session = client.session()
+    yield session
+    session.close()
