@@ -206,7 +206,10 @@ def _install_wheels(board: Board, root: Path) -> None:
 
 
 def _run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise InternalError(f"{words[0]} could not be started: {error.strerror}") from None
     if done.returncode != 0:
         raise InternalError(f"{Path(words[0]).name} failed: {_reason(done.stderr.splitlines())}")
     return done.stdout
