@@ -1,177 +1,202 @@
-"""The shell around the scheduler: feeds it events and the time, carries out its effects.
-
-Everything runs on one event loop. Effects of an event are made durable first and delivered after, in
-the order of the events, so nobody is told what a crash could still undo.
-"""
+"""The shell's loop: feeds the scheduler, keeps its changes, then delivers its messages in order."""
 
 import asyncio
-import hashlib
-import hmac
 import logging
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 
-from tunefarm_tracker import store as stored
-from tunefarm_tracker.core.model import (
-    Config,
-    Desired,
-    Effect,
-    Ended,
-    Event,
-    Forget,
-    Granted,
-    Happened,
-    Queued,
-    Renewed,
-    Save,
-    Tick,
-)
-from tunefarm_tracker.core.scheduler import Scheduler
-from tunefarm_tracker.store import Store, StoredEvent
+from tunefarm_proto.errors import InternalError, TrackerUnreachableError, TunefarmError
+
+from tunefarm_tracker.core import Scheduler
+from tunefarm_tracker.core.effects import Change, EventHappened, Message
+from tunefarm_tracker.core.inputs import Input, Tick
+from tunefarm_tracker.core.records import Event
+from tunefarm_tracker.store import Store
 
 _log = logging.getLogger(__name__)
-TICK_S = 0.25
-WATCHER_QUEUE = 10_000
-EVENTS_IN_MEMORY = 10_000
+KEPT_EVENTS = 4096
 
-Notice = Queued | Granted | Renewed | Ended
-_TELLS_CLIENT = (Queued, Granted, Renewed, Ended)
+
+class Clock:
+    """Seconds since 1970 that never jump: the wall clock at the start, monotonic from there."""
+
+    def __init__(self) -> None:
+        self._zero = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        """Now."""
+        return self._zero + time.monotonic()
+
+
+class Mailbox:
+    """Messages for one stream. Of successive ones of a kind only the last counts, so a peer that
+    does not read cannot make it grow."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._messages: deque[Message] = deque()
+        self._error: TunefarmError | None = None
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        if self._messages and type(self._messages[-1]) is type(message):
+            self._messages.pop()
+        self._messages.append(message)
+        self._changed.set()
+
+    def close(self, error: TunefarmError | None = None) -> None:
+        """Let the reader end, with an error if there is one."""
+        self._closed, self._error = True, error
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """The messages, until closed."""
+        while True:
+            while self._messages:
+                yield self._messages.popleft()
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def take(self) -> Message:
+        """The one answer to a unary call."""
+        async for message in self:
+            return message
+        raise TrackerUnreachableError("the tracker is stopping", "try again when it is back")
+
+
+class EventLog:
+    """The last events, for watchers that are nearly up to date. Holds only durable ones."""
+
+    def __init__(self, cursor: int) -> None:
+        self.cursor = cursor
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def add(self, event: Event) -> None:
+        """Add an event and wake the watchers."""
+        self._events.append(event)
+        self.cursor = event.cursor
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def after(self, cursor: int) -> list[Event] | None:
+        """The events after a cursor; None where they are not all here."""
+        missing = self.cursor - cursor
+        if missing > len(self._events):
+            return None
+        return [self._events[i] for i in range(len(self._events) - missing, len(self._events))]
+
+    async def beyond(self, cursor: int) -> None:
+        """Wait until there is an event after a cursor."""
+        if self.cursor <= cursor:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.add(future)
+            try:
+                await future
+            finally:
+                self._waiting.discard(future)
 
 
 class Hub:
-    """The one owner of scheduler and store."""
+    """One scheduler and its store in the running loop."""
 
-    def __init__(
-        self,
-        store: Store,
-        secret: bytes,
-        config: Config | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store, self._secret, self._clock = store, secret, clock
-        self.config = config or Config()
-        self.scheduler = Scheduler.restored(
-            lambda: secrets.token_hex(8), self.config, store.load(), clock()
-        )
-        self.clients: dict[str, asyncio.Queue[Notice]] = {}
-        self.devices: dict[str, asyncio.Event] = {}
-        self._watchers: set[asyncio.Queue[StoredEvent]] = set()
-        self._recent: deque[StoredEvent] = deque(maxlen=EVENTS_IN_MEMORY)
-        self.cursor = store.last_cursor()
-        self._outbox: asyncio.Queue[tuple[Sequence[Effect], asyncio.Future[None] | None]] = (
-            asyncio.Queue()
-        )
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self, scheduler: Scheduler, store: Store, clock: Clock) -> None:
+        self.scheduler = scheduler
+        self.store = store
+        self.clock = clock
+        self.events = EventLog(scheduler.state.cursor)
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._boxes: dict[int, Mailbox] = {}
+        self._streams = 0
+        self._outbox: deque[tuple[Future[None] | None, Sequence[EventHappened | Message]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._closed = False
+        self._set_timer()
 
-    def start(self) -> None:
-        """Begin to tick and to deliver."""
-        self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._deliver())]
+    @contextmanager
+    def mailbox(self) -> Iterator[Mailbox]:
+        """A mailbox with a new stream number."""
+        self._streams += 1
+        box = Mailbox(self._streams)
+        self._boxes[box.number] = box
+        try:
+            yield box
+        finally:
+            del self._boxes[box.number]
 
-    async def stop(self) -> None:
-        """Stop, with everything durable."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._store.close()
-
-    def token(self, lease_id: str) -> str:
-        """The lease's token: derived, so that a restart gives the same and none is stored."""
-        return hmac.new(self._secret, lease_id.encode(), hashlib.sha256).hexdigest()
-
-    def token_sha256(self, lease_id: str) -> str:
-        """What the device is told of the token."""
-        return hashlib.sha256(self.token(lease_id).encode()).hexdigest()
-
-    def dispatch(self, event: Event) -> None:
-        """Feed the scheduler one event."""
-        now = self._clock()
-        effects = self.scheduler.handle(event, now)
-        if not effects:
+    def feed(self, event: Input) -> None:
+        """Something happened."""
+        if self._closed:
             return
-        events = [self._event(e, now) for e in effects if isinstance(e, Happened)]
-        writes = self._writes(effects) + [stored.event(event) for event in events]
-        done = self._store.write(writes) if writes else None
-        self._outbox.put_nowait((effects, done))
-        for happened in events:
-            self._publish(happened)
+        try:
+            effects = self.scheduler.handle(event, self.clock())
+        except Exception as error:
+            _log.exception("the scheduler failed on %r", event)
+            self._fail(InternalError(f"the scheduler failed: {error!r}"))
+            return
+        changes = [one for one in effects if isinstance(one, Change)]
+        told = [one for one in effects if isinstance(one, EventHappened | Message)]
+        if changes:
+            kept = self.store.write(changes)
+            self._outbox.append((kept, told))
+            kept.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._deliver))
+        elif told:
+            self._outbox.append((None, told))
+            self._deliver()
+        self._set_timer()
 
-    def _writes(self, effects: Sequence[Effect]) -> list[stored.Write]:
-        """What to keep, each thing once, as it is now."""
-        state = self.scheduler.state
-        changed = {(e.kind, e.id) for e in effects if isinstance(e, Save | Forget)}
-        writes = []
-        for kind, thing_id in sorted(changed):
-            tables = {"device": state.devices, "request": state.requests, "lease": state.leases}
-            thing = tables[kind].get(thing_id)  # type: ignore[attr-defined]
-            writes.append(
-                stored.forget(kind, thing_id) if thing is None else stored.save(kind, thing)
-            )
-        return writes
+    def close(self) -> None:
+        """Take no more: what the streams' ends would mean is for the next start to find out."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for box in self._boxes.values():
+            box.close()
 
-    def _event(self, happened: Happened, now: float) -> StoredEvent:
-        self.cursor += 1
-        return StoredEvent(
-            self.cursor, now, happened.kind, happened.subject, happened.action, happened.detail
-        )
+    def _deliver(self) -> None:
+        while self._outbox and not self._closed:
+            kept, told = self._outbox[0]
+            if kept is not None:
+                if not kept.done():
+                    return
+                if (error := kept.exception()) is not None:
+                    self._fail(error)
+                    return
+            self._outbox.popleft()
+            for effect in told:
+                if isinstance(effect, EventHappened):
+                    self.events.add(effect.event)
+                elif (box := self._boxes.get(effect.to)) is not None:
+                    box.put(effect)
 
-    def _publish(self, event: StoredEvent) -> None:
-        self._recent.append(event)
-        for watcher in list(self._watchers):
-            try:
-                watcher.put_nowait(event)
-            except asyncio.QueueFull:  # it does not read; it can resume by its cursor
-                self._watchers.discard(watcher)
+    def _fail(self, error: BaseException) -> None:
+        # What is in memory and what is kept differ now; only a restart makes them one again.
+        _log.critical("%s; stopping", error)
+        self.close()
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
-    async def _deliver(self) -> None:
-        while True:
-            effects, done = await self._outbox.get()
-            if done is not None:
-                try:
-                    await done
-                except Exception:
-                    _log.exception("could not keep what happened; nobody was told of it")
-                    continue
-            for effect in effects:
-                if isinstance(effect, Desired):
-                    if wake := self.devices.get(effect.device):
-                        wake.set()
-                elif isinstance(effect, _TELLS_CLIENT):
-                    if inbox := self.clients.get(effect.request):
-                        inbox.put_nowait(effect)
+    def _set_timer(self) -> None:
+        due = self.scheduler.next_deadline()
+        if due is None or (self._timer is not None and self._timer_due <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_later(max(due - self.clock(), 0.001), self._tick)
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self.dispatch(Tick())
-
-    async def record(self, fields: dict[str, str], data: bytes) -> bool:
-        """Keep a result. False where one with its id was kept before."""
-        if self._store.has_result(fields["id"]):
-            return False
-        happened = Happened("result", fields["id"], "recorded", fields["workload"])
-        event = self._event(happened, self._clock())
-        await self._store.write([stored.result(fields, data), stored.event(event)])
-        self._publish(event)
-        return True
-
-    def results(self, where: dict[str, str], limit: int) -> list[bytes]:
-        """Results that match, newest first."""
-        return self._store.results(where, limit)
-
-    def watch(self, after: int) -> "tuple[list[StoredEvent], asyncio.Queue[StoredEvent]]":
-        """Events after a cursor (none for 0), and a queue of those to come."""
-        queue: asyncio.Queue[StoredEvent] = asyncio.Queue(WATCHER_QUEUE)
-        self._watchers.add(queue)
-        if not after:
-            return [], queue
-        if self._recent and self._recent[0].cursor <= after + 1:
-            return [event for event in self._recent if event.cursor > after], queue
-        return self._store.events(after, stored.EVENTS_KEPT), queue
-
-    def unwatch(self, queue: "asyncio.Queue[StoredEvent]") -> bool:
-        """Stop a watch. False where it had been dropped for not reading."""
-        held = queue in self._watchers
-        self._watchers.discard(queue)
-        return held
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(Tick())

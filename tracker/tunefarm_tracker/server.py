@@ -1,4 +1,4 @@
-"""The tracker as a process."""
+"""The tracker as a process: its state folder, its server, its start and its end."""
 
 import asyncio
 import fcntl
@@ -16,90 +16,108 @@ from tunefarm_proto import serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
-from tunefarm_tracker.core.model import Config
-from tunefarm_tracker.hub import Hub
+from tunefarm_tracker.core import Config, Scheduler, restore
+from tunefarm_tracker.hub import Clock, Hub
 from tunefarm_tracker.service import TrackerService
-from tunefarm_tracker.store import SqliteStore
+from tunefarm_tracker.sqlite import SqliteStore
+from tunefarm_tracker.tokens import Tokens, read_secret
 
 _log = logging.getLogger(__name__)
+DEFAULT_PORT = 9190
 
 
 @dataclass
 class RunningTracker:
-    """A tracker in this process."""
+    """A tracker in the running loop."""
 
     port: int
     hub: Hub
     _server: grpc.aio.Server
+    _store: SqliteStore
     _lock: IO[str]
 
     async def stop(self) -> None:
-        """End every stream, make everything durable."""
-        await self._server.stop(0.2)
-        await self.hub.stop()
+        """End all streams, finish what is being written, and leave."""
+        self.hub.close()
+        await self._server.stop(0.1)
+        await asyncio.to_thread(self._store.close)
         self._lock.close()
 
 
-def default_state() -> Path:
-    """Where the tracker keeps its memory unless told otherwise."""
+def default_state_dir() -> Path:
+    """Where a tracker keeps its state if it is not told."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "tunefarm" / "tracker"
 
 
-def _take_state(folder: Path) -> IO[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w")
+def _take_folder(folder: Path) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise InvalidRequestError(
+            f"{folder} cannot hold the tracker's state: {error.strerror}",
+            "name another folder by --state",
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise InvalidRequestError(
-            f"another tracker uses {folder}", "stop it, or name another folder by --state"
+            f"another tracker is running on the state in {folder}",
+            "stop it, or name another folder by --state",
         ) from None
     return lock
 
 
-def _secret(folder: Path) -> bytes:
-    path = folder / "secret"
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-    return path.read_bytes()
-
-
 async def start(
     host: str = "127.0.0.1",
-    port: int = 9190,
+    port: int = DEFAULT_PORT,
     state_dir: Path | None = None,
+    *,
     config: Config | None = None,
 ) -> RunningTracker:
-    """Start a tracker in the running loop; port 0 takes a free one. Raises: InvalidRequestError."""
-    folder = state_dir or default_state()
-    lock = _take_state(folder)
-    server = serving.new_server()
-    serving.add_hello(server, "tracker")
+    """Start a tracker in the running loop; port 0 takes a free one.
+
+    Raises: InvalidRequestError where the state folder or the address cannot be used.
+    """
+    folder, config = state_dir or default_state_dir(), config or Config()
+    lock = _take_folder(folder)
+    store: SqliteStore | None = None
     try:
+        server = serving.new_server()
         bound = serving.bind(server, host, port)
-    except InvalidRequestError:
+        store = SqliteStore(folder / "tracker.sqlite")
+        clock = Clock()
+        state = restore(store.load(), clock(), config)
+        hub = Hub(Scheduler(state, config, lambda: secrets.token_hex(8)), store, clock)
+        tokens = Tokens(read_secret(folder / "secret"))
+        serving.add_hello(server, "tracker")
+        tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub, tokens), server)
+        await server.start()
+    except BaseException:
+        if store is not None:
+            store.close()
         lock.close()
         raise
-    hub = Hub(SqliteStore(folder / "tracker.sqlite"), _secret(folder), config)
-    tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub), server)
-    hub.start()
-    await server.start()
-    _log.info("tracker listens on %s:%s, state in %s", host, bound, folder)
-    return RunningTracker(bound, hub, server, lock)
+    _log.info(
+        "tracker listens on %s:%s, state in %s: %s devices, %s waiting, %s leased",
+        host, bound, folder, len(state.devices), len(state.queue()), len(state.leases),
+    )  # fmt: skip
+    return RunningTracker(bound, hub, server, store, lock)
 
 
 def serve(
     host: str = "127.0.0.1",
-    port: int = 9190,
+    port: int = DEFAULT_PORT,
     state_dir: Path | None = None,
     *,
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
-    """Run a tracker until SIGTERM or SIGINT."""
+    """Run a tracker until SIGTERM or SIGINT.
+
+    Raises: InvalidRequestError as `start` does; InternalError where its state cannot be kept.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
     async def run() -> None:
@@ -109,7 +127,10 @@ def serve(
         running = await start(host, port, state_dir)
         if on_ready is not None:
             on_ready(running.port)
-        await stop.wait()
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopped, running.hub.failed), return_when=asyncio.FIRST_COMPLETED)
         await running.stop()
+        if running.hub.failed.done():
+            await running.hub.failed
 
     asyncio.run(run())

@@ -1,283 +1,270 @@
-"""TrackerService: converts between messages and the hub."""
+"""The tracker's service: turns messages into inputs, and effects into messages. No rule is here."""
 
 import asyncio
-import hmac
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import grpc
-from tunefarm_proto.errors import InvalidRequestError, LeaseLostError
+from tunefarm_proto.errors import (
+    InternalError,
+    InvalidRequestError,
+    LeaseRefusedError,
+    TunefarmError,
+)
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
 from tunefarm_tracker import convert
-from tunefarm_tracker.core.model import (
-    DeviceDisconnected,
-    DeviceReported,
+from tunefarm_tracker.core import inputs
+from tunefarm_tracker.core.effects import (
+    CancelAnswered,
+    DesiredLease,
     Ended,
     Granted,
-    Heartbeat,
-    HolderLost,
-    Lease,
+    Message,
     Queued,
-    Released,
     Renewed,
+    StreamReplaced,
 )
-from tunefarm_tracker.hub import Hub, Notice
+from tunefarm_tracker.hub import Hub, Mailbox
+from tunefarm_tracker.store import ResultQuery, ResultRecord
+from tunefarm_tracker.tokens import Tokens
 
-_Context = grpc.aio.ServicerContext[Any, Any]
-RESULTS = 100
-MAX_RESULTS = 10_000
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 100_000
+EVENT_PAGE = 500
 
 
 class TrackerService(tpb_grpc.TrackerServiceServicer):
-    """Handlers only convert; the scheduler decides."""
+    """Answers devices, clients and the dashboard."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, tokens: Tokens) -> None:
         self._hub = hub
+        self._tokens = tokens
+        self._state = hub.scheduler.state
 
-    async def Synchronize(  # noqa: N802 (the generated name)
-        self, request_iterator: AsyncIterator[tpb.SynchronizeRequest], context: _Context
+    async def Synchronize(  # noqa: N802
+        self, requests: AsyncIterator[tpb.SynchronizeRequest], context: Context
     ) -> AsyncIterator[tpb.SynchronizeResponse]:
-        """A device's stream: its word in, the desired state out."""
-        first = await anext(request_iterator, None)
-        if first is None or not first.device_id or not first.key:
-            raise InvalidRequestError("a device's first message names its device_id and key")
-        wake = asyncio.Event()
-        self._hub.devices[first.device_id] = wake
-        self._report(first)
-        wake.set()
-        reader = asyncio.create_task(self._read_reports(first, request_iterator, wake))
-        try:
-            while True:
-                await wake.wait()
-                wake.clear()
-                if self._hub.devices.get(first.device_id) is not wake:
-                    raise InvalidRequestError(
-                        f"another device server came as {first.device_id}",
-                        "give each its own --state",
-                    )
-                if reader.done():
-                    return
-                yield self._desired(first.device_id)
-        finally:
-            reader.cancel()
-            if self._hub.devices.get(first.device_id) is wake:
-                del self._hub.devices[first.device_id]
-                self._hub.dispatch(DeviceDisconnected(first.device_id, first.instance_id))
+        """A device's stream."""
+        with self._hub.mailbox() as box, _reading(box, self._read_reports(requests, box)):
+            async for message in box:
+                if isinstance(message, StreamReplaced):
+                    raise convert.error_of(message.failure)
+                if isinstance(message, DesiredLease):
+                    yield self._desired(message)
 
     async def _read_reports(
-        self,
-        first: tpb.SynchronizeRequest,
-        reports: AsyncIterator[tpb.SynchronizeRequest],
-        wake: asyncio.Event,
+        self, requests: AsyncIterator[tpb.SynchronizeRequest], box: Mailbox
     ) -> None:
+        device_id = ""
         try:
-            async for report in reports:
-                if self._hub.devices.get(first.device_id) is not wake:
-                    break
-                if report.device_id == first.device_id:
-                    self._report(report)
-                wake.set()  # each report is answered
+            async for request in requests:
+                report = convert.report_of(request)
+                if device_id not in ("", report.device_id):
+                    raise InvalidRequestError(
+                        f"device {device_id} now calls itself {report.device_id}",
+                        "open a stream for each device",
+                    )
+                device_id = report.device_id
+                self._hub.feed(inputs.DeviceReported(box.number, report))
         finally:
-            wake.set()
+            self._hub.feed(inputs.DeviceDisconnected(box.number, device_id))
 
-    def _report(self, said: tpb.SynchronizeRequest) -> None:
-        facts = said.facts.SerializeToString(deterministic=True) if said.HasField("facts") else None
-        self._hub.dispatch(
-            DeviceReported(
-                id=said.device_id,
-                key=said.key,
-                instance=said.instance_id,
-                addresses=tuple(said.addresses),
-                lease=said.lease_id,
-                fence=said.fence,
-                facts=facts,
-                conditions=said.conditions.SerializeToString(),
-            )
+    def _desired(self, message: DesiredLease) -> tpb.SynchronizeResponse:
+        lease = message.lease
+        return tpb.SynchronizeResponse(
+            lease=convert.lease_message(lease) if lease else None,
+            token_sha256=self._tokens.digest(lease.id) if lease else "",
+            heartbeat_interval=convert.duration(message.heartbeat),
         )
 
-    def _desired(self, device_id: str) -> tpb.SynchronizeResponse:
-        state = self._hub.scheduler.state
-        answer = tpb.SynchronizeResponse()
-        answer.heartbeat_interval.FromNanoseconds(round(self._hub.config.heartbeat * 1e9))
-        lease = state.leases.get(state.devices[device_id].lease)
-        if lease is not None:
-            answer.lease.CopyFrom(convert.lease(lease))
-            answer.token_sha256 = self._hub.token_sha256(lease.id)
-        return answer
-
     async def RequestDevice(  # noqa: N802
-        self, request_iterator: AsyncIterator[tpb.RequestDeviceRequest], context: _Context
+        self, requests: AsyncIterator[tpb.RequestDeviceRequest], context: Context
     ) -> AsyncIterator[tpb.RequestDeviceResponse]:
-        """A client's stream: asks, waits, holds, releases."""
-        first = await anext(request_iterator, None)
-        if first is None or not first.HasField("open"):
-            raise InvalidRequestError("the first message opens a request")
-        wish = first.open
-        if not wish.request_id or not wish.key:
-            raise InvalidRequestError("a request names its request_id and the key that it wants")
-        inbox: asyncio.Queue[Notice] = asyncio.Queue()
-        self._hub.clients[wish.request_id] = inbox
-        self._hub.dispatch(convert.opened(wish))
-        reader = asyncio.create_task(self._read_client(wish.request_id, request_iterator, inbox))
-        over = False
-        try:
-            while not over:
-                notice = await inbox.get()
-                over = isinstance(notice, Ended)
-                if (answer := self._answer(notice)) is not None:
+        """A client's stream."""
+        with self._hub.mailbox() as box, _reading(box, self._read_holder(requests, box)):
+            async for message in box:
+                answer = self._answer(message)
+                if answer is not None:
                     yield answer
-        finally:
-            reader.cancel()
-            if self._hub.clients.get(wish.request_id) is inbox:
-                del self._hub.clients[wish.request_id]
-                if not over:
-                    self._hub.dispatch(HolderLost(wish.request_id))
+                if isinstance(message, Ended):
+                    return
 
-    async def _read_client(
-        self,
-        request_id: str,
-        messages: AsyncIterator[tpb.RequestDeviceRequest],
-        inbox: "asyncio.Queue[Notice]",
+    async def _read_holder(
+        self, requests: AsyncIterator[tpb.RequestDeviceRequest], box: Mailbox
     ) -> None:
-        async for message in messages:
-            if self._hub.clients.get(request_id) is not inbox:
-                return
-            kind = message.WhichOneof("message")
-            if kind == "heartbeat":
-                self._hub.dispatch(Heartbeat(request_id))
-            elif kind == "release":
-                self._hub.dispatch(Released(request_id))
+        request_id = ""
+        try:
+            async for request in requests:
+                kind = request.WhichOneof("message")
+                if (kind == "open") == bool(request_id) or kind is None:
+                    raise InvalidRequestError(
+                        "the first message of a request opens it, and no later one does",
+                        "send `open`, then `heartbeat` and `release`",
+                    )
+                if kind == "open":
+                    wish = convert.wish_of(request.open)
+                    request_id = wish.request_id
+                    self._hub.feed(inputs.RequestOpened(box.number, wish))
+                elif kind == "heartbeat":
+                    self._hub.feed(inputs.Heartbeat(box.number, request_id))
+                else:
+                    self._hub.feed(inputs.Released(box.number, request_id))
+        finally:
+            self._hub.feed(inputs.HolderDisconnected(box.number, request_id))
 
-    def _answer(self, notice: Notice) -> tpb.RequestDeviceResponse | None:
-        match notice:
-            case Queued():
-                return tpb.RequestDeviceResponse(queued=convert.position(notice))
-            case Granted():
-                state = self._hub.scheduler.state
-                lease = state.leases.get(notice.lease)
-                if lease is None:  # it ended while this was on its way; the end follows
-                    return None
-                device = state.devices[lease.device]
-                grant = tpb.Grant(
-                    lease=convert.lease(lease),
-                    token=self._hub.token(lease.id),
-                    addresses=device.addresses,
-                    facts=convert.device(device, None).facts,
-                )
+    def _answer(self, message: Message) -> tpb.RequestDeviceResponse | None:
+        match message:
+            case Queued(_, place):
+                return tpb.RequestDeviceResponse(queued=convert.place_message(place))
+            case Granted(_, lease):
+                grant = convert.grant_message(message, self._tokens.of(lease.id))
                 return tpb.RequestDeviceResponse(granted=grant)
-            case Renewed():
-                moved = tpb.Renewal(deadline=convert.timestamp(notice.deadline))
-                return tpb.RequestDeviceResponse(renewed=moved)
-            case Ended():
-                ended = tpb.RequestEnded(error=convert.error(notice.end))
-                return tpb.RequestDeviceResponse(ended=ended)
+            case Renewed(_, lease):
+                deadline = convert.timestamp(lease.deadline)
+                return tpb.RequestDeviceResponse(renewed=tpb.Renewal(deadline=deadline))
+            case Ended(_, failure):
+                error = convert.error_of(failure).to_proto() if failure else None
+                return tpb.RequestDeviceResponse(ended=tpb.RequestEnded(error=error))
+            case _:
+                return None
 
-    def _held(self, lease_id: str, token: str) -> Lease:
-        lease = self._hub.scheduler.state.leases.get(lease_id)
-        if lease is None or not hmac.compare_digest(token, self._hub.token(lease_id)):
-            raise LeaseLostError(
-                f"no live lease {lease_id!r} opens with that token", "request the device again"
+    def _check_token(self, lease_id: str, token: str) -> None:
+        if not self._tokens.opens(token, lease_id):
+            raise LeaseRefusedError(
+                "the token does not open this lease", "use the one that came with the grant"
             )
-        return lease
 
     async def RenewLease(  # noqa: N802
-        self, request: tpb.RenewLeaseRequest, context: _Context
+        self, request: tpb.RenewLeaseRequest, context: Context
     ) -> tpb.RenewLeaseResponse:
-        """Move a deadline; a lost lease is refused."""
-        lease = self._held(request.lease_id, request.token)
-        self._hub.dispatch(Heartbeat(lease.request))
-        return tpb.RenewLeaseResponse(lease=convert.lease(lease))
+        """Move a lease's deadline."""
+        self._check_token(request.lease_id, request.token)
+        with self._hub.mailbox() as box:
+            self._hub.feed(inputs.LeaseRenewed(box.number, request.lease_id))
+            answer = await box.take()
+        if isinstance(answer, Renewed):
+            return tpb.RenewLeaseResponse(lease=convert.lease_message(answer.lease))
+        if isinstance(answer, Ended) and answer.failure is not None:
+            raise convert.error_of(answer.failure)
+        raise InternalError(f"a renewal cannot be answered by {type(answer).__name__}")
 
     async def ReleaseLease(  # noqa: N802
-        self, request: tpb.ReleaseLeaseRequest, context: _Context
+        self, request: tpb.ReleaseLeaseRequest, context: Context
     ) -> tpb.ReleaseLeaseResponse:
-        """End a lease; one that has ended already stays so."""
-        if request.lease_id in self._hub.scheduler.state.leases:
-            lease = self._held(request.lease_id, request.token)
-            self._hub.dispatch(Released(lease.request))
+        """End a lease."""
+        self._check_token(request.lease_id, request.token)
+        with self._hub.mailbox() as box:
+            self._hub.feed(inputs.LeaseReleased(box.number, request.lease_id))
+            await box.take()
         return tpb.ReleaseLeaseResponse()
 
     async def CancelRequest(  # noqa: N802
-        self, request: tpb.CancelRequestRequest, context: _Context
+        self, request: tpb.CancelRequestRequest, context: Context
     ) -> tpb.CancelRequestResponse:
         """End a waiting request."""
-        waiting = request.request_id in self._hub.scheduler.state.requests
-        if waiting:
-            self._hub.dispatch(Released(request.request_id))
-        return tpb.CancelRequestResponse(cancelled=waiting)
+        with self._hub.mailbox() as box:
+            self._hub.feed(inputs.RequestCancelled(box.number, request.request_id))
+            answer = await box.take()
+        done = isinstance(answer, CancelAnswered) and answer.cancelled
+        return tpb.CancelRequestResponse(cancelled=done)
 
     async def ListDevices(  # noqa: N802
-        self, request: tpb.ListDevicesRequest, context: _Context
+        self, request: tpb.ListDevicesRequest, context: Context
     ) -> tpb.ListDevicesResponse:
-        """Devices by key and id."""
-        state = self._hub.scheduler.state
-        known = sorted(state.devices.values(), key=lambda d: (d.key, d.id))
-        return tpb.ListDevicesResponse(
-            devices=[
-                convert.device(device, state.leases.get(device.lease))
-                for device in known
-                if request.key in ("", device.key)
-            ]
-        )
+        """Every device known."""
+        found = [d for d in self._state.devices.values() if request.key in ("", d.key)]
+        found.sort(key=lambda device: (device.key, device.id))
+        devices = [convert.device_message(self._state, device) for device in found]
+        return tpb.ListDevicesResponse(devices=devices)
 
     async def ListQueue(  # noqa: N802
-        self, request: tpb.ListQueueRequest, context: _Context
+        self, request: tpb.ListQueueRequest, context: Context
     ) -> tpb.ListQueueResponse:
-        """Waiting requests in order."""
-        scheduler = self._hub.scheduler
-        return tpb.ListQueueResponse(
-            requests=[
-                convert.queued(waiting, scheduler.position(waiting.id))
-                for waiting in scheduler.queue(request.key)
-            ]
-        )
+        """Every waiting request."""
+        found = [one for one in self._state.queue() if request.key in ("", one.wish.key)]
+        waiting = [convert.queued_message(self._state, one) for one in found]
+        return tpb.ListQueueResponse(requests=waiting)
 
     async def ListLeases(  # noqa: N802
-        self, request: tpb.ListLeasesRequest, context: _Context
+        self, request: tpb.ListLeasesRequest, context: Context
     ) -> tpb.ListLeasesResponse:
-        """Live leases, oldest first."""
-        leases = sorted(self._hub.scheduler.state.leases.values(), key=lambda l: l.granted_at)
-        return tpb.ListLeasesResponse(leases=[convert.lease(lease) for lease in leases])
+        """Every live lease."""
+        found = sorted(self._state.leases.values(), key=lambda lease: (lease.granted_at, lease.id))
+        return tpb.ListLeasesResponse(leases=[convert.lease_message(lease) for lease in found])
 
     async def WatchEvents(  # noqa: N802
-        self, request: tpb.WatchEventsRequest, context: _Context
+        self, request: tpb.WatchEventsRequest, context: Context
     ) -> AsyncIterator[tpb.WatchEventsResponse]:
-        """Events after a cursor, then as they happen."""
-        past, queue = self._hub.watch(request.after)
-        try:
-            yield tpb.WatchEventsResponse(cursor=request.after or max(self._hub.cursor, 1))
-            for event in past:
-                yield convert.event(event)
-            while True:
-                yield convert.event(await queue.get())
-                if queue.full():
-                    raise InvalidRequestError("the watcher does not keep up", "resume by cursor")
-        finally:
-            self._hub.unwatch(queue)
+        """Events from a cursor on. A slow watcher is served from the store: nothing piles up."""
+        log = self._hub.events
+        cursor = min(request.after, log.cursor) or log.cursor
+        yield tpb.WatchEventsResponse(cursor=cursor)
+        while True:
+            await log.beyond(cursor)
+            events = log.after(cursor)
+            if events is None:
+                page = self._hub.store.events_after(cursor, EVENT_PAGE)
+                events = await asyncio.wrap_future(page)
+            for event in events:
+                yield convert.event_message(event)
+                cursor = event.cursor
 
     async def RecordResult(  # noqa: N802
-        self, request: tpb.RecordResultRequest, context: _Context
+        self, request: tpb.RecordResultRequest, context: Context
     ) -> tpb.RecordResultResponse:
-        """Keep a result once."""
+        """Keep a result."""
         result = request.result
         if not result.id or not result.workload:
-            raise InvalidRequestError("a result names its id and its workload")
+            raise InvalidRequestError("the result has no id or no workload", "give it both")
         if not result.HasField("recorded_at"):
-            result.recorded_at.GetCurrentTime()
-        fields = {
-            name: getattr(result, name)
-            for name in ("id", "workload", "device_id", "device_key", "user")
-        }
-        added = await self._hub.record(fields, result.SerializeToString())
+            result.recorded_at.CopyFrom(convert.timestamp(self._hub.clock()))
+        record = ResultRecord(
+            id=result.id,
+            workload=result.workload,
+            device_id=result.device_id,
+            device_key=result.device_key,
+            user=result.user,
+            body=result.SerializeToString(),
+        )
+        added = await asyncio.wrap_future(self._hub.store.add_result(record))
+        if added:
+            detail = f"{result.workload} on {result.device_id}"
+            self._hub.feed(inputs.ResultRecorded(result.id, detail))
         return tpb.RecordResultResponse(added=added)
 
     async def ListResults(  # noqa: N802
-        self, request: tpb.ListResultsRequest, context: _Context
+        self, request: tpb.ListResultsRequest, context: Context
     ) -> tpb.ListResultsResponse:
         """Results, newest first."""
-        names = ("workload", "device_id", "device_key", "user")
-        where = {name: getattr(request, name) for name in names if getattr(request, name)}
-        found = self._hub.results(where, min(request.limit or RESULTS, MAX_RESULTS))
-        return tpb.ListResultsResponse(results=[tpb.Result.FromString(data) for data in found])
+        query = ResultQuery(
+            workload=request.workload,
+            device_id=request.device_id,
+            device_key=request.device_key,
+            user=request.user,
+            limit=min(request.limit or DEFAULT_LIMIT, MAX_LIMIT),
+        )
+        bodies = await asyncio.wrap_future(self._hub.store.results(query))
+        return tpb.ListResultsResponse(results=[tpb.Result.FromString(one) for one in bodies])
+
+
+@contextmanager
+def _reading(box: Mailbox, reader: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Read a stream's requests beside writing its answers; the end of one is the other's."""
+
+    def ended(task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, TunefarmError):
+            box.close(error)
+        else:
+            box.close(InvalidRequestError(f"the stream broke: {error}"))
+
+    task = asyncio.create_task(reader)
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        task.cancel()

@@ -1,0 +1,110 @@
+"""Rules of devices.
+
+A device is what its last report says. It is offline when its stream is gone or it has been silent
+for too long; a lease on it then waits a grace for it. Of two streams with one name the newer wins.
+A new instance is a device server that was started anew: it has nothing left of a lease.
+"""
+
+from dataclasses import replace
+
+from tunefarm_tracker.core.effects import SaveDevice, StreamReplaced
+from tunefarm_tracker.core.inputs import DeviceReported
+from tunefarm_tracker.core.leases import (
+    device_lost,
+    expect_report,
+    match,
+    queue_changed,
+    tell_device,
+)
+from tunefarm_tracker.core.records import (
+    Device,
+    DeviceState,
+    EventKind,
+    Failure,
+    FailureKind,
+    Report,
+)
+from tunefarm_tracker.core.turn import Turn
+
+
+def reported(turn: Turn, event: DeviceReported) -> None:
+    """A device stated what is: take it, and tell the device what should be."""
+    report, state = event.report, turn.state
+    old = state.devices.get(report.device_id) or Device(report.device_id, report.key)
+    if event.stream < old.stream:
+        return  # of a stream that has been replaced
+    if old.stream and event.stream != old.stream:
+        turn.want(StreamReplaced(old.stream, _replaced(report, old)))
+    if old.lease_id and old.instance not in ("", report.instance):
+        device_lost(turn, old.id, "was started anew and lost what the lease had left on it")
+        old = state.devices[old.id]
+    new = _updated(turn, old, event)
+    state.put_device(new)
+    if new.durable() != old.durable() or not old.last_seen:
+        turn.want(SaveDevice(new))
+    state.timers.clear(("lost", new.id))
+    if new.state is not old.state:
+        action = "online" if not old.online else new.state.value
+        turn.happened(EventKind.DEVICE, new.id, action, f"{new.key}: {new.state.value}")
+    if old.key != new.key:
+        queue_changed(turn, old.key)
+    expect_report(turn, new)
+    if new.free:
+        match(turn, new.key)
+    elif new.state is not old.state:
+        queue_changed(turn, new.key)
+    if state.devices[new.id].lease_id == new.lease_id:  # else the grant has told it
+        tell_device(turn, new)
+
+
+def _updated(turn: Turn, old: Device, event: DeviceReported) -> Device:
+    report = event.report
+    return replace(
+        old,
+        key=report.key,
+        addresses=report.addresses,
+        facts=report.facts if report.facts is not None else old.facts,
+        instance=report.instance,
+        fence=max(old.fence, report.fence),
+        stream=event.stream,
+        online=True,
+        clean=not report.lease_id,
+        conditions=report.conditions,
+        last_seen=turn.now,
+    )
+
+
+def _replaced(report: Report, old: Device) -> Failure:
+    if report.instance == old.instance:
+        what = f"device {old.id} has opened a newer stream"
+        return Failure(FailureKind.INVALID_REQUEST, what)
+    return Failure(
+        FailureKind.INVALID_REQUEST,
+        f"another device server has taken over the name {old.id}",
+        "give each device server a state folder of its own by --state",
+    )
+
+
+def disconnected(turn: Turn, stream: int, device_id: str) -> None:
+    """A device's stream is gone."""
+    device = turn.state.devices.get(device_id)
+    if device is not None and device.stream == stream:
+        turn.state.timers.clear(("silent", device_id))
+        _offline(turn, replace(device, stream=0), "its stream is gone")
+
+
+def silent(turn: Turn, device_id: str) -> None:
+    """A device has not reported for too long; its stream may still bring a report."""
+    _offline(turn, turn.state.devices[device_id], "it has not reported for too long")
+
+
+def _offline(turn: Turn, device: Device, why: str) -> None:
+    was_online = device.online
+    device = replace(device, online=False)
+    turn.state.put_device(device)
+    if not was_online:
+        return
+    turn.happened(EventKind.DEVICE, device.id, DeviceState.OFFLINE.value, f"{device.key}: {why}")
+    if device.lease_id:
+        turn.state.timers.set(("lost", device.id), turn.now + turn.config.device_grace)
+    queue_changed(turn, device.key)

@@ -1,0 +1,132 @@
+"""What the scheduler wants done. Changes must be durable before the messages after them go out."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tunefarm_tracker.core.records import Device, End, Event, Failure, Lease, Request
+
+
+@dataclass(frozen=True, slots=True)
+class SaveDevice:
+    """Keep a device."""
+
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """Keep a request."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class SaveLease:
+    """Keep a lease."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class DropLease:
+    """A lease has ended."""
+
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndRequest:
+    """A request has ended: drop it, keep how it ended."""
+
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetEnds:
+    """Ends that are no longer remembered."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventHappened:
+    """Keep an event, then tell the watchers."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredLease:
+    """Tell a device what it should serve (None: nothing) and how often to report (seconds)."""
+
+    to: int
+    lease: Lease | None
+    heartbeat: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReplaced:
+    """Close a device's stream: a newer one has taken its place."""
+
+    to: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request stands. `position` 1 is next; `waiting` counts this key's queue."""
+
+    position: int
+    waiting: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Tell a client where it stands."""
+
+    to: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Tell a client that the device is its own."""
+
+    to: int
+    lease: Lease
+    addresses: tuple[str, ...]
+    facts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Tell a holder its moved deadline."""
+
+    to: int
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Tell a client that its request or lease is over; no failure after a release."""
+
+    to: int
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswered:
+    """Tell whoever cancelled whether there was anything to cancel."""
+
+    to: int
+    cancelled: bool
+
+
+Change: TypeAlias = (
+    SaveDevice | SaveRequest | SaveLease | DropLease | EndRequest | ForgetEnds | EventHappened
+)
+Message: TypeAlias = (
+    DesiredLease | StreamReplaced | Queued | Granted | Renewed | Ended | CancelAnswered
+)
+Effect: TypeAlias = Change | Message
