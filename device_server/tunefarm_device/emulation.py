@@ -169,6 +169,7 @@ def _unpack_debian(arch: str, into: Path) -> None:
         "--quiet",
         "--skip=check/qemu",  # no guest program runs while it is built
         "--variant=extract",
+        "--mode=chrootless",  # the one mode that needs neither root nor user namespaces
         "--aptopt=Acquire::Retries 3",
         f"--architectures={arch}",
         f"--include={','.join(PACKAGES)}",

@@ -20,10 +20,10 @@ _X86_RENAMED = {
 _X86_SAME = frozenset((
     "adx", "aes", "avx", "avx2", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512ifma",
     "avx512vbmi", "avx512vl", "bmi2", "cldemote", "clflushopt", "clwb", "clzero", "cmov", "cx16",
-    "cx8", "f16c", "fma", "fma4", "fsgsbase", "fxsr", "gfni", "invpcid", "mmx", "movbe", "movdir64b",
-    "movdiri", "popcnt", "rdpid", "rdseed", "rtm", "serialize", "sse", "sse2", "sse4a", "ssse3",
-    "tbm", "vaes", "vpclmulqdq", "waitpkg", "wbnoinvd", "xop", "xsave", "xsavec", "xsaveopt",
-    "xsaves",
+    "cx8", "f16c", "fma", "fma4", "fsgsbase", "fxsr", "gfni", "invpcid", "mmx", "movbe",
+    "movdir64b", "movdiri", "popcnt", "rdpid", "rdseed", "rtm", "serialize", "sse", "sse2",
+    "sse4a", "ssse3", "tbm", "vaes", "vpclmulqdq", "waitpkg", "wbnoinvd", "xop", "xsave",
+    "xsavec", "xsaveopt", "xsaves",
 ))  # fmt: skip
 _INTEL_MODELS = {
     "nehalem": (0x1A, 0x1E, 0x1F, 0x2E), "westmere": (0x25, 0x2C, 0x2F),

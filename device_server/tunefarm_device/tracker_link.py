@@ -21,6 +21,7 @@ from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.lease import LeaseGate
 
 HEARTBEAT_S = 5.0
+LEAST_HEARTBEAT_S = 0.05
 CONNECT_S = 5.0
 FIRST_BACKOFF_S = 0.2
 MOST_BACKOFF_S = 5.0
@@ -137,7 +138,10 @@ class TrackerLink:
 
     async def _apply(self, wanted: tpb.SynchronizeResponse) -> None:
         if wanted.HasField("heartbeat_interval"):
-            self._heartbeat_s = max(wanted.heartbeat_interval.ToNanoseconds() * 1e-9, 0.05)
+            told = max(wanted.heartbeat_interval.ToNanoseconds() * 1e-9, LEAST_HEARTBEAT_S)
+            if told < self._heartbeat_s:
+                self._changed.set()
+            self._heartbeat_s = told
         lease = wanted.lease if wanted.HasField("lease") else None
         if lease is not None and not self._gate.accepts(lease):
             _log.warning("lease %s has fence %d, lower than seen", lease.id, lease.fence)

@@ -34,7 +34,6 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer, pb_grpc.HelloServiceServicer)
         self.reports: list[tpb.SynchronizeRequest] = []
         self.wanted = tpb.SynchronizeResponse()
         self.wanted.heartbeat_interval.FromMilliseconds(200)
-        self.version = 0
         self.fence = 0
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=rpc.SERVER_OPTIONS)
         tpb_grpc.add_TrackerServiceServicer_to_server(self, self._server)
@@ -43,10 +42,10 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer, pb_grpc.HelloServiceServicer)
         self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 
-    def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloResponse:
+    def Hello(self, request: Any, context: Any) -> pb.HelloResponse:  # noqa: N802
         return pb.HelloResponse(peer=rpc.this_peer("tracker"))
 
-    def Synchronize(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+    def Synchronize(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         def read() -> None:
             try:
                 for report in request_iterator:
@@ -57,12 +56,12 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer, pb_grpc.HelloServiceServicer)
                 pass
 
         threading.Thread(target=read, daemon=True).start()
-        told = -1
         while context.is_active():
             with self.changed:
-                self.changed.wait_for(lambda: self.version != told or not context.is_active(), 0.2)
-                told, wanted = self.version, self.wanted
+                wanted = self.wanted
             yield wanted
+            with self.changed:  # at every change, and now and then
+                self.changed.wait(0.2)
 
     def stop(self) -> None:
         self._server.stop(0).wait()
@@ -77,7 +76,6 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer, pb_grpc.HelloServiceServicer)
                 wanted.lease.ttl.FromNanoseconds(int(ttl_s * 1e9))
                 wanted.token_sha256 = hashlib.sha256(TOKEN.encode()).hexdigest()
             self.wanted = wanted
-            self.version += 1
             self.changed.notify_all()
 
     def wait(self, what: Callable[[tpb.SynchronizeRequest], bool]) -> tpb.SynchronizeRequest:

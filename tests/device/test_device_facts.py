@@ -1,0 +1,145 @@
+"""What a device finds out about itself, and what it runs on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tunefarm_device import facts, processors
+from tunefarm_device.conditions import ConditionsReader
+from tunefarm_device.processes import describe_status
+
+AVX2 = "fpu cx16 popcnt lahf_lm pni sse4_1 sse4_2 ssse3 avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
+AVX512 = AVX2 + " avx512bw avx512cd avx512dq avx512f avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "model", "flags", "cpu"),
+    [
+        ("AuthenticAMD", 0x19, 17, AVX512, "znver4"),
+        ("AuthenticAMD", 0x19, 17, AVX2, "x86-64-v3"),  # a hypervisor hides AVX-512
+        ("AuthenticAMD", 0x19, 0x21, AVX2, "znver3"),
+        ("AuthenticAMD", 0x17, 0x31, AVX2, "znver2"),
+        ("GenuineIntel", 6, 0x55, AVX512, "skylake-avx512"),
+        ("GenuineIntel", 6, 0x55, AVX512 + " avx512_vnni", "cascadelake"),
+        ("GenuineIntel", 6, 0x8F, AVX512, "sapphirerapids"),
+        ("GenuineIntel", 6, 0x3C, AVX2, "haswell"),
+        ("CentaurHauls", 7, 0x1B, AVX512, "x86-64-v4"),
+        ("CentaurHauls", 7, 0x1B, "sse2", "x86-64"),
+    ],
+)
+def test_x86_processors(vendor, family, model, flags, cpu):
+    features = processors.x86_features(frozenset(flags.split()))
+    assert processors.x86_cpu(vendor, family, model, features) == cpu
+
+
+def test_features_have_llvm_names():
+    named = processors.x86_features(
+        frozenset(("pni", "avx512_vnni", "avx512_bf16", "abm", "sse4_2", "ht"))
+    )
+    assert named == {"sse3", "avx512vnni", "avx512bf16", "lzcnt", "sse4.2", "crc32"}
+    bits = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 10 | 1 << 20
+    arm = processors.hwcap_features("aarch64", bits, 0)
+    assert arm == {"fp-armv8", "neon", "crc", "fullfp16", "dotprod"}
+    old = processors.hwcap_features("armv7", 1 << 12 | 1 << 13 | 1 << 16 | 1 << 19, 1 << 4)
+    assert {"neon", "vfp3", "vfp4", "d32", "crc"} <= old
+    assert processors.hwcap_features("riscv64", 0x112D, 0) == {"a", "c", "d", "f", "m"}
+
+
+@pytest.mark.parametrize(("part", "cpu"), [("0xd03", "cortex-a53"), ("0xd08", "cortex-a72")])
+def test_arm_processors(part, cpu):
+    text = f"processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: {part}\n\nCPU part\t: 0xd0b\n"
+    assert processors.arm_cpu(facts.first_processor(text)) == cpu
+
+
+@pytest.mark.parametrize(
+    ("machine", "pointer", "arch"),
+    [
+        ("aarch64", 8, "aarch64"),
+        ("aarch64", 4, "armv7"),
+        ("armv8l", 4, "armv7"),
+        ("armv7l", 4, "armv7"),
+        ("x86_64", 8, "x86_64"),
+        ("riscv64", 8, "riscv64"),
+    ],
+)
+def test_architectures(machine, pointer, arch):
+    assert facts.architecture(machine, pointer) == arch
+
+
+def test_emulation_is_found(tmp_path):
+    comm = tmp_path / "proc/self/comm"
+    comm.parent.mkdir(parents=True)
+    comm.write_text("python3\n")
+    assert facts.find_emulator("aarch64", {"vendor_id": "AuthenticAMD"}, tmp_path) == "qemu-user"
+    assert facts.find_emulator("aarch64", {"CPU part": "0xd03"}, tmp_path) == ""
+    assert facts.find_emulator("x86_64", {"vendor_id": "AuthenticAMD"}, tmp_path) == ""
+    comm.write_text("qemu-aarch64-st\n")
+    assert facts.find_emulator("aarch64", {"CPU part": "0xd03"}, tmp_path) == "qemu-user"
+
+
+def test_emulation_may_be_stated(monkeypatch):
+    monkeypatch.setenv("TUNEFARM_EMULATED", "qemu-user")
+    monkeypatch.setenv("TUNEFARM_CPU", "cortex-a53")
+    found = facts.find_facts()
+    assert (found.emulated, found.emulator, found.target.cpu) == (True, "qemu-user", "cortex-a53")
+
+
+def test_conditions_of_a_board(tmp_path):
+    def put(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    put("sys/devices/system/cpu/cpu2/cpufreq/scaling_cur_freq", "1400000\n")
+    put("sys/class/thermal/thermal_zone0/temp", "48312\n")
+    put("sys/devices/platform/soc/soc:firmware/get_throttled", "50005\n")
+    put("proc/loadavg", "0.25 0.1 0.1 1/100 99\n")
+    put("proc/stat", "cpu 10 0 10 70 0 0 0 10 0 0\n")
+    reader = ConditionsReader(2, tmp_path)
+    assert not reader.read().HasField("steal_fraction")
+    put("proc/stat", "cpu 20 0 20 130 0 0 0 30 0 0\n")
+    now = reader.read()
+    assert now.frequency_hz == 1_400_000_000
+    assert now.temperature_celsius == pytest.approx(48.312)
+    assert now.throttle_bits == 0x50005
+    assert now.load_average == 0.25
+    assert now.steal_fraction == pytest.approx(0.2)
+
+
+def test_conditions_that_a_machine_lacks_are_absent(tmp_path):
+    now = ConditionsReader(0, tmp_path).read()
+    assert [field.name for field, _ in now.ListFields()] == ["read_at"]
+
+
+def test_the_end_of_a_process_in_words():
+    assert describe_status(11) == "by signal 11 (SIGSEGV)"
+    assert describe_status(3 << 8) == "with exit status 3"
+
+
+def test_it_needs_the_base_install_alone():
+    blocked = ("numpy", "llvmlite", "fastapi", "ziglang", "tunefarm", "tunefarm_compiler")
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({blocked!r}))
+import asyncio, tempfile
+from tunefarm_device import server
+async def run():
+    with tempfile.TemporaryDirectory() as folder:
+        device = await server.start("bare", "127.0.0.1:9", state_dir=folder)
+        runner = await device._bench.host.spawn()
+        await runner.request({{"do": "allocate", "array": 1, "size": 64}}, limit_s=10)
+        await device.stop()
+        print(device.device_id)
+asyncio.run(run())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("bare-")
+
+
+def test_the_zygote_knows_nothing_of_ours():
+    for name in ("zygote.py", "runner.py"):
+        text = Path(processors.__file__).with_name(name).read_text()
+        assert "grpc" not in text and "import tunefarm" not in text
