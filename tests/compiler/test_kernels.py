@@ -1,0 +1,252 @@
+"""Kernels against numpy: random shapes, random schedules, buffers between guard pages."""
+
+import ctypes
+import mmap
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ziglang
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
+from tunefarm_compiler.codegen import emit_object, lowered, undefined_symbols
+from tunefarm_compiler.peak import peak_bundle
+from tunefarm_compiler.schedule import Pack
+from tunefarm_proto.errors import (
+    InvalidScheduleError,
+    UnknownTargetError,
+    UnknownWorkloadError,
+)
+
+PAGE = mmap.PAGESIZE
+PROT_NONE = 0
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Guarded:
+    """float32 values whose last byte, or first, lies against a page that may not be touched."""
+
+    def __init__(self, values, at_end):
+        room = -(-max(values.nbytes, 1) // PAGE) * PAGE
+        self.memory = mmap.mmap(-1, room + 2 * PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        for guard in (start, start + PAGE + room):
+            LIBC.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), PROT_NONE)
+        self.address = start + PAGE + (room - values.nbytes if at_end else 0)
+        self.shape = values.shape
+        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
+
+    def values(self):
+        count = int(np.prod(self.shape))
+        raw = ctypes.string_at(self.address, 4 * count)
+        return np.frombuffer(raw, np.float32).reshape(self.shape)
+
+
+def run(bundle, parsed, at_end=True):
+    with tempfile.NamedTemporaryFile(suffix=".so") as file:
+        file.write(bundle.library(bundle.manifest.libraries[0]))
+        file.flush()
+        library = ctypes.CDLL(file.name)
+    inputs = parsed.inputs(0)
+    expected = parsed.reference(inputs)
+    poison = [np.full_like(data, np.nan) for data in expected]
+    held = [Guarded(data, at_end) for data in (*inputs, *poison)]
+    arguments = (ctypes.c_void_p * len(held))(*(guarded.address for guarded in held))
+    assert library[parsed.function](arguments) == 0
+    outputs = [guarded.values() for guarded in held[len(inputs) :]]
+    assert parsed.check(outputs, expected)
+    for guarded, data in zip(held, inputs, strict=False):
+        np.testing.assert_array_equal(guarded.values(), data)
+
+
+sides = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 32, 33, 40, 64, 97])
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides, sides, sides, st.booleans())
+def test_matmul_of_any_shape_by_its_default_schedule(m, n, k, at_end):
+    parsed = workload.parse(f"matmul:m={m},n={n},k={k}")
+    run(build(parsed, "local"), parsed, at_end)
+
+
+@st.composite
+def scheduled(draw):
+    m, n, k = draw(sides), draw(sides), draw(sides)
+    blocks = {
+        axis: sorted(draw(st.lists(st.integers(1, extent), max_size=2)), reverse=True)
+        for axis, extent in (("i", m), ("j", n), ("k", k))
+    }
+    order = draw(st.permutations([axis for axis, found in blocks.items() for _ in found]))
+    left = {axis: iter(found) for axis, found in blocks.items()}
+    loops = tuple((axis, next(left[axis])) for axis in order)
+    packs = tuple(
+        Pack(name, draw(st.integers(0, len(loops)))) for name in "AB" if draw(st.booleans())
+    )
+    lanes, unroll = draw(st.sampled_from([1, 2, 4, 8, 16])), draw(st.integers(1, 5))
+    return workload.parse(f"matmul:m={m},n={n},k={k}"), Schedule(loops, lanes, unroll, packs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scheduled())
+def test_a_random_schedule_is_right_or_refused(drawn):
+    parsed, schedule = drawn
+    try:
+        bundle = build(parsed, "local", schedule)
+    except InvalidScheduleError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    run(bundle, parsed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["add", "mul", "relu"]), st.integers(1, 300), st.booleans())
+def test_elementwise(name, n, at_end):
+    parsed = workload.parse(f"{name}:n={n}")
+    run(build(parsed, "local"), parsed, at_end)
+
+
+def test_every_schedule_of_the_grid_can_be_built():
+    spec = targets.resolve("local")
+    parsed = workload.parse("matmul:m=70,n=66,k=35")
+    grid = space(parsed, spec)
+    assert len(grid) > 30
+    for schedule in grid[::23]:
+        run(build(parsed, spec, schedule), parsed)
+
+
+MACHINES = {"rasp3b": 183, "rasp4b": 183, "rasp3b-32": 40, "riscv64": 243}
+EMULATORS = {
+    "rasp3b": ("qemu-aarch64-static", "aarch64-linux-musl"),
+    "rasp3b-32": ("qemu-arm-static", "arm-linux-musleabihf"),
+    "riscv64": ("qemu-riscv64-static", "riscv64-linux-musl"),
+}
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_other_targets_link_and_need_nothing(target):
+    for text in ("matmul:m=17,n=33,k=9", "add:n=37"):
+        bundle = build(text, target)
+        library = bundle.library(bundle.manifest.libraries[0])
+        assert int.from_bytes(library[18:20], "little") == MACHINES[target]
+        assert undefined_symbols(library) == set()
+    assert peak_bundle(targets.resolve(target)).manifest.functions[0].operations > 0
+
+
+DRIVER = """
+#include <stdio.h>
+#include <stdint.h>
+int32_t KERNEL(void *const *args);
+static float data[3][1 << 16];
+int main(int argc, char **argv) {
+  int count = COUNT, sizes[] = {SIZES};
+  void *args[3];
+  for (int i = 0; i < count; i++) { args[i] = data[i]; }
+  for (int i = 0; i < count - 1; i++) fread(data[i], 4, sizes[i], stdin);
+  int status = KERNEL(args);
+  fwrite(data[count - 1], 4, sizes[count - 1], stdout);
+  return status;
+}
+"""
+
+
+@pytest.mark.parametrize("target", EMULATORS)
+@pytest.mark.parametrize("text", ["matmul:m=29,n=37,k=31", "add:n=301", "relu:n=19"])
+def test_other_targets_are_right_under_emulation(target, text, tmp_path):
+    emulator, triple = EMULATORS[target]
+    if shutil.which(emulator) is None:
+        pytest.skip(f"{emulator} is not here: apt-get install qemu-user-static")
+    parsed, spec = workload.parse(text), targets.resolve(target)
+    inputs = parsed.inputs(0)
+    expected = parsed.reference(inputs)
+    code = emit_object(lowered(parsed, spec, default_schedule(parsed, spec)), spec)
+    (tmp_path / "kernel.o").write_bytes(code)
+    sizes = [data.size for data in (*inputs, *expected)]
+    (tmp_path / "driver.c").write_text(DRIVER)
+    zig = Path(ziglang.__file__).parent / "zig"
+    program = tmp_path / "program"
+    definitions = [f"-DKERNEL={parsed.function}", f"-DCOUNT={len(sizes)}"]
+    definitions.append(f"-DSIZES={','.join(map(str, sizes))}")
+    subprocess.run(
+        [
+            *(zig, "cc", "-target", triple, "-static", "-O1", "-fno-sanitize=all", *definitions),
+            *("-o", program, tmp_path / "driver.c", tmp_path / "kernel.o"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    done = subprocess.run(
+        [emulator, program],
+        input=b"".join(data.tobytes() for data in inputs),
+        capture_output=True,
+        check=True,
+    )
+    got = np.frombuffer(done.stdout, np.float32).reshape(expected[0].shape)
+    assert parsed.check([got], expected)
+
+
+def test_the_same_input_gives_the_same_bytes():
+    text = "matmul:m=48,n=50,k=52"
+    here = build(text, "rasp3b").digest
+    script = f"from tunefarm_compiler import build; print(build({text!r}, 'rasp3b').digest)"
+    command = [sys.executable, "-c", script]
+    there = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == here
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "matmul"),
+        ("conv9d:n=1", "add"),
+        ("matmul", "m, n, k"),
+        ("matmul:m=1,n=2,k=3,z=4", "z"),
+        ("matmul:m=0,n=1,k=1", "m=0"),
+        ("matmul:m=-1,n=1,k=1", "m=-1"),
+        ("matmul:m=1.5,n=1,k=1", "m=1.5"),
+        ("matmul:m=1,n=1,k=1,k=2", "twice"),
+        ("matmul:m=99999999999,n=1,k=1", "out of range"),
+        ("matmul:m=100000,n=100000,k=1", "elements"),
+        ("matmul:m=1,n=1,k=1,dtype=int3", "float32"),
+    ],
+)
+def test_a_workload_that_is_none(text, word):
+    with pytest.raises(UnknownWorkloadError) as caught:
+        workload.parse(text)
+    assert word in str(caught.value)
+
+
+def test_a_workload_comes_back_as_written():
+    parsed = workload.parse("matmul:k=3,m=1,n=2")
+    assert str(parsed) == "matmul:m=1,n=2,k=3,dtype=float32"
+    assert workload.parse(str(parsed)) == parsed
+
+
+def test_an_unknown_target_lists_those_there_are():
+    with pytest.raises(UnknownTargetError, match="rasp3b-32"):
+        targets.resolve("rasp9")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"loops": 3}', '{"lanes": 4}', '{"x": 1}'])
+def test_a_schedule_that_is_none(text):
+    with pytest.raises(InvalidScheduleError):
+        Schedule.from_json(text)
+
+
+def test_a_schedule_comes_back_as_written():
+    schedule = Schedule((("k", 8), ("j", 4)), 4, 2, (Pack("B", 1),))
+    assert Schedule.from_json(schedule.to_json()) == schedule
+
+
+def test_a_check_that_can_fail():
+    parsed = workload.parse("matmul:m=8,n=8,k=8")
+    expected = parsed.reference(parsed.inputs(0))
+    wrong = [expected[0].copy()]
+    wrong[0][3, 3] += 1e-3
+    assert parsed.check(expected, expected)
+    assert not parsed.check(wrong, expected)
+    assert not parsed.check([np.full_like(expected[0], np.nan)], expected)
