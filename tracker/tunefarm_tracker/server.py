@@ -87,7 +87,7 @@ async def start(
     try:
         server = serving.new_server()
         bound = serving.bind(server, host, port)
-        store = SqliteStore(folder / "tracker.sqlite")
+        store = SqliteStore(folder / "state.sqlite")
         clock = Clock()
         state = restore(store.load(), clock(), config)
         hub = Hub(Scheduler(state, config, lambda: secrets.token_hex(8)), store, clock)
