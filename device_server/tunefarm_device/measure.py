@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from tunefarm_proto.bundle import find_function
 from tunefarm_proto.errors import (
@@ -23,10 +23,12 @@ AHEAD = 2
 class Candidate:
     """One candidate in a runner of its own. Its time limit counts its own work, no waiting."""
 
-    def __init__(self, bench: Workbench, request: dpb.MeasureRequest) -> None:
+    def __init__(
+        self, bench: Workbench, request: dpb.MeasureRequest, check: Callable[[], None]
+    ) -> None:
         self._bench = bench
         self._request = request
-        self._session = DeviceSession(bench)
+        self._session = DeviceSession(bench, check)
         self._limit = CANDIDATE_S
         if request.HasField("timeout"):
             self._limit = request.timeout.ToNanoseconds() * 1e-9
@@ -107,16 +109,19 @@ class Candidate:
 
 
 async def measure(
-    bench: Workbench, requests: AsyncIterator[dpb.MeasureRequest]
+    bench: Workbench, requests: AsyncIterator[dpb.MeasureRequest], check: Callable[[], None]
 ) -> AsyncIterator[dpb.MeasureResponse]:
-    """Results in the order of the requests, two candidates loading ahead."""
+    """Results in the order of the requests, two candidates loading ahead.
+
+    `check` raises where the lease has ended.
+    """
     waiting: asyncio.Queue[Candidate | None] = asyncio.Queue(AHEAD - 1)
     open_: set[Candidate] = set()
 
     async def feed() -> None:
         try:
             async for request in requests:
-                candidate = Candidate(bench, request)
+                candidate = Candidate(bench, request, check)
                 open_.add(candidate)
                 await waiting.put(candidate)
         finally:
@@ -132,5 +137,8 @@ async def measure(
         await feeder
     finally:
         feeder.cancel()
-        for candidate in open_:
+        while not waiting.empty():  # or the feeder could not put its end
+            waiting.get_nowait()
+        await asyncio.wait({feeder})
+        for candidate in list(open_):
             await candidate.close()

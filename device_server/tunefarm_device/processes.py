@@ -262,6 +262,7 @@ class ProcessHost:
         self._lock = asyncio.Lock()
         self._stopped = False
         self.runners: set[Runner] = set()
+        self._spawning: set[asyncio.Future[Runner]] = set()
 
     async def start(self) -> list[str]:
         """Start the zygote. Returns the isolation primitives that hold. Raises: InternalError."""
@@ -285,6 +286,12 @@ class ProcessHost:
 
     async def spawn(self) -> Runner:
         """A runner, ready; one second try where the zygote had just died. Raises: InternalError."""
+        task = asyncio.ensure_future(self._spawn())
+        self._spawning.add(task)
+        task.add_done_callback(self._spawning.discard)
+        return await task
+
+    async def _spawn(self) -> Runner:
         try:
             runner = await (await self._ready_zygote()).spawn()
         except InternalError:
@@ -294,7 +301,9 @@ class ProcessHost:
         return runner
 
     async def kill_all(self) -> None:
-        """Kill every runner, and wait until they are gone."""
+        """Kill every runner, those just being started too, and wait until they are gone."""
+        if self._spawning:
+            await asyncio.wait(self._spawning)
         for runner in list(self.runners):
             runner.kill()
         if self.runners:

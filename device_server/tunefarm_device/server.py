@@ -48,13 +48,18 @@ class RunningDevice:
         self._server: grpc.aio.Server | None = None
         self._link: asyncio.Task[None] | None = None
 
+    @property
+    def lease_id(self) -> str:
+        """The lease being served, "" where there is none."""
+        return self._gate.lease_id
+
     async def open(self, tracker: str, host: str, port: int, advertise: str | None) -> None:
         """Listen, and dial out. Raises: InvalidRequestError, InternalError."""
         facts = self._bench.facts
         facts.isolation.extend(await self._bench.host.start())
         self._server = serving.new_server()
         serving.add_hello(self._server, "device")
-        service = DeviceService(self._gate, self._bench.blobs, lambda: self._bench)
+        service = DeviceService(self._gate, self._bench)
         dpb_grpc.add_DeviceServiceServicer_to_server(service, self._server)
         self.port = serving.bind(self._server, host, port)
         await self._server.start()
@@ -82,6 +87,14 @@ class RunningDevice:
         if self._server is not None:
             await self._server.stop(1.0)
         self._state.close()
+
+
+def keep_off(cpu: int) -> None:
+    """Leave a processor to the kernels, for this process and those that it starts."""
+    others = os.sched_getaffinity(0) - {cpu}
+    if others:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, others)
 
 
 def claim_cpu(allowed: set[int]) -> tuple[int | None, socket.socket | None]:
@@ -117,10 +130,13 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
 ) -> RunningDevice:
     """Start a device server in this process, which must not fork.
 
-    `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out;
-    kernels are timed on processor `timing_cpu`, or wherever they run.
+    `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out.
+    Kernels are timed on processor `timing_cpu`, off which this process then keeps; without one,
+    wherever they run.
     Raises: InvalidRequestError, InternalError.
     """
+    if not re.fullmatch(r".+:\d{1,5}", tracker):
+        raise InvalidRequestError(f"{tracker!r} is no address of a tracker", "give HOST:PORT")
     if not _KEY.fullmatch(key):
         raise InvalidRequestError(
             f"{key!r} is no device key", "use letters, digits, dots and dashes, as in rasp3b"
@@ -136,6 +152,8 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
             scratch=state.scratch,
             timing_cpu=timing_cpu,
         )
+        if timing_cpu is not None:
+            keep_off(timing_cpu)
         device = RunningDevice(key, state, LeaseGate(state.fence, state.keep_fence), bench)
     except BaseException:
         state.close()
@@ -163,7 +181,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
 ) -> None:
     """Serve until SIGTERM or SIGINT; arguments as for `start`.
 
-    Times on a processor of its own where there are several, and keeps off it otherwise.
+    Times on a processor of its own where there are several.
     """
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -1,6 +1,6 @@
 """DeviceService: converts requests into calls on sessions and cache, under the lease."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -9,7 +9,6 @@ from tunefarm_proto.errors import InvalidRequestError, LeaseLostError, TunefarmE
 from tunefarm_proto.v1 import device_pb2 as dpb
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
-from tunefarm_device.blobs import BlobCache
 from tunefarm_device.lease import LeaseGate, Use
 from tunefarm_device.measure import measure
 from tunefarm_device.session import CALL_S, TIMING_S, DeviceSession, Workbench
@@ -20,9 +19,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DeviceService(dpb_grpc.DeviceServiceServicer):
     """Every call names its lease and token in the metadata."""
 
-    def __init__(self, gate: LeaseGate, blobs: BlobCache, bench: Callable[[], Workbench]) -> None:
+    def __init__(self, gate: LeaseGate, bench: Workbench) -> None:
         self._gate = gate
-        self._blobs = blobs
+        self._blobs = bench.blobs
         self._bench = bench
 
     async def _check(self, context: Context) -> None:
@@ -66,7 +65,7 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
         """Carry out operations until the client or the lease ends."""
         await self._check(context)
         with self._gate.use() as use:
-            session = DeviceSession(self._bench())
+            session = DeviceSession(self._bench, use.check)
             try:
                 async for request in under_lease(use, request_iterator):
                     async for answer in answers(session, request):
@@ -82,7 +81,7 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
         """Measure candidates until the client or the lease ends."""
         await self._check(context)
         with self._gate.use() as use:
-            results = measure(self._bench(), under_lease(use, request_iterator))
+            results = measure(self._bench, under_lease(use, request_iterator), use.check)
             try:
                 async for answer in results:
                     use.check()

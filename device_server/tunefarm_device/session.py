@@ -3,7 +3,7 @@
 import asyncio
 import math
 import tempfile
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,14 @@ class Array:
 
 
 class DeviceSession:
-    """Modules, arrays and calls of one client. Used by one task at a time; close it in the end."""
+    """Modules, arrays and calls of one client. Used by one task at a time; close it in the end.
 
-    def __init__(self, bench: Workbench) -> None:
+    `check` raises where nothing more may be started: the lease has ended.
+    """
+
+    def __init__(self, bench: Workbench, check: Callable[[], None] = lambda: None) -> None:
         self._bench = bench
+        self._check = check
         self._runner: Runner | None = None
         self._modules: dict[int, Module] = {}
         self._arrays: dict[int, Array] = {}
@@ -233,6 +237,7 @@ class DeviceSession:
         Raises: KernelCrashedError, KernelTimeoutError, KernelFailedError, OutOfMemoryError,
         BundleInvalidError.
         """
+        self._check()
         if self._runner is None:
             self._runner = await self._bench.host.spawn()
         try:

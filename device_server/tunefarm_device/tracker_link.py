@@ -54,9 +54,21 @@ class TrackerLink:
         self._changed = asyncio.Event()
         self._reported_facts = False
         self._heard = time.monotonic()
+        self._wanted = Latest()
+        self._lock = asyncio.Lock()  # one change of the lease at a time
+        self._cleaning = ""  # the lease that has ended while it is being cleaned up
 
     async def run(self) -> None:
         """Keep the stream until cancelled."""
+        applier = asyncio.create_task(self._apply_all())
+        try:
+            await self._keep_stream()
+        finally:
+            applier.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await applier
+
+    async def _keep_stream(self) -> None:
         backoff = FIRST_BACKOFF_S
         while True:
             heard = self._heard
@@ -88,26 +100,18 @@ class TrackerLink:
             call = tpb_grpc.TrackerServiceStub(channel).Synchronize(
                 self._reports(), metadata=metadata
             )
-            wanted = Latest()
-            applier = asyncio.create_task(self._apply_all(wanted))
+            known = False
             try:
                 async for response in call:
-                    if self._heard_first():
+                    if not known:
+                        known = True
                         _log.info("known to the tracker at %s", self._tracker)
-                    wanted.put(response)
+                    self._heard = time.monotonic()
+                    self._wanted.put(response)
             finally:
                 call.cancel()
-                applier.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await applier
-
-    def _heard_first(self) -> bool:
-        first, self._first = self._first, False
-        self._heard = time.monotonic()
-        return first
 
     async def _reports(self) -> AsyncIterator[tpb.SynchronizeRequest]:
-        self._first = True
         while True:
             self._changed.clear()
             yield self._report()
@@ -125,14 +129,12 @@ class TrackerLink:
         report.conditions.CopyFrom(self._conditions.read())
         return report
 
-    _first = False
-    _cleaning = ""  # the lease that has ended while it is being cleaned up
-
-    async def _apply_all(self, wanted: "Latest") -> None:
+    async def _apply_all(self) -> None:
         while True:
-            response = await wanted.get()
+            response = await self._wanted.get()
             try:
-                await self._apply(response)
+                async with self._lock:
+                    await self._apply(response)
             except Exception:
                 _log.exception("the tracker's answer could not be carried out")
 
@@ -164,13 +166,14 @@ class TrackerLink:
             self._changed.set()
 
     async def _end_if_forgotten(self) -> None:
-        lease = self._gate.lease
-        if lease is None or self._gate.in_use:
-            return
-        limit = lease.ttl.ToNanoseconds() * 1e-9 + AWAY_S
-        if time.monotonic() - self._heard > limit:
-            _log.warning("the tracker is away for %g s: lease %s ends", limit, lease.id)
-            await self._end()
+        async with self._lock:
+            lease = self._gate.lease
+            if lease is None or self._gate.in_use:
+                return
+            limit = lease.ttl.ToNanoseconds() * 1e-9 + AWAY_S
+            if time.monotonic() - self._heard > limit:
+                _log.warning("the tracker is away for %g s: lease %s ends", limit, lease.id)
+                await self._end()
 
 
 class Latest:

@@ -1,11 +1,17 @@
 """The lease: who gets in, what its end leaves, and what survives the tracker and the server."""
 
+import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 from device_harness import TOKEN, Client, DeviceProcess, FakeTracker, eventually, gone
+from tunefarm_device import tracker_link
+from tunefarm_device.server import start
+from tunefarm_device.state import StateDir
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import device_pb2 as dpb
 
@@ -170,6 +176,61 @@ def test_the_end_of_the_server_leaves_no_process(own_box, kernels, number):
     assert status == (-number if number == signal.SIGKILL else 0)
     eventually(lambda: gone(below))
     client.close()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_lease_ends_where_the_tracker_stays_away_and_nobody_works(tmp_path, monkeypatch, used):
+    monkeypatch.setattr(tracker_link, "AWAY_S", 0.0)
+
+    async def run() -> str:
+        tracker = FakeTracker()
+        device = await start("solo", tracker.address, state_dir=tmp_path)
+        client = Client(device.addresses[0], "only")
+        tracker.want("only", ttl_s=0.2)
+        await asyncio.to_thread(eventually, lambda: device.lease_id == "only")
+        session = client.session()
+        if used:
+            await asyncio.to_thread(session.empty, 16)
+        else:
+            session.close()
+        await asyncio.to_thread(tracker.stop)
+        for _ in range(100 if used else 500):
+            if not device.lease_id:
+                break
+            await asyncio.sleep(0.02)
+        lease_id = device.lease_id
+        client.close()
+        await device.stop()
+        return lease_id
+
+    assert asyncio.run(run()) == ("only" if used else "")
+
+
+def test_state_folders_of_one_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    first, second = StateDir.open("pi", None), StateDir.open("pi", None)
+    assert (first.path.name, second.path.name) == ("pi-0", "pi-1")
+    assert first.device_id("pi") != second.device_id("pi")
+    name = first.device_id("pi")
+    first.close()
+    again = StateDir.open("pi", None)
+    assert (again.path.name, again.device_id("pi")) == ("pi-0", name)
+    for each in (second, again):
+        each.close()
+
+
+@pytest.mark.parametrize(("key", "tracker"), [("a b", "127.0.0.1:9"), ("box", "nowhere")])
+def test_bad_words_are_refused_in_one_line(tmp_path, key, tracker):
+    words = [sys.executable, "-m", "tunefarm_device", "--state", str(tmp_path / "s")]
+    done = subprocess.run(
+        [*words, "--key", key, "--tracker", tracker],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_two_servers_do_not_share_a_folder(own_box):
