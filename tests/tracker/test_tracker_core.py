@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from tunefarm_tracker.core import Config, Scheduler, State
+from tunefarm_tracker.core import Config, Scheduler, State, restore
 from tunefarm_tracker.core.effects import (
     CancelAnswered,
     DesiredLease,
@@ -321,3 +321,27 @@ def test_ends_are_forgotten_in_time(farm):
     assert only(Ended, farm.ask(3)).failure is None
     farm.wait(farm.config.remember_ends)
     assert not farm.core.state.ends
+
+
+def test_a_lease_that_its_device_never_heard_of_still_has_to_be_cleaned(farm):
+    farm.device(stream=1)
+    farm.ask(2, "a")
+    farm.ask(3, "b")
+    effects = farm.do(Released(2, "a"))
+    assert not [one for one in effects if isinstance(one, Granted)]
+    assert farm.state() is DeviceState.CLEANING
+    assert only(Granted, farm.device(stream=1)).to == 3
+
+
+def test_who_comes_after_a_restart_stands_behind_who_waited_before_it(farm):
+    for stream, name in ((1, "gone"), (2, "old")):
+        farm.ask(stream, name, wait_for_key=True)
+    farm.do(Released(1, "gone"))
+    farm.core = Scheduler(
+        restore(farm.core.state.snapshot(), farm.now, farm.config), farm.config, lambda: "lease"
+    )
+    farm.ask(1, "new", wait_for_key=True)
+    assert [one.id for one in farm.core.state.queue()] == ["old", "new"]
+    # `old` has not come back yet, and keeps its place all the same.
+    farm.device(stream=2)
+    assert [lease.request_id for lease in farm.core.state.leases.values()] == ["old"]
