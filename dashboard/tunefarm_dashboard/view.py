@@ -1,0 +1,281 @@
+"""What the pages show, read off the tracker's messages. Plain data in, plain data out."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tunefarm.timing import Timing
+from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The farm at one moment. `since` holds when a device took its state, where that was seen.
+
+    Where `connected` is false everything else is what was last known, at `read_at`, and `trouble`
+    says in one line why.
+    """
+
+    tracker: str
+    connected: bool = False
+    trouble: str = ""
+    read_at: datetime | None = None
+    devices: tuple[tpb.Device, ...] = ()
+    queue: tuple[tpb.QueuedRequest, ...] = ()
+    leases: tuple[pb.Lease, ...] = ()
+    results: tuple[tpb.Result, ...] = ()
+    since: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """A device. Times are ISO 8601 in UTC, "" where unknown; `since` is of its state."""
+
+    id: str
+    key: str
+    address: str
+    state: str
+    health: str
+    health_reason: str
+    holder: str
+    purpose: str
+    since: str
+    target: str
+    emulated: bool
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """A waiting request."""
+
+    request_id: str
+    position: int
+    key: str
+    user: str
+    purpose: str
+    priority: int
+    reason: str
+    queued_at: str
+
+
+@dataclass(frozen=True)
+class LeaseRow:
+    """A live lease."""
+
+    id: str
+    device: str
+    device_key: str
+    emulated: bool
+    holder: str
+    purpose: str
+    granted_at: str
+    deadline: str
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A result. Seconds for one call; `spread` is MAD / median; None where there is no number."""
+
+    id: str
+    workload: str
+    device: str
+    device_key: str
+    target: str
+    emulated: bool
+    user: str
+    recorded_at: str
+    median_s: float | None
+    spread: float | None
+    samples: int
+    number: int
+    gflops: float | None
+    correct: bool | None
+    error: str
+
+
+def iso(moment: datetime | None) -> str:
+    """A moment as ISO 8601 in UTC with milliseconds, "" for none."""
+    if moment is None:
+        return ""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment_of(message: Any, name: str) -> datetime | None:
+    """A timestamp field as a datetime; None where it is absent or no date at all."""
+    if not message.HasField(name):
+        return None
+    stamp: Timestamp = getattr(message, name)
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _word(enum: Any, value: int, prefix: str) -> str:
+    """An enum's value in one lower-case word, whoever sent it."""
+    try:
+        return str(enum.Name(value)).removeprefix(prefix).lower()
+    except ValueError:
+        return f"unknown ({value})"
+
+
+def target_text(target: pb.Target) -> str:
+    """Triple and CPU."""
+    return f"{target.triple} {target.cpu}".strip()
+
+
+def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
+    """One line of the table of devices."""
+    state = _word(tpb.DeviceState, device.state, "DEVICE_STATE_")
+    start = since.get(device.id)
+    if device.HasField("lease") and state == "leased":
+        start = moment_of(device.lease, "granted_at")
+    elif state == "offline":
+        start = moment_of(device, "last_seen")
+    return DeviceRow(
+        id=device.id,
+        key=device.key,
+        address=device.addresses[0] if device.addresses else "",
+        state=state,
+        health=_word(tpb.DeviceHealth, device.health, "DEVICE_HEALTH_"),
+        health_reason=device.health_reason,
+        holder=device.lease.holder,
+        purpose=device.lease.purpose,
+        since=iso(start),
+        target=target_text(device.facts.target),
+        emulated=device.facts.emulated,
+    )
+
+
+def _queue_row(waiting: tpb.QueuedRequest) -> QueueRow:
+    return QueueRow(
+        request_id=waiting.request.request_id,
+        position=waiting.position.position,
+        key=waiting.request.key,
+        user=waiting.request.user,
+        purpose=waiting.request.purpose,
+        priority=waiting.request.priority,
+        reason=waiting.position.reason,
+        queued_at=iso(moment_of(waiting, "queued_at")),
+    )
+
+
+def _lease_row(lease: pb.Lease, emulated: frozenset[str]) -> LeaseRow:
+    return LeaseRow(
+        id=lease.id,
+        device=lease.device_id,
+        device_key=lease.device_key,
+        emulated=lease.device_id in emulated,
+        holder=lease.holder,
+        purpose=lease.purpose,
+        granted_at=iso(moment_of(lease, "granted_at")),
+        deadline=iso(moment_of(lease, "deadline")),
+    )
+
+
+def result_row(result: tpb.Result, emulated: frozenset[str]) -> ResultRow:
+    """One line of the table of results. `emulated`: ids of the emulated devices."""
+    timing = Timing.from_proto(result.timing)
+    usable = bool(timing.samples) and all(math.isfinite(s) and s > 0 for s in timing.samples)
+    median = timing.median if usable else None
+    return ResultRow(
+        id=result.id,
+        workload=result.workload,
+        device=result.device_id,
+        device_key=result.device_key,
+        target=target_text(result.target),
+        emulated=timing.emulated or result.device_id in emulated,
+        user=result.user,
+        recorded_at=iso(moment_of(result, "recorded_at")),
+        median_s=median,
+        spread=timing.mad / median if median else None,
+        samples=len(timing.samples),
+        number=timing.number,
+        gflops=result.operations / median / 1e9 if median and result.operations else None,
+        correct=result.correct if result.HasField("correct") else None,
+        error=error_text(result),
+    )
+
+
+def error_text(result: tpb.Result) -> str:
+    """Why there is no timing: the error's name and words, "" where there is none."""
+    if not result.HasField("error"):
+        return ""
+    name = _word(pb.ErrorCode, result.error.code, "ERROR_CODE_").replace("_", " ")
+    return f"{name}: {result.error.message}" if result.error.message else name
+
+
+def emulated_ids(snapshot: Snapshot) -> frozenset[str]:
+    """The ids of the emulated devices."""
+    return frozenset(device.id for device in snapshot.devices if device.facts.emulated)
+
+
+@dataclass(frozen=True)
+class Farm:
+    """The farm as rows."""
+
+    devices: tuple[DeviceRow, ...]
+    queue: tuple[QueueRow, ...]
+    leases: tuple[LeaseRow, ...]
+    results: tuple[ResultRow, ...]
+
+
+def farm_view(snapshot: Snapshot) -> Farm:
+    """All rows of the first page."""
+    emulated = emulated_ids(snapshot)
+    return Farm(
+        devices=tuple(device_row(device, snapshot.since) for device in snapshot.devices),
+        queue=tuple(_queue_row(waiting) for waiting in snapshot.queue),
+        leases=tuple(_lease_row(lease, emulated) for lease in snapshot.leases),
+        results=tuple(result_row(result, emulated) for result in snapshot.results),
+    )
+
+
+def as_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The farm as JSON; the names of `tunefarm status --json`, and more."""
+    tracker = {
+        "address": snapshot.tracker,
+        "connected": snapshot.connected,
+        "trouble": snapshot.trouble,
+        "read_at": iso(snapshot.read_at),
+    }
+    return {"tracker": tracker, **asdict(farm_view(snapshot))}
+
+
+def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
+    """Facts and conditions of a device as names and texts; what is unknown is left out."""
+    facts, now = device.facts, device.conditions
+    pairs = [
+        ("Target", target_text(facts.target)),
+        ("Features", ", ".join(facts.target.features)),
+        ("Machine", facts.machine_model),
+        ("Processor", facts.cpu_model),
+        ("Processors", str(facts.cpu_count or "")),
+        ("Memory", f"{facts.memory_bytes / 2**30:.1f} GiB" if facts.memory_bytes else ""),
+        ("Highest frequency", _megahertz(facts.max_frequency_hz)),
+        ("Governor", facts.governor),
+        ("Operating system", facts.os),
+        ("Kernel", facts.kernel),
+        ("Emulated by", facts.emulator),
+        ("Isolation", ", ".join(facts.isolation)),
+        ("Addresses", ", ".join(device.addresses)),
+        *sorted(facts.extra.items()),
+        ("Frequency now", _megahertz(now.frequency_hz)),
+        *_optional(now, "temperature_celsius", "Temperature", "{:.1f} °C"),
+        *_optional(now, "load_average", "Load", "{:.2f}"),
+        *_optional(now, "steal_fraction", "Stolen time", "{:.1%}"),
+        *_optional(now, "throttle_bits", "Throttle bits", "{:#x}"),
+    ]
+    return [(name, text) for name, text in pairs if text]
+
+
+def _optional(message: Any, name: str, label: str, form: str) -> list[tuple[str, str]]:
+    return [(label, form.format(getattr(message, name)))] if message.HasField(name) else []
+
+
+def _megahertz(hertz: int) -> str:
+    return f"{hertz / 1e6:,.0f} MHz" if hertz else ""

@@ -1,0 +1,228 @@
+"""A tracker that says what the test wants, over real gRPC; and the dashboard, served for real."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import uvicorn
+from google.protobuf.timestamp_pb2 import Timestamp
+from tunefarm.cli.processes import free_port
+from tunefarm_dashboard.server import create_app
+from tunefarm_proto import serving
+from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
+
+
+def ago(seconds: float) -> Timestamp:
+    """A moment in the past; in the future where negative."""
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime.now(UTC) - timedelta(seconds=seconds))
+    return stamp
+
+
+class FakeTracker(tpb_grpc.TrackerServiceServicer):
+    """Holds the lists; tests change them and call `tell`."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+        self.devices: list[tpb.Device] = []
+        self.queue: list[tpb.QueuedRequest] = []
+        self.leases: list[pb.Lease] = []
+        self.results: list[tpb.Result] = []
+        self.calls = 0
+        self._watchers: set[asyncio.Queue[tpb.WatchEventsResponse]] = set()
+        self._stop: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Listen, in a thread."""
+        ready = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
+        thread.start()
+        assert ready.wait(10)
+        self._thread = thread
+
+    def stop(self) -> None:
+        """Go away as a killed tracker does."""
+        if self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop)
+            self._thread.join(10)
+            self._stop = None
+
+    def tell(self, kind: int, subject: str = "", action: str = "") -> None:
+        """Send an event to those who watch."""
+        event = tpb.WatchEventsResponse(cursor=1, at=ago(0), kind=kind, subject=subject)
+        event.action = action
+        self._loop.call_soon_threadsafe(lambda: [w.put_nowait(event) for w in self._watchers])
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        self._stop = stop.set
+        server = serving.new_server()
+        serving.add_hello(server, "tracker")
+        tpb_grpc.add_TrackerServiceServicer_to_server(self, server)
+        serving.bind(server, "127.0.0.1", self.port)
+        await server.start()
+        ready.set()
+        await stop.wait()
+        await server.stop(0)
+
+    async def ListDevices(self, request: Any, context: Any) -> tpb.ListDevicesResponse:  # noqa: N802
+        self.calls += 1
+        return tpb.ListDevicesResponse(devices=self.devices)
+
+    async def ListQueue(self, request: Any, context: Any) -> tpb.ListQueueResponse:  # noqa: N802
+        return tpb.ListQueueResponse(requests=self.queue)
+
+    async def ListLeases(self, request: Any, context: Any) -> tpb.ListLeasesResponse:  # noqa: N802
+        return tpb.ListLeasesResponse(leases=self.leases)
+
+    async def ListResults(  # noqa: N802
+        self, request: tpb.ListResultsRequest, context: Any
+    ) -> tpb.ListResultsResponse:
+        found = [r for r in self.results if request.device_id in ("", r.device_id)]
+        return tpb.ListResultsResponse(results=found[: request.limit])
+
+    async def WatchEvents(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> AsyncIterator[tpb.WatchEventsResponse]:
+        queue: asyncio.Queue[tpb.WatchEventsResponse] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            yield tpb.WatchEventsResponse(cursor=1)
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.discard(queue)
+
+
+def device(
+    name: str,
+    key: str,
+    state: int = tpb.DEVICE_STATE_IDLE,
+    *,
+    emulated: bool = False,
+    **fields: Any,
+) -> tpb.Device:
+    """A healthy device."""
+    triple = "aarch64-unknown-linux-gnu" if emulated else "x86_64-unknown-linux-gnu"
+    cpu = "cortex-a53" if emulated else "znver4"
+    facts = pb.DeviceFacts(
+        target=pb.Target(
+            triple=triple, cpu=cpu, features=["neon"] if emulated else ["avx2", "fma"]
+        ),
+        cpu_model=cpu,
+        cpu_count=4,
+        memory_bytes=1 << 30,
+        os="Debian GNU/Linux 12 (bookworm)",
+        kernel="6.1.0",
+        emulated=emulated,
+        emulator="qemu-user" if emulated else "",
+        isolation=["process-group", "rlimits"],
+    )
+    given = {"health": tpb.DEVICE_HEALTH_GOOD, "last_seen": ago(1), **fields}
+    return tpb.Device(
+        id=name, key=key, addresses=["127.0.0.1:4711"], facts=facts, state=state, **given
+    )
+
+
+def lease(of: tpb.Device, holder: str, purpose: str = "") -> pb.Lease:
+    """A lease granted two minutes ago."""
+    return pb.Lease(
+        id=f"lease-{of.id}",
+        device_id=of.id,
+        device_key=of.key,
+        holder=holder,
+        purpose=purpose,
+        granted_at=ago(125),
+        deadline=ago(-9),
+    )
+
+
+def result(name: str, of: tpb.Device, workload: str, samples: list[float], **fields: Any) -> Any:
+    """A result measured half a minute ago."""
+    timing = pb.Timing(samples_s=samples, number=8, emulated=of.facts.emulated)
+    given = {"operations": 2 * 512**3, "user": "ada", "recorded_at": ago(30), **fields}
+    return tpb.Result(
+        id=name,
+        workload=workload,
+        device_id=of.id,
+        device_key=of.key,
+        target=of.facts.target,
+        timing=timing,
+        **given,
+    )
+
+
+@pytest.fixture
+def tracker() -> Iterator[FakeTracker]:
+    """A farm with a bit of everything."""
+    fake = FakeTracker(free_port(0))
+    one = device("local-1f0a3c", "local", tpb.DEVICE_STATE_LEASED)
+    pi = device("rasp3b-77be01", "rasp3b", tpb.DEVICE_STATE_LEASED, emulated=True)
+    held = [lease(one, "ada", "tune matmul"), lease(pi, "grace", "nightly check")]
+    one.lease.CopyFrom(held[0])
+    pi.lease.CopyFrom(held[1])
+    sick = device(
+        "rasp4b-0d11e5",
+        "rasp4b",
+        health=tpb.DEVICE_HEALTH_QUARANTINED,
+        health_reason="three kernels in a row crashed that run elsewhere",
+    )
+    gone = device("rasp4b-9c40aa", "rasp4b", tpb.DEVICE_STATE_OFFLINE, last_seen=ago(7300))
+    fake.devices = [one, device("local2-ab12cd", "local2"), pi, sick, gone]
+    fake.leases = held
+    fake.queue = [
+        tpb.QueuedRequest(
+            request=tpb.DeviceRequest(
+                request_id="r1", key="local", priority=5, user="linus", purpose="bisect"
+            ),
+            position=tpb.QueuePosition(position=1, waiting=1, reason="all 1 local are held"),
+            queued_at=ago(42),
+        )
+    ]
+    matmul = "matmul:m=512,n=512,k=512,dtype=float32"
+    crash = pb.Error(code=pb.ERROR_CODE_KERNEL_CRASHED, message="ended by signal 11 (SIGSEGV)")
+    fake.results = [
+        result("3", one, matmul, [2.58e-3, 2.57e-3, 2.6e-3], correct=True),
+        result("2", pi, matmul, [0.41, 0.42, 0.45], correct=True, user="grace"),
+        result("1", one, "add:n=1048576,dtype=float32", [], correct=False, error=crash),
+        result("0", one, "add:n=1048576,dtype=float32", [1.1e-4], operations=0),
+    ]
+    fake.start()
+    yield fake
+    fake.stop()
+
+
+@contextmanager
+def serving_dashboard(address: str) -> Iterator[str]:
+    """The dashboard of a tracker, served in a thread. Yields its URL."""
+    port = free_port(0)
+    app = create_app(address)
+    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    limit = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        app.state.dashboard.live.close()
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def url(tracker: FakeTracker) -> Iterator[str]:
+    with serving_dashboard(tracker.address) as address:
+        yield address
