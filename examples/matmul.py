@@ -8,7 +8,6 @@ python examples/matmul.py --device local
 import argparse
 
 import numpy as np
-
 from tunefarm import Tracker, request_device
 from tunefarm_compiler import build, targets
 
