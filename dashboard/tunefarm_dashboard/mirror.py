@@ -43,7 +43,7 @@ class Mirror:
                     self._results_dirty = True
                     await self._follow(farm)
             except TunefarmError as error:
-                trouble = str(error)
+                trouble = error.message
             except Exception as error:  # whatever it is, the page goes on and says so
                 _log.exception("reading the tracker failed")
                 trouble = f"the dashboard failed: {type(error).__name__}"

@@ -3,10 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
@@ -17,6 +18,21 @@ from tunefarm_proto import serving
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
+
+T = TypeVar("T")
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop for all: gRPC's asyncio side does not like several in one process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Carry it out in the loop's thread."""
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result(30)
 
 
 def ago(seconds: float) -> Timestamp:
@@ -38,41 +54,27 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
         self.results: list[tpb.Result] = []
         self.calls = 0
         self._watchers: set[asyncio.Queue[tpb.WatchEventsResponse]] = set()
-        self._stop: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Listen, in a thread."""
-        ready = threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
-        thread.start()
-        assert ready.wait(10)
-        self._thread = thread
+        """Listen."""
+        run(self._start())
+
+    async def _start(self) -> None:
+        self._server = serving.new_server()
+        serving.add_hello(self._server, "tracker")
+        tpb_grpc.add_TrackerServiceServicer_to_server(self, self._server)
+        serving.bind(self._server, "127.0.0.1", self.port)
+        await self._server.start()
 
     def stop(self) -> None:
         """Go away as a killed tracker does."""
-        if self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop)
-            self._thread.join(10)
-            self._stop = None
+        run(self._server.stop(0))
 
     def tell(self, kind: int, subject: str = "", action: str = "") -> None:
         """Send an event to those who watch."""
         event = tpb.WatchEventsResponse(cursor=1, at=ago(0), kind=kind, subject=subject)
         event.action = action
-        self._loop.call_soon_threadsafe(lambda: [w.put_nowait(event) for w in self._watchers])
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        self._stop = stop.set
-        server = serving.new_server()
-        serving.add_hello(server, "tracker")
-        tpb_grpc.add_TrackerServiceServicer_to_server(self, server)
-        serving.bind(server, "127.0.0.1", self.port)
-        await server.start()
-        ready.set()
-        await stop.wait()
-        await server.stop(0)
+        _loop().call_soon_threadsafe(lambda: [w.put_nowait(event) for w in self._watchers])
 
     async def ListDevices(self, request: Any, context: Any) -> tpb.ListDevicesResponse:  # noqa: N802
         self.calls += 1
@@ -202,14 +204,13 @@ def tracker() -> Iterator[FakeTracker]:
 
 
 @contextmanager
-def serving_dashboard(address: str) -> Iterator[str]:
-    """The dashboard of a tracker, served in a thread. Yields its URL."""
-    port = free_port(0)
+def serving_dashboard(address: str, port: int = 0) -> Iterator[str]:
+    """The dashboard of a tracker, served in the loop's thread. Yields its URL."""
+    port = port or free_port(0)
     app = create_app(address)
     config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
+    serving_it = asyncio.run_coroutine_threadsafe(server.serve(), _loop())
     limit = time.monotonic() + 20
     while not server.started:
         assert time.monotonic() < limit
@@ -217,12 +218,18 @@ def serving_dashboard(address: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        app.state.dashboard.live.close()
+        _loop().call_soon_threadsafe(app.state.dashboard.live.close)
         server.should_exit = True
-        thread.join(10)
+        serving_it.result(10)
 
 
 @pytest.fixture
 def url(tracker: FakeTracker) -> Iterator[str]:
     with serving_dashboard(tracker.address) as address:
         yield address
+
+
+@pytest.fixture
+def serve_dashboard() -> Callable[..., Any]:
+    """Serves the dashboard of any tracker, at a port of its own or a given one."""
+    return serving_dashboard

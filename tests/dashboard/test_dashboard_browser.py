@@ -1,0 +1,151 @@
+"""The page in a real browser: live, right again after a lost tracker, by keyboard, on a phone."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import FakeTracker, device
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no browser: `apt-get install chromium chromium-driver`"
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,1000"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    # A violation of the content security policy, or an error in our script, is told here.
+    told = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    driver.quit()
+    assert told == []
+
+
+def text(browser: webdriver.Chrome, section: str) -> str:
+    return browser.find_element(By.CSS_SELECTOR, f'[data-section="{section}"]').text
+
+
+def wait_for(browser: webdriver.Chrome, section: str, words: str, *, there: bool = True) -> None:
+    WebDriverWait(browser, 20, 0.05).until(lambda _: (words in text(browser, section)) == there)
+
+
+def style(browser: webdriver.Chrome, selector: str, name: str) -> str:
+    return browser.find_element(By.CSS_SELECTOR, selector).value_of_css_property(name)
+
+
+def test_live_lost_and_right_again_without_a_reload(tracker: FakeTracker, url, browser):
+    browser.get(url)
+    browser.execute_script("window.sameDocument = true")
+    wait_for(browser, "devices", "2 min ago")
+    link = browser.find_element(By.LINK_TEXT, "rasp4b-9c40aa")
+    browser.execute_script("arguments[0].focus()", link)
+    tracker.devices = [*tracker.devices, device("newcomer", "zz", emulated=True)]
+    tracker.tell(tpb.EVENT_KIND_DEVICE, "newcomer", "online")
+    wait_for(browser, "devices", "newcomer")
+    assert browser.switch_to.active_element.text == "rasp4b-9c40aa"  # the swap kept the focus
+
+    stale = '[aria-labelledby="devices-heading"] .stale'
+    assert style(browser, stale, "display") == "none"
+    tracker.stop()
+    wait_for(browser, "status", "The tracker is out of reach")
+    assert "newcomer" in text(browser, "devices")
+    assert style(browser, stale, "display") != "none"
+
+    tracker.devices = tracker.devices[:2]
+    tracker.start()
+    wait_for(browser, "status", "out of reach", there=False)
+    wait_for(browser, "devices", "newcomer", there=False)
+    assert style(browser, stale, "display") == "none"
+    assert browser.execute_script("return window.sameDocument") is True
+
+
+def test_the_page_says_when_the_dashboard_itself_is_gone(tracker, serve_dashboard, browser):
+    with serve_dashboard(tracker.address) as url:
+        browser.get(url)
+        wait_for(browser, "devices", "2 min ago")
+        lost = browser.find_element(By.ID, "dashboard-lost")
+        assert not lost.is_displayed()
+    WebDriverWait(browser, 20, 0.05).until(lambda _: lost.is_displayed())
+    assert "local-1f0a3c" in text(browser, "devices")
+    with serve_dashboard(tracker.address, int(url.rpartition(":")[2])):
+        WebDriverWait(browser, 20, 0.05).until(lambda _: not lost.is_displayed())
+    browser.get("about:blank")
+    browser.get_log("browser")  # refused connections are what this test is about
+
+
+def test_hostile_words_stay_words(tracker: FakeTracker, url, browser):
+    evil = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'>"
+    browser.get(url)
+    tracker.leases[0].purpose = evil
+    tracker.devices[0].lease.purpose = evil
+    tracker.tell(tpb.EVENT_KIND_LEASE)
+    wait_for(browser, "leases", evil)
+    assert evil in text(browser, "devices")
+    assert browser.execute_script("return window.owned") is None
+
+
+def test_by_keyboard_to_a_device_and_back(url, browser):
+    browser.get(url)
+    wait_for(browser, "devices", "rasp3b-77be01")
+    body = browser.find_element(By.TAG_NAME, "body")
+    body.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Skip to content"
+    for _ in range(20):
+        if browser.switch_to.active_element.text == "rasp3b-77be01":
+            break
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda _: "/devices/rasp3b-77be01" in browser.current_url)
+    assert "qemu-user" in text(browser, "facts")
+    assert "emulated" in text(browser, "results")
+    browser.find_element(By.LINK_TEXT, "Farm").send_keys(Keys.ENTER)
+    wait_for(browser, "devices", "local-1f0a3c")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_page_is_wider_than_the_screen(url, browser, width):
+    screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 700}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    for path in ("/", "/devices/rasp3b-77be01"):
+        browser.get(url + path)
+        wait_for(browser, "results", "matmul")
+        wide = browser.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= width
+
+
+def test_light_and_dark(url, browser):
+    grounds = []
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get(url)
+        colour = style(browser, "body", "background-color")
+        numbers = [int(n) for n in colour.partition("(")[2].rstrip(")").split(",")[:3]]
+        grounds.append(sum(numbers) / 3)
+    assert grounds[0] > 200
+    assert grounds[1] < 60
