@@ -26,6 +26,9 @@ KERNELS = {
     "loop": 'for (;;) __asm__ volatile("");',
     "close_all": "for (int i = 0; i < 64; ++i) close(i); return 0;",
     "babble": 'for (int i = 0; i < 1000000; ++i) puts("endless output of a kernel"); abort();',
+    "fill_disk": "static char block[4096]; float *kept = args[0]; FILE *file = tmpfile();"
+    " while (*kept < 8192 && fwrite(block, 4096, 1, file) == 1 && !fflush(file)) *kept += 4;"
+    " return 0;",
     "kill_parent": "kill(getppid(), SIGKILL); pause(); return 0;",
     "fork_": "for (int i = 0; i < 3; ++i) if (!fork()) { if (i) setsid(); for (;;) pause(); }"
     " return 0;",

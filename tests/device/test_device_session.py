@@ -163,6 +163,12 @@ def test_a_status_is_told_and_nothing_is_lost(session, module):
     assert numbers(session.read(x))[0] == 1
 
 
+def test_a_kernel_cannot_fill_the_disk(session, module):
+    x = session.empty(16)
+    session.call(module, "fill_disk", x)
+    assert 0 < numbers(session.read(x))[0] <= 1024  # KiB
+
+
 def test_what_a_kernel_forks_is_killed(session, module, box):
     before = box.device.children()
     x = session.empty(16)
