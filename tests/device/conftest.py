@@ -117,12 +117,13 @@ class Box:
 def boxed(folder: Path) -> Iterator[Box]:
     tracker = FakeTracker()
     device = DeviceProcess(tracker.address, folder / "state")
+    box = Box(tracker, device, "")
     try:
-        report = tracker.wait(lambda report: True)
-        yield Box(tracker, device, report.addresses[0])
-    finally:
-        device.kill()
-        tracker.stop()
+        box.address = tracker.wait(lambda report: True).addresses[0]
+        yield box
+    finally:  # a test may have put others in their place
+        box.device.kill()
+        box.tracker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -120,11 +120,10 @@ def test_a_lower_fence_is_refused_even_after_a_restart(own_box):
         Client(own_box.address, "low").missing("0" * 64)
     name = own_box.tracker.reports[-1].device_id
     assert own_box.device.stop() == 0
-    again = DeviceProcess(own_box.tracker.address, own_box.device.state)
     instance = own_box.tracker.reports[-1].instance_id
+    own_box.device = DeviceProcess(own_box.tracker.address, own_box.device.state)
     report = own_box.tracker.wait(lambda report: report.instance_id != instance)
     assert (report.fence, report.lease_id, report.device_id) == (7, "", name)
-    again.kill()
 
 
 def test_work_goes_on_while_the_tracker_restarts(own_box, kernels):
