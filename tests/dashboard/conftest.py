@@ -1,166 +1,13 @@
-"""A tracker that says what the test wants, over real gRPC; and the dashboard, served for real."""
+"""A farm for the dashboard to show, and the dashboard that shows it."""
 
-import asyncio
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-import uvicorn
-from google.protobuf.timestamp_pb2 import Timestamp
+from fake_tracker import FakeTracker, ago, device, lease, result, serving_dashboard
 from tunefarm.cli.processes import free_port
-from tunefarm_dashboard.server import create_app
-from tunefarm_proto import serving
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
-from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
-
-T = TypeVar("T")
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """One loop for all: gRPC's asyncio side does not like several in one process."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-    return loop
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Carry it out in the loop's thread."""
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result(30)
-
-
-def ago(seconds: float) -> Timestamp:
-    """A moment in the past; in the future where negative."""
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.now(UTC) - timedelta(seconds=seconds))
-    return stamp
-
-
-class FakeTracker(tpb_grpc.TrackerServiceServicer):
-    """Holds the lists; tests change them and call `tell`."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.address = f"127.0.0.1:{port}"
-        self.devices: list[tpb.Device] = []
-        self.queue: list[tpb.QueuedRequest] = []
-        self.leases: list[pb.Lease] = []
-        self.results: list[tpb.Result] = []
-        self.calls = 0
-        self._watchers: set[asyncio.Queue[tpb.WatchEventsResponse]] = set()
-
-    def start(self) -> None:
-        """Listen."""
-        run(self._start())
-
-    async def _start(self) -> None:
-        self._server = serving.new_server()
-        serving.add_hello(self._server, "tracker")
-        tpb_grpc.add_TrackerServiceServicer_to_server(self, self._server)
-        serving.bind(self._server, "127.0.0.1", self.port)
-        await self._server.start()
-
-    def stop(self) -> None:
-        """Go away as a killed tracker does."""
-        run(self._server.stop(0))
-
-    def tell(self, kind: int, subject: str = "", action: str = "") -> None:
-        """Send an event to those who watch."""
-        event = tpb.WatchEventsResponse(cursor=1, at=ago(0), kind=kind, subject=subject)
-        event.action = action
-        _loop().call_soon_threadsafe(lambda: [w.put_nowait(event) for w in self._watchers])
-
-    async def ListDevices(self, request: Any, context: Any) -> tpb.ListDevicesResponse:  # noqa: N802
-        self.calls += 1
-        return tpb.ListDevicesResponse(devices=self.devices)
-
-    async def ListQueue(self, request: Any, context: Any) -> tpb.ListQueueResponse:  # noqa: N802
-        return tpb.ListQueueResponse(requests=self.queue)
-
-    async def ListLeases(self, request: Any, context: Any) -> tpb.ListLeasesResponse:  # noqa: N802
-        return tpb.ListLeasesResponse(leases=self.leases)
-
-    async def ListResults(  # noqa: N802
-        self, request: tpb.ListResultsRequest, context: Any
-    ) -> tpb.ListResultsResponse:
-        found = [r for r in self.results if request.device_id in ("", r.device_id)]
-        return tpb.ListResultsResponse(results=found[: request.limit])
-
-    async def WatchEvents(  # noqa: N802
-        self, request: Any, context: Any
-    ) -> AsyncIterator[tpb.WatchEventsResponse]:
-        queue: asyncio.Queue[tpb.WatchEventsResponse] = asyncio.Queue()
-        self._watchers.add(queue)
-        try:
-            yield tpb.WatchEventsResponse(cursor=1)
-            while True:
-                yield await queue.get()
-        finally:
-            self._watchers.discard(queue)
-
-
-def device(
-    name: str,
-    key: str,
-    state: int = tpb.DEVICE_STATE_IDLE,
-    *,
-    emulated: bool = False,
-    **fields: Any,
-) -> tpb.Device:
-    """A healthy device."""
-    triple = "aarch64-unknown-linux-gnu" if emulated else "x86_64-unknown-linux-gnu"
-    cpu = "cortex-a53" if emulated else "znver4"
-    facts = pb.DeviceFacts(
-        target=pb.Target(
-            triple=triple, cpu=cpu, features=["neon"] if emulated else ["avx2", "fma"]
-        ),
-        cpu_model=cpu,
-        cpu_count=4,
-        memory_bytes=1 << 30,
-        os="Debian GNU/Linux 12 (bookworm)",
-        kernel="6.1.0",
-        emulated=emulated,
-        emulator="qemu-user" if emulated else "",
-        isolation=["process-group", "rlimits"],
-    )
-    given = {"health": tpb.DEVICE_HEALTH_GOOD, "last_seen": ago(1), **fields}
-    return tpb.Device(
-        id=name, key=key, addresses=["127.0.0.1:4711"], facts=facts, state=state, **given
-    )
-
-
-def lease(of: tpb.Device, holder: str, purpose: str = "") -> pb.Lease:
-    """A lease granted two minutes ago."""
-    return pb.Lease(
-        id=f"lease-{of.id}",
-        device_id=of.id,
-        device_key=of.key,
-        holder=holder,
-        purpose=purpose,
-        granted_at=ago(125),
-        deadline=ago(-9),
-    )
-
-
-def result(name: str, of: tpb.Device, workload: str, samples: list[float], **fields: Any) -> Any:
-    """A result measured half a minute ago."""
-    timing = pb.Timing(samples_s=samples, number=8, emulated=of.facts.emulated)
-    given = {"operations": 2 * 512**3, "user": "ada", "recorded_at": ago(30), **fields}
-    return tpb.Result(
-        id=name,
-        workload=workload,
-        device_id=of.id,
-        device_key=of.key,
-        target=of.facts.target,
-        timing=timing,
-        **given,
-    )
 
 
 @pytest.fixture
@@ -201,26 +48,6 @@ def tracker() -> Iterator[FakeTracker]:
     fake.start()
     yield fake
     fake.stop()
-
-
-@contextmanager
-def serving_dashboard(address: str, port: int = 0) -> Iterator[str]:
-    """The dashboard of a tracker, served in the loop's thread. Yields its URL."""
-    port = port or free_port(0)
-    app = create_app(address)
-    config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    serving_it = asyncio.run_coroutine_threadsafe(server.serve(), _loop())
-    limit = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        _loop().call_soon_threadsafe(app.state.dashboard.live.close)
-        server.should_exit = True
-        serving_it.result(10)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from conftest import FakeTracker, device, run
+from fake_tracker import FakeTracker, device, run
 from tunefarm import errors
 from tunefarm.farm import AsyncFarm
 from tunefarm_dashboard.live import Channel

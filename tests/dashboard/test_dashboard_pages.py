@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tunefarm_dashboard
-from conftest import FakeTracker, device, lease, result
+from fake_tracker import FakeTracker, device, lease, result
 from tunefarm.cli.processes import free_port
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
