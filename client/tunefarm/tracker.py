@@ -1,7 +1,6 @@
 """What the tracker knows: devices, queue, leases, results."""
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 from tunefarm_proto import rpc
@@ -38,12 +37,7 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:

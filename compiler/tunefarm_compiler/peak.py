@@ -18,6 +18,19 @@ def peak_bundle(spec: TargetSpec) -> Bundle:
     the latency of the multiply-add. The manifest states its operations.
     """
     chains = min(spec.vector_registers - 4, 24)
+    library = link(emit_object(module_text(_text(spec, chains), spec), spec), spec)
+    arguments = [
+        bpb.ArgumentSignature(name="x", dtype="float32", shape=[2]),
+        bpb.ArgumentSignature(name="out", dtype="float32", shape=[spec.lanes], output=True),
+    ]
+    operations = 2 * ROUNDS * UNROLL * chains * spec.lanes
+    function = bpb.FunctionSignature(name="peak", arguments=arguments, operations=operations)
+    manifest = bpb.BundleManifest(workload="peak", functions=[function])
+    return pack(manifest, [(spec.to_proto(), library)])
+
+
+def _text(spec: TargetSpec, chains: int) -> str:
+    """LLVM text of the kernel."""
     kind = vector_type(spec.lanes)
     suffix = "f32" if spec.lanes == 1 else f"v{spec.lanes}f32"
     zeros = f"<{spec.lanes} x i32> zeroinitializer"
@@ -72,12 +85,4 @@ def peak_bundle(spec: TargetSpec) -> Bundle:
         lines += [above, chosen]
         total = f"%m{c}"
     lines += [f"  store {kind} {total}, ptr %out, align 4", "  ret i32 0", "}"]
-    library = link(emit_object(module_text("\n".join(lines) + "\n", spec), spec), spec)
-    arguments = [
-        bpb.ArgumentSignature(name="x", dtype="float32", shape=[2]),
-        bpb.ArgumentSignature(name="out", dtype="float32", shape=[spec.lanes], output=True),
-    ]
-    operations = 2 * ROUNDS * UNROLL * chains * spec.lanes
-    function = bpb.FunctionSignature(name="peak", arguments=arguments, operations=operations)
-    manifest = bpb.BundleManifest(workload="peak", functions=[function])
-    return pack(manifest, [(spec.to_proto(), library)])
+    return "\n".join(lines) + "\n"

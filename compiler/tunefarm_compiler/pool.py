@@ -8,7 +8,6 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import asdict
-from types import TracebackType
 from typing import Self
 
 from tunefarm_proto.bundle import Bundle
@@ -39,12 +38,7 @@ class BuildPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._closing.set()
         for _ in self._threads:
             self._jobs.put(None)

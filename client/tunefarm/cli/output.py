@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from tunefarm.channel import DEFAULT_TRACKER, TRACKER_VARIABLE
@@ -74,12 +73,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
