@@ -139,6 +139,14 @@ def test_waiting_ends_at_the_timeout(farm):
     assert failure(farm.ask(4, "late")) is FailureKind.REQUEST_TIMEOUT  # the same end again
 
 
+def test_a_heartbeat_after_the_timeout_hears_of_the_timeout(farm):
+    farm.device(stream=1)
+    farm.ask(2, "holder", ttl=100.0)
+    farm.ask(3, "late", wait_timeout=5.0)
+    ends = to(3, farm.do(Heartbeat(3, "late"), after=5.0))
+    assert {end.failure.kind for end in ends} == {FailureKind.REQUEST_TIMEOUT}
+
+
 def test_the_same_request_id_keeps_its_place(farm):
     farm.device(stream=1)
     for stream, name in ((2, "holder"), (3, "a"), (4, "b")):

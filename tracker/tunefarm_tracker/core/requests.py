@@ -108,10 +108,14 @@ def disconnected(turn: Turn, stream: int, request_id: str) -> None:
 
 
 def heartbeat(turn: Turn, stream: int, request_id: str) -> None:
-    """A client lives. One that waits needs no answer; one that lost its lease is refused."""
+    """A client lives. One that waits needs no answer; one whose request is over hears why.
+
+    The end itself may be on its way still, and must not be overtaken by another reason.
+    """
     request = turn.state.requests.get(request_id)
     if request is None:
-        turn.want(Ended(stream, lost("")))
+        end = turn.state.ends.get(request_id)
+        turn.want(Ended(stream, (end.failure if end else None) or lost("")))
     elif request.stream == stream and request.lease_id:
         renew(turn, request.lease_id, stream)
 
