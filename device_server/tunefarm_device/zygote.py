@@ -42,6 +42,7 @@ class Zygote:
         self.runner = runner
         self.children: set[int] = set()
         self.server = os.getppid()
+        self.leaving = False
         self.wake_read, self.wake_write = os.pipe()
         self.prctl = ctypes.CDLL(None).prctl
 
@@ -52,7 +53,9 @@ class Zygote:
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _ignore)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
-        signal.signal(signal.SIGTERM, _leave)
+        # Never raises: the server's end closes the socket first and signals a moment later, when
+        # an exception would cut off kill_all.
+        signal.signal(signal.SIGTERM, self.leave)
         holds = list(self.runner.ISOLATION)
         if self.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) == 0:
             holds.append("parent-death-signal")
@@ -61,7 +64,7 @@ class Zygote:
         try:
             self.tell(ready=True, isolation=sorted(holds))
             self.loop()
-        except (SystemExit, BrokenPipeError):
+        except BrokenPipeError:
             pass
         finally:
             self.kill_all()
@@ -72,12 +75,16 @@ class Zygote:
         poll.register(CONTROL_FD, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
         with socket.socket(fileno=os.dup(CONTROL_FD)) as control:
-            while os.getppid() == self.server:
+            while not self.leaving and os.getppid() == self.server:
                 for fd, _ in poll.poll():
                     if fd == self.wake_read:
                         self.reap()
                     elif not self.take(control):
                         return
+
+    def leave(self, number: int, frame: FrameType | None) -> None:
+        """At SIGTERM; the wake-up descriptor ends the poll."""
+        self.leaving = True
 
     def take(self, control: socket.socket) -> bool:
         """Fork one runner; False at the end of file."""
@@ -138,7 +145,6 @@ class Zygote:
 
     def kill_all(self) -> None:
         """Leave nothing."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for pid in self.children:
             kill_group(pid)
         self.children.clear()
@@ -171,10 +177,6 @@ def kill_group(pid: int) -> None:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """The wake-up descriptor does the work."""
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit
 
 
 if __name__ == "__main__":
