@@ -4,6 +4,10 @@
     +-- InternalError                 a bug on the answering side
     +-- ProtocolMismatchError         the peer speaks another major version
     +-- InvalidRequestError           a request's own fields make no sense
+    +-- AccessError
+    |   +-- UnauthenticatedError      no token, or a wrong or revoked one
+    |   +-- PermissionDeniedError     the role does not allow it
+    +-- OverloadedError               the server takes no more calls at the moment
     +-- ConnectionFailedError
     |   +-- TrackerUnreachableError
     |   +-- DeviceUnreachableError
@@ -12,6 +16,8 @@
     |   +-- UnknownKeyError           no device has that key
     |   +-- RequestTimeoutError       waited as long as it was allowed to
     |   +-- RequestCancelledError
+    |   +-- QuotaExceededError        as many requests or devices as the user may have
+    +-- UnknownDeviceError            no device of that id
     +-- LeaseError
     |   +-- LeaseLostError            expired, released or revoked
     |   +-- LeaseRefusedError         the token does not open this device
@@ -82,6 +88,28 @@ class InvalidRequestError(TunefarmError):
     code = pb.ERROR_CODE_INVALID_REQUEST
 
 
+class AccessError(TunefarmError):
+    """The caller may not do this."""
+
+
+class UnauthenticatedError(AccessError):
+    """The call names nobody that the tracker knows: no token, or a wrong or revoked one."""
+
+    code = pb.ERROR_CODE_UNAUTHENTICATED
+
+
+class PermissionDeniedError(AccessError):
+    """The caller's role does not allow this."""
+
+    code = pb.ERROR_CODE_PERMISSION_DENIED
+
+
+class OverloadedError(TunefarmError):
+    """The server takes no more calls at the moment."""
+
+    code = pb.ERROR_CODE_OVERLOADED
+
+
 class ConnectionFailedError(TunefarmError):
     """A peer cannot be reached."""
 
@@ -124,6 +152,18 @@ class RequestCancelledError(RequestError):
     """The request was cancelled before it was granted."""
 
     code = pb.ERROR_CODE_REQUEST_CANCELLED
+
+
+class QuotaExceededError(RequestError):
+    """The user already has as many requests or devices as it may have."""
+
+    code = pb.ERROR_CODE_QUOTA_EXCEEDED
+
+
+class UnknownDeviceError(TunefarmError, LookupError):
+    """The tracker knows no device of that id."""
+
+    code = pb.ERROR_CODE_UNKNOWN_DEVICE
 
 
 class LeaseError(TunefarmError):

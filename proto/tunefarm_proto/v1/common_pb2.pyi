@@ -39,12 +39,22 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """No tracker answers at the address."""
     ERROR_CODE_DEVICE_UNREACHABLE: _ErrorCode.ValueType  # 5
     """The device does not answer at any address that it advertises."""
+    ERROR_CODE_UNAUTHENTICATED: _ErrorCode.ValueType  # 6
+    """The call names nobody that the tracker knows: no token, or a wrong or revoked one."""
+    ERROR_CODE_PERMISSION_DENIED: _ErrorCode.ValueType  # 7
+    """The caller's role does not allow this."""
+    ERROR_CODE_OVERLOADED: _ErrorCode.ValueType  # 8
+    """The server takes no more calls at the moment."""
     ERROR_CODE_UNKNOWN_KEY: _ErrorCode.ValueType  # 10
     """No device with that key is known to the tracker."""
     ERROR_CODE_REQUEST_TIMEOUT: _ErrorCode.ValueType  # 11
     """The request waited as long as it was allowed to and got no device."""
     ERROR_CODE_REQUEST_CANCELLED: _ErrorCode.ValueType  # 12
     """The request was cancelled before it was granted."""
+    ERROR_CODE_QUOTA_EXCEEDED: _ErrorCode.ValueType  # 13
+    """The user already has as many requests or devices as it may have."""
+    ERROR_CODE_UNKNOWN_DEVICE: _ErrorCode.ValueType  # 14
+    """The tracker knows no device of that id."""
     ERROR_CODE_LEASE_LOST: _ErrorCode.ValueType  # 20
     """The lease has ended: expired, released or revoked."""
     ERROR_CODE_LEASE_REFUSED: _ErrorCode.ValueType  # 21
@@ -101,12 +111,22 @@ ERROR_CODE_TRACKER_UNREACHABLE: ErrorCode.ValueType  # 4
 """No tracker answers at the address."""
 ERROR_CODE_DEVICE_UNREACHABLE: ErrorCode.ValueType  # 5
 """The device does not answer at any address that it advertises."""
+ERROR_CODE_UNAUTHENTICATED: ErrorCode.ValueType  # 6
+"""The call names nobody that the tracker knows: no token, or a wrong or revoked one."""
+ERROR_CODE_PERMISSION_DENIED: ErrorCode.ValueType  # 7
+"""The caller's role does not allow this."""
+ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 8
+"""The server takes no more calls at the moment."""
 ERROR_CODE_UNKNOWN_KEY: ErrorCode.ValueType  # 10
 """No device with that key is known to the tracker."""
 ERROR_CODE_REQUEST_TIMEOUT: ErrorCode.ValueType  # 11
 """The request waited as long as it was allowed to and got no device."""
 ERROR_CODE_REQUEST_CANCELLED: ErrorCode.ValueType  # 12
 """The request was cancelled before it was granted."""
+ERROR_CODE_QUOTA_EXCEEDED: ErrorCode.ValueType  # 13
+"""The user already has as many requests or devices as it may have."""
+ERROR_CODE_UNKNOWN_DEVICE: ErrorCode.ValueType  # 14
+"""The tracker knows no device of that id."""
 ERROR_CODE_LEASE_LOST: ErrorCode.ValueType  # 20
 """The lease has ended: expired, released or revoked."""
 ERROR_CODE_LEASE_REFUSED: ErrorCode.ValueType  # 21
