@@ -1,6 +1,7 @@
 """The errors of tunefarm; the tree is drawn in `tunefarm_proto.errors`."""
 
 from tunefarm_proto.errors import (
+    AccessError,
     ArgumentMismatchError,
     BuildFailedError,
     BundleError,
@@ -21,13 +22,18 @@ from tunefarm_proto.errors import (
     LeaseLostError,
     LeaseRefusedError,
     OutOfMemoryError,
+    OverloadedError,
+    PermissionDeniedError,
     ProtocolMismatchError,
+    QuotaExceededError,
     RequestCancelledError,
     RequestError,
     RequestTimeoutError,
     TargetMismatchError,
     TrackerUnreachableError,
     TunefarmError,
+    UnauthenticatedError,
+    UnknownDeviceError,
     UnknownDigestError,
     UnknownFunctionError,
     UnknownHandleError,
@@ -39,6 +45,7 @@ from tunefarm_proto.errors import (
 )
 
 __all__ = [
+    "AccessError",
     "ArgumentMismatchError",
     "BuildFailedError",
     "BundleError",
@@ -59,13 +66,18 @@ __all__ = [
     "LeaseLostError",
     "LeaseRefusedError",
     "OutOfMemoryError",
+    "OverloadedError",
+    "PermissionDeniedError",
     "ProtocolMismatchError",
+    "QuotaExceededError",
     "RequestCancelledError",
     "RequestError",
     "RequestTimeoutError",
     "TargetMismatchError",
     "TrackerUnreachableError",
     "TunefarmError",
+    "UnauthenticatedError",
+    "UnknownDeviceError",
     "UnknownDigestError",
     "UnknownFunctionError",
     "UnknownHandleError",
