@@ -90,6 +90,38 @@ DEVICE_HEALTH_RETIRED: DeviceHealth.ValueType  # 4
 """Taken out for good."""
 Global___DeviceHealth: _TypeAlias = DeviceHealth  # noqa: Y015
 
+class _DeviceAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_ACTION_UNSPECIFIED: _DeviceAction.ValueType  # 0
+    """Never sent."""
+    DEVICE_ACTION_DRAIN: _DeviceAction.ValueType  # 1
+    """Finishes its lease, then gets no other."""
+    DEVICE_ACTION_ENABLE: _DeviceAction.ValueType  # 2
+    """In good health and granted again."""
+    DEVICE_ACTION_QUARANTINE: _DeviceAction.ValueType  # 3
+    """Not to be trusted until enabled."""
+    DEVICE_ACTION_RETIRE: _DeviceAction.ValueType  # 4
+    """Taken out for good."""
+
+class DeviceAction(_DeviceAction, metaclass=_DeviceActionEnumTypeWrapper):
+    """What an operator does with a device."""
+
+DEVICE_ACTION_UNSPECIFIED: DeviceAction.ValueType  # 0
+"""Never sent."""
+DEVICE_ACTION_DRAIN: DeviceAction.ValueType  # 1
+"""Finishes its lease, then gets no other."""
+DEVICE_ACTION_ENABLE: DeviceAction.ValueType  # 2
+"""In good health and granted again."""
+DEVICE_ACTION_QUARANTINE: DeviceAction.ValueType  # 3
+"""Not to be trusted until enabled."""
+DEVICE_ACTION_RETIRE: DeviceAction.ValueType  # 4
+"""Taken out for good."""
+Global___DeviceAction: _TypeAlias = DeviceAction  # noqa: Y015
+
 class _EventKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -128,6 +160,26 @@ class SynchronizeRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
@@ -136,6 +188,7 @@ class SynchronizeRequest(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable name of the device, unique in the farm."""
     key: _builtins.str
@@ -158,6 +211,10 @@ class SynchronizeRequest(_message.Message):
     def conditions(self) -> _common_pb2.Conditions:
         """How it is."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its operator says of it, as in lab: berlin. Sent with the facts."""
+
     def __init__(
         self,
         *,
@@ -169,10 +226,11 @@ class SynchronizeRequest(_message.Message):
         fence: _builtins.int = ...,
         conditions: _common_pb2.Conditions | None = ...,
         instance_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "conditions", b"conditions", "device_id", b"device_id", "facts", b"facts", "fence", b"fence", "instance_id", b"instance_id", "key", b"key", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "conditions", b"conditions", "device_id", b"device_id", "facts", b"facts", "fence", b"fence", "instance_id", b"instance_id", "key", b"key", "labels", b"labels", "lease_id", b"lease_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,8 +311,60 @@ class RequestDeviceRequest(_message.Message):
 Global___RequestDeviceRequest: _TypeAlias = RequestDeviceRequest  # noqa: Y015
 
 @_typing.final
+class DeviceNeed(_message.Message):
+    """One device of a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WhereEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these keys will do."""
+
+    @_builtins.property
+    def where(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Conditions on its attributes, as in memory_mb: ">=2048", cpu: "cortex-a*", features: "sve",
+        labels: "lab=berlin". All must hold.
+        """
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        where: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceNeed: _TypeAlias = DeviceNeed  # noqa: Y015
+
+@_typing.final
 class DeviceRequest(_message.Message):
-    """A wish for a device."""
+    """A wish for a device, or for several that are granted together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -266,10 +376,12 @@ class DeviceRequest(_message.Message):
     WAIT_TIMEOUT_FIELD_NUMBER: _builtins.int
     WAIT_FOR_KEY_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, unique; the same id again is the same request."""
     key: _builtins.str
-    """Key of the device."""
+    """Key of the device, where one of that key is all that is wanted; else `needs`."""
     priority: _builtins.int
     """Higher goes first."""
     user: _builtins.str
@@ -278,6 +390,8 @@ class DeviceRequest(_message.Message):
     """What for, in the user's words."""
     wait_for_key: _builtins.bool
     """Wait for a key that no device has, instead of failing at once."""
+    maintenance: _builtins.bool
+    """May have a device that is draining, quarantined or retired. For operators."""
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
         """How long to wait in the queue; absent: without end."""
@@ -285,6 +399,10 @@ class DeviceRequest(_message.Message):
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """Wished time to live of the lease without heartbeat; absent: the tracker decides."""
+
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceNeed]:
+        """One for each device wanted. They are granted together and end together."""
 
     def __init__(
         self,
@@ -297,10 +415,12 @@ class DeviceRequest(_message.Message):
         wait_timeout: _duration_pb2.Duration | None = ...,
         wait_for_key: _builtins.bool = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        needs: _abc.Iterable[Global___DeviceNeed] | None = ...,
+        maintenance: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl", "wait_timeout", b"wait_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "priority", b"priority", "purpose", b"purpose", "request_id", b"request_id", "ttl", b"ttl", "user", b"user", "wait_for_key", b"wait_for_key", "wait_timeout", b"wait_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "maintenance", b"maintenance", "needs", b"needs", "priority", b"priority", "purpose", b"purpose", "request_id", b"request_id", "ttl", b"ttl", "user", b"user", "wait_for_key", b"wait_for_key", "wait_timeout", b"wait_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,12 +432,19 @@ class Heartbeat(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    TTL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Changes the time to live from now on; absent: as it is."""
+
     def __init__(
         self,
+        *,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,12 +456,19 @@ class Release(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    DEVICE_FAULT_FIELD_NUMBER: _builtins.int
+    device_fault: _builtins.str
+    """The granted device could not be used, in one line: counts against its health. Empty where all
+    went well or the kernel is to blame.
+    """
     def __init__(
         self,
+        *,
+        device_fault: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_fault", b"device_fault"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,22 +527,30 @@ class QueuePosition(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """1 is next."""
     waiting: _builtins.int
-    """Requests waiting for this key."""
+    """Requests waiting for the same key."""
     reason: _builtins.str
     """Why it waits, in one line."""
+    @_builtins.property
+    def estimate(self) -> _duration_pb2.Duration:
+        """How long it may still wait, from how long devices of the key were held lately; absent where
+        nothing is known. A guess, not a promise.
+        """
+
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         waiting: _builtins.int = ...,
         reason: _builtins.str = ...,
+        estimate: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "reason", b"reason", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "position", b"position", "reason", b"reason", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +566,7 @@ class Grant(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """Opens the device. Secret."""
     @_builtins.property
@@ -438,6 +581,10 @@ class Grant(_message.Message):
     def facts(self) -> _common_pb2.DeviceFacts:
         """What the device is."""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
+        """The other devices of a request for several, in the order of its needs."""
+
     def __init__(
         self,
         *,
@@ -445,10 +592,11 @@ class Grant(_message.Message):
         token: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         facts: _common_pb2.DeviceFacts | None = ...,
+        others: _abc.Iterable[Global___Grant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "facts", b"facts", "lease", b"lease", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "facts", b"facts", "lease", b"lease", "others", b"others", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,19 +658,25 @@ class RenewLeaseRequest(_message.Message):
 
     LEASE_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Which lease."""
     token: _builtins.str
     """Its token."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Changes the time to live from now on; absent: as it is."""
+
     def __init__(
         self,
         *,
         lease_id: _builtins.str = ...,
         token: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "token", b"token", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,10 +794,354 @@ class CancelRequestResponse(_message.Message):
 Global___CancelRequestResponse: _TypeAlias = CancelRequestResponse  # noqa: Y015
 
 @_typing.final
+class RevokeLeaseRequest(_message.Message):
+    """Ends somebody's lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """Which lease."""
+    reason: _builtins.str
+    """Why, in one line; its holder reads it."""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeLeaseRequest: _TypeAlias = RevokeLeaseRequest  # noqa: Y015
+
+@_typing.final
+class RevokeLeaseResponse(_message.Message):
+    """The lease is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_FIELD_NUMBER: _builtins.int
+    revoked: _builtins.bool
+    """False where it had ended already, or is not known."""
+    def __init__(
+        self,
+        *,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeLeaseResponse: _TypeAlias = RevokeLeaseResponse  # noqa: Y015
+
+@_typing.final
+class ManageDeviceRequest(_message.Message):
+    """Changes what a device is used for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Which device."""
+    action: Global___DeviceAction.ValueType
+    """What to do with it."""
+    reason: _builtins.str
+    """Why, in one line."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        action: Global___DeviceAction.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "device_id", b"device_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManageDeviceRequest: _TypeAlias = ManageDeviceRequest  # noqa: Y015
+
+@_typing.final
+class ManageDeviceResponse(_message.Message):
+    """The device as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device:
+        """The device."""
+
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManageDeviceResponse: _TypeAlias = ManageDeviceResponse  # noqa: Y015
+
+@_typing.final
+class RecordHealthCheckRequest(_message.Message):
+    """Tells how a health check went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    SEVERE_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Which device."""
+    passed: _builtins.bool
+    """Whether it passed."""
+    detail: _builtins.str
+    """What was seen, in one line."""
+    severe: _builtins.bool
+    """The device answered wrongly: it is quarantined at once."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        severe: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "device_id", b"device_id", "passed", b"passed", "severe", b"severe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordHealthCheckRequest: _TypeAlias = RecordHealthCheckRequest  # noqa: Y015
+
+@_typing.final
+class RecordHealthCheckResponse(_message.Message):
+    """The device as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device:
+        """The device."""
+
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordHealthCheckResponse: _TypeAlias = RecordHealthCheckResponse  # noqa: Y015
+
+@_typing.final
+class SetQuotaRequest(_message.Message):
+    """Sets what a user may have. Absent limits do not limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    MAX_DEVICES_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """Who."""
+    max_devices: _builtins.int
+    """Devices held at a time."""
+    max_requests: _builtins.int
+    """Requests waiting or holding at a time."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        max_devices: _builtins.int | None = ...,
+        max_requests: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_devices", b"_max_devices", "_max_requests", b"_max_requests", "max_devices", b"max_devices", "max_requests", b"max_requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_devices", b"_max_devices", "_max_requests", b"_max_requests", "max_devices", b"max_devices", "max_requests", b"max_requests", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_devices: _TypeAlias = _typing.Literal["max_devices"]  # noqa: Y015
+    _WhichOneofArgType__max_devices: _TypeAlias = _typing.Literal["_max_devices", b"_max_devices"]  # noqa: Y015
+    _WhichOneofReturnType__max_requests: _TypeAlias = _typing.Literal["max_requests"]  # noqa: Y015
+    _WhichOneofArgType__max_requests: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_devices) -> _WhichOneofReturnType__max_devices | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_requests) -> _WhichOneofReturnType__max_requests | None: ...
+
+Global___SetQuotaRequest: _TypeAlias = SetQuotaRequest  # noqa: Y015
+
+@_typing.final
+class SetQuotaResponse(_message.Message):
+    """The quota is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetQuotaResponse: _TypeAlias = SetQuotaResponse  # noqa: Y015
+
+@_typing.final
+class ListUsersRequest(_message.Message):
+    """Asks for users."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsersRequest: _TypeAlias = ListUsersRequest  # noqa: Y015
+
+@_typing.final
+class User(_message.Message):
+    """A user of the farm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RECENT_USE_S_FIELD_NUMBER: _builtins.int
+    MAX_DEVICES_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Who."""
+    devices: _builtins.int
+    """Devices held now."""
+    waiting: _builtins.int
+    """Requests waiting now."""
+    recent_use_s: _builtins.float
+    """Device seconds used lately; what lies back counts less (halved with each hour)."""
+    max_devices: _builtins.int
+    """Devices held at a time, where limited."""
+    max_requests: _builtins.int
+    """Requests waiting or holding at a time, where limited."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        recent_use_s: _builtins.float = ...,
+        max_devices: _builtins.int | None = ...,
+        max_requests: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_devices", b"_max_devices", "_max_requests", b"_max_requests", "max_devices", b"max_devices", "max_requests", b"max_requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_devices", b"_max_devices", "_max_requests", b"_max_requests", "devices", b"devices", "max_devices", b"max_devices", "max_requests", b"max_requests", "name", b"name", "recent_use_s", b"recent_use_s", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_devices: _TypeAlias = _typing.Literal["max_devices"]  # noqa: Y015
+    _WhichOneofArgType__max_devices: _TypeAlias = _typing.Literal["_max_devices", b"_max_devices"]  # noqa: Y015
+    _WhichOneofReturnType__max_requests: _TypeAlias = _typing.Literal["max_requests"]  # noqa: Y015
+    _WhichOneofArgType__max_requests: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_devices) -> _WhichOneofReturnType__max_devices | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_requests) -> _WhichOneofReturnType__max_requests | None: ...
+
+Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class ListUsersResponse(_message.Message):
+    """The users."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
+        """Ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[Global___User] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsersResponse: _TypeAlias = ListUsersResponse  # noqa: Y015
+
+@_typing.final
 class Device(_message.Message):
     """A device as the tracker knows it."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
@@ -655,6 +1153,10 @@ class Device(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Stable name."""
     key: _builtins.str
@@ -665,6 +1167,8 @@ class Device(_message.Message):
     """Whether it is trusted."""
     health_reason: _builtins.str
     """Why it is not, in one line."""
+    draining: _builtins.bool
+    """It finishes its lease, then gets no other."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where clients reach it, HOST:PORT."""
@@ -685,6 +1189,18 @@ class Device(_message.Message):
     def last_seen(self) -> _timestamp_pb2.Timestamp:
         """When it was last heard of."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its operator says of it."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What can be asked for by `where`."""
+
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceFault]:
+        """Infrastructure faults lately, oldest first."""
+
     def __init__(
         self,
         *,
@@ -698,14 +1214,46 @@ class Device(_message.Message):
         lease: _common_pb2.Lease | None = ...,
         conditions: _common_pb2.Conditions | None = ...,
         last_seen: _timestamp_pb2.Timestamp | None = ...,
+        draining: _builtins.bool = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        faults: _abc.Iterable[Global___DeviceFault] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "facts", b"facts", "last_seen", b"last_seen", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "conditions", b"conditions", "facts", b"facts", "health", b"health", "health_reason", b"health_reason", "id", b"id", "key", b"key", "last_seen", b"last_seen", "lease", b"lease", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attributes", b"attributes", "conditions", b"conditions", "draining", b"draining", "facts", b"facts", "faults", b"faults", "health", b"health", "health_reason", b"health_reason", "id", b"id", "key", b"key", "labels", b"labels", "last_seen", b"last_seen", "lease", b"lease", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class DeviceFault(_message.Message):
+    """An infrastructure fault of a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What, in one line."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceFault: _TypeAlias = DeviceFault  # noqa: Y015
 
 @_typing.final
 class QueuedRequest(_message.Message):
@@ -919,8 +1467,9 @@ class WatchEventsResponse(_message.Message):
     subject: _builtins.str
     """What it happened to: the device's, request's, lease's or result's id."""
     action: _builtins.str
-    """What happened, in one word: "online", "offline", "idle", "queued", "granted", "released",
-    "expired", "cancelled", "timeout", "recorded".
+    """What happened, in one word: "online", "offline", "idle", "cleaning", "queued", "granted",
+    "released", "expired", "revoked", "cancelled", "timeout", "recorded", "draining", "good",
+    "suspect", "quarantined", "retired", "checked", "recovering", "recovered".
     """
     detail: _builtins.str
     """One line for people."""
@@ -1087,6 +1636,9 @@ class ListResultsRequest(_message.Message):
     DEVICE_KEY_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    BEFORE_ID_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Only this workload."""
     device_id: _builtins.str
@@ -1097,6 +1649,16 @@ class ListResultsRequest(_message.Message):
     """At most so many; 0 means 100."""
     user: _builtins.str
     """Only of this user."""
+    before_id: _builtins.str
+    """Recorded before the result of this id, to page on; empty: from the newest."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Recorded at this time or later."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Recorded before this time."""
+
     def __init__(
         self,
         *,
@@ -1105,10 +1667,13 @@ class ListResultsRequest(_message.Message):
         device_key: _builtins.str = ...,
         limit: _builtins.int = ...,
         user: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        before_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "device_key", b"device_key", "limit", b"limit", "user", b"user", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_id", b"before_id", "device_id", b"device_id", "device_key", b"device_key", "limit", b"limit", "since", b"since", "until", b"until", "user", b"user", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

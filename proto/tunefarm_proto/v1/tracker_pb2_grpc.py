@@ -60,6 +60,31 @@ class TrackerServiceStub(object):
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestRequest.SerializeToString,
                 response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestResponse.FromString,
                 _registered_method=True)
+        self.RevokeLease = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/RevokeLease',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseResponse.FromString,
+                _registered_method=True)
+        self.ManageDevice = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ManageDevice',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ManageDeviceRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ManageDeviceResponse.FromString,
+                _registered_method=True)
+        self.RecordHealthCheck = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/RecordHealthCheck',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RecordHealthCheckRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RecordHealthCheckResponse.FromString,
+                _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/SetQuota',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.SetQuotaRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.SetQuotaResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ListUsers',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/tunefarm.v1.TrackerService/ListDevices',
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListDevicesRequest.SerializeToString,
@@ -114,7 +139,8 @@ class TrackerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """Moves a lease's deadline, for holders without a stream. A lost lease is refused.
+        """Moves the deadline of a lease's request, for holders without a stream, and may change its time
+        to live. A lost lease is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +155,41 @@ class TrackerServiceServicer(object):
 
     def CancelRequest(self, request, context):
         """Ends a waiting request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeLease(self, request, context):
+        """Ends somebody's lease and cuts off what runs under it. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ManageDevice(self, request, context):
+        """Drains, enables, quarantines or retires a device. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordHealthCheck(self, request, context):
+        """Tells how a health check of a device went. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQuota(self, request, context):
+        """Sets what a user may have. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Everybody who holds, waits, has used devices lately or has a quota.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,6 +264,31 @@ def add_TrackerServiceServicer_to_server(servicer, server):
                     servicer.CancelRequest,
                     request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestRequest.FromString,
                     response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestResponse.SerializeToString,
+            ),
+            'RevokeLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLease,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseResponse.SerializeToString,
+            ),
+            'ManageDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ManageDevice,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ManageDeviceRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ManageDeviceResponse.SerializeToString,
+            ),
+            'RecordHealthCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordHealthCheck,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RecordHealthCheckRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RecordHealthCheckResponse.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.SetQuotaRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.SetQuotaResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListUsersRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListUsersResponse.SerializeToString,
             ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
@@ -371,6 +457,141 @@ class TrackerService(object):
             '/tunefarm.v1.TrackerService/CancelRequest',
             tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestRequest.SerializeToString,
             tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/RevokeLease',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManageDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ManageDevice',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ManageDeviceRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ManageDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordHealthCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/RecordHealthCheck',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.RecordHealthCheckRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.RecordHealthCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/SetQuota',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.SetQuotaRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.SetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ListUsers',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListUsersRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,11 +43,23 @@ class TrackerServiceStub:
     short time to come back, then it ends.
     """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RenewLeaseRequest, _tracker_pb2.RenewLeaseResponse]
-    """Moves a lease's deadline, for holders without a stream. A lost lease is refused."""
+    """Moves the deadline of a lease's request, for holders without a stream, and may change its time
+    to live. A lost lease is refused.
+    """
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ReleaseLeaseRequest, _tracker_pb2.ReleaseLeaseResponse]
     """Ends a lease. Ending one that has ended already succeeds."""
     CancelRequest: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.CancelRequestRequest, _tracker_pb2.CancelRequestResponse]
     """Ends a waiting request."""
+    RevokeLease: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RevokeLeaseRequest, _tracker_pb2.RevokeLeaseResponse]
+    """Ends somebody's lease and cuts off what runs under it. For operators."""
+    ManageDevice: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ManageDeviceRequest, _tracker_pb2.ManageDeviceResponse]
+    """Drains, enables, quarantines or retires a device. For operators."""
+    RecordHealthCheck: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RecordHealthCheckRequest, _tracker_pb2.RecordHealthCheckResponse]
+    """Tells how a health check of a device went. For operators."""
+    SetQuota: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.SetQuotaRequest, _tracker_pb2.SetQuotaResponse]
+    """Sets what a user may have. For operators."""
+    ListUsers: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListUsersRequest, _tracker_pb2.ListUsersResponse]
+    """Everybody who holds, waits, has used devices lately or has a quota."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListDevicesRequest, _tracker_pb2.ListDevicesResponse]
     """Every device known."""
     ListQueue: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListQueueRequest, _tracker_pb2.ListQueueResponse]
@@ -76,11 +88,23 @@ class TrackerServiceAsyncStub(TrackerServiceStub):
     short time to come back, then it ends.
     """
     RenewLease: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RenewLeaseRequest, _tracker_pb2.RenewLeaseResponse]  # type: ignore[assignment]
-    """Moves a lease's deadline, for holders without a stream. A lost lease is refused."""
+    """Moves the deadline of a lease's request, for holders without a stream, and may change its time
+    to live. A lost lease is refused.
+    """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ReleaseLeaseRequest, _tracker_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Ends a lease. Ending one that has ended already succeeds."""
     CancelRequest: _aio.UnaryUnaryMultiCallable[_tracker_pb2.CancelRequestRequest, _tracker_pb2.CancelRequestResponse]  # type: ignore[assignment]
     """Ends a waiting request."""
+    RevokeLease: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RevokeLeaseRequest, _tracker_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
+    """Ends somebody's lease and cuts off what runs under it. For operators."""
+    ManageDevice: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ManageDeviceRequest, _tracker_pb2.ManageDeviceResponse]  # type: ignore[assignment]
+    """Drains, enables, quarantines or retires a device. For operators."""
+    RecordHealthCheck: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RecordHealthCheckRequest, _tracker_pb2.RecordHealthCheckResponse]  # type: ignore[assignment]
+    """Tells how a health check of a device went. For operators."""
+    SetQuota: _aio.UnaryUnaryMultiCallable[_tracker_pb2.SetQuotaRequest, _tracker_pb2.SetQuotaResponse]  # type: ignore[assignment]
+    """Sets what a user may have. For operators."""
+    ListUsers: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListUsersRequest, _tracker_pb2.ListUsersResponse]  # type: ignore[assignment]
+    """Everybody who holds, waits, has used devices lately or has a quota."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListDevicesRequest, _tracker_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """Every device known."""
     ListQueue: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListQueueRequest, _tracker_pb2.ListQueueResponse]  # type: ignore[assignment]
@@ -124,7 +148,9 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tracker_pb2.RenewLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tracker_pb2.RenewLeaseResponse, _abc.Awaitable[_tracker_pb2.RenewLeaseResponse]]:
-        """Moves a lease's deadline, for holders without a stream. A lost lease is refused."""
+        """Moves the deadline of a lease's request, for holders without a stream, and may change its time
+        to live. A lost lease is refused.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseLease(
@@ -141,6 +167,46 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tracker_pb2.CancelRequestResponse, _abc.Awaitable[_tracker_pb2.CancelRequestResponse]]:
         """Ends a waiting request."""
+
+    @_abc_1.abstractmethod
+    def RevokeLease(
+        self,
+        request: _tracker_pb2.RevokeLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.RevokeLeaseResponse, _abc.Awaitable[_tracker_pb2.RevokeLeaseResponse]]:
+        """Ends somebody's lease and cuts off what runs under it. For operators."""
+
+    @_abc_1.abstractmethod
+    def ManageDevice(
+        self,
+        request: _tracker_pb2.ManageDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ManageDeviceResponse, _abc.Awaitable[_tracker_pb2.ManageDeviceResponse]]:
+        """Drains, enables, quarantines or retires a device. For operators."""
+
+    @_abc_1.abstractmethod
+    def RecordHealthCheck(
+        self,
+        request: _tracker_pb2.RecordHealthCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.RecordHealthCheckResponse, _abc.Awaitable[_tracker_pb2.RecordHealthCheckResponse]]:
+        """Tells how a health check of a device went. For operators."""
+
+    @_abc_1.abstractmethod
+    def SetQuota(
+        self,
+        request: _tracker_pb2.SetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.SetQuotaResponse, _abc.Awaitable[_tracker_pb2.SetQuotaResponse]]:
+        """Sets what a user may have. For operators."""
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _tracker_pb2.ListUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ListUsersResponse, _abc.Awaitable[_tracker_pb2.ListUsersResponse]]:
+        """Everybody who holds, waits, has used devices lately or has a quota."""
 
     @_abc_1.abstractmethod
     def ListDevices(
