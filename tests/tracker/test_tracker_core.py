@@ -27,7 +27,12 @@ from tunefarm_tracker.core.inputs import (
     RequestOpened,
     Tick,
 )
-from tunefarm_tracker.core.records import DeviceState, FailureKind, Report, Wish
+from tunefarm_tracker.core.records import DeviceState, FailureKind, Need, Report, Wish
+
+
+def wish(request: str, key: str = "k", **more) -> Wish:
+    """A wish for one device of a key."""
+    return Wish(request, (Need((key,)),), **more)
 
 
 class Farm:
@@ -48,7 +53,7 @@ class Farm:
         return self.do(DeviceReported(stream, report))
 
     def ask(self, stream, request="r1", after=0.0, **more):
-        return self.do(RequestOpened(stream, Wish(request, **{"key": "k", **more})), after)
+        return self.do(RequestOpened(stream, wish(request, **more)), after)
 
     def wait(self, seconds: float) -> list[Effect]:
         return self.do(Tick(), seconds)
@@ -94,7 +99,7 @@ def test_priority_goes_first_then_who_came_first(farm):
     farm.ask(10, "holder")
     for stream, (name, priority) in enumerate([("a", 0), ("b", 5), ("c", 0), ("d", 5)], 11):
         farm.ask(stream, name, priority=priority)
-    assert [one.id for one in farm.core.state.queue()] == ["b", "d", "a", "c"]
+    assert [one.id for one in farm.core.state.queue(farm.now)] == ["b", "d", "a", "c"]
     served = []
     holder, stream = "holder", 10
     for _ in range(4):
@@ -349,7 +354,7 @@ def test_who_comes_after_a_restart_stands_behind_who_waited_before_it(farm):
         restore(farm.core.state.snapshot(), farm.now, farm.config), farm.config, lambda: "lease"
     )
     farm.ask(1, "new", wait_for_key=True)
-    assert [one.id for one in farm.core.state.queue()] == ["old", "new"]
+    assert [one.id for one in farm.core.state.queue(farm.now)] == ["old", "new"]
     # `old` has not come back yet, and keeps its place all the same.
     farm.device(stream=2)
     assert [lease.request_id for lease in farm.core.state.leases.values()] == ["old"]

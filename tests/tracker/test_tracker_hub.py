@@ -9,7 +9,7 @@ from tunefarm_proto.errors import InternalError, TrackerUnreachableError
 from tunefarm_tracker.core import Config, Scheduler, State
 from tunefarm_tracker.core.effects import Change, DesiredLease, Granted, Message, Queued, Renewed
 from tunefarm_tracker.core.inputs import DeviceReported, Heartbeat, RequestOpened
-from tunefarm_tracker.core.records import Report, Wish
+from tunefarm_tracker.core.records import Need, Report, Wish
 from tunefarm_tracker.hub import Clock, Hub, Mailbox
 from tunefarm_tracker.store import MemoryStore
 
@@ -42,7 +42,7 @@ def test_a_grant_is_told_when_it_is_durable_and_not_before():
         hub = hub_with(store)
         with hub.mailbox() as device, hub.mailbox() as client:
             hub.feed(DeviceReported(device.number, Report("d1", "k", (), "i")))
-            hub.feed(RequestOpened(client.number, Wish("r1", "k")))
+            hub.feed(RequestOpened(client.number, Wish("r1", (Need(("k",)),))))
             hub.feed(Heartbeat(client.number, "r1"))  # changes nothing durable; waits all the same
             first = asyncio.ensure_future(client.take())
             store.writes[1].set_result(None)
@@ -65,7 +65,7 @@ def test_a_write_that_fails_stops_the_tracker_and_is_told_to_nobody():
         store = SlowStore()
         hub = hub_with(store)
         with hub.mailbox() as client:
-            hub.feed(RequestOpened(client.number, Wish("r1", "k", wait_for_key=True)))
+            hub.feed(RequestOpened(client.number, Wish("r1", (Need(("k",)),), wait_for_key=True)))
             store.writes[0].set_exception(InternalError("the disk is full"))
             with pytest.raises(InternalError, match="the disk is full"):
                 await hub.failed
@@ -92,7 +92,12 @@ def test_watchers_that_fell_behind_are_sent_to_the_store():
         hub = hub_with(MemoryStore())
         for n in range(3000):
             with hub.mailbox() as box:
-                hub.feed(RequestOpened(box.number, Wish(f"r{n}", "k", wait_for_key=True)))
+                hub.feed(
+                    RequestOpened(
+                        box.number,
+                        Wish(f"r{n}", (Need(("k",)),), user=f"u{n % 9}", wait_for_key=True),
+                    )
+                )
                 hub.feed(Heartbeat(box.number, f"r{n}"))
                 assert isinstance(await box.take(), Queued)
         assert [event.subject for event in hub.events.after(2998) or ()] == ["r2998", "r2999"]

@@ -4,19 +4,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from tunefarm_proto.errors import InternalError, TrackerUnreachableError, TunefarmError
 
 from tunefarm_tracker.core import Scheduler
-from tunefarm_tracker.core.effects import Change, EventHappened, Message
+from tunefarm_tracker.core.effects import Action, Change, Ended, EventHappened, Message
 from tunefarm_tracker.core.inputs import Input, Tick
 from tunefarm_tracker.core.records import Event
 from tunefarm_tracker.store import Store
 
 _log = logging.getLogger(__name__)
+Told: TypeAlias = EventHappened | Message | Action
 KEPT_EVENTS = 4096
 
 
@@ -44,7 +46,10 @@ class Mailbox:
 
     def put(self, message: Message) -> None:
         """Add a message."""
-        if self._messages and type(self._messages[-1]) is type(message):
+        last = self._messages[-1] if self._messages else None
+        if isinstance(last, Ended):
+            return  # nothing comes after the end, no other end either
+        if type(last) is type(message):
             self._messages.pop()
         self._messages.append(message)
         self._changed.set()
@@ -116,10 +121,14 @@ class Hub:
         self.clock = clock
         self.events = EventLog(scheduler.state.cursor)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_action: Callable[[Action], None] = lambda action: None
+        self.on_event: Callable[[Event], None] = lambda event: None
         self._loop = asyncio.get_running_loop()
         self._boxes: dict[int, Mailbox] = {}
         self._streams = 0
-        self._outbox: deque[tuple[Future[None] | None, Sequence[EventHappened | Message]]] = deque()
+        self._outbox: deque[
+            tuple[Future[None] | None, Sequence[EventHappened | Message | Action]]
+        ] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._closed = False
@@ -147,7 +156,7 @@ class Hub:
             self._fail(InternalError(f"the scheduler failed: {error!r}"))
             return
         changes = [one for one in effects if isinstance(one, Change)]
-        told = [one for one in effects if isinstance(one, EventHappened | Message)]
+        told = [one for one in effects if isinstance(one, Told)]
         if changes:
             kept = self.store.write(changes)
             self._outbox.append((kept, told))
@@ -178,6 +187,9 @@ class Hub:
             for effect in told:
                 if isinstance(effect, EventHappened):
                     self.events.add(effect.event)
+                    self.on_event(effect.event)
+                elif isinstance(effect, Action):
+                    self.on_action(effect)
                 elif (box := self._boxes.get(effect.to)) is not None:
                     box.put(effect)
 

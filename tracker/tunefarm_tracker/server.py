@@ -102,7 +102,7 @@ async def start(
         raise
     _log.info(
         "tracker listens on %s:%s, state in %s: %s devices, %s waiting, %s leased",
-        host, bound, folder, len(state.devices), len(state.queue()), len(state.leases),
+        host, bound, folder, len(state.devices), len(state.queue(clock())), len(state.leases),
     )  # fmt: skip
     return RunningTracker(bound, hub, server, store, lock)
 

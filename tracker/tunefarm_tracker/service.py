@@ -20,6 +20,7 @@ from tunefarm_tracker.core import inputs
 from tunefarm_tracker.core.effects import (
     CancelAnswered,
     DesiredLease,
+    DeviceAnswered,
     Ended,
     Granted,
     Message,
@@ -110,9 +111,11 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
                     request_id = wish.request_id
                     self._hub.feed(inputs.RequestOpened(box.number, wish))
                 elif kind == "heartbeat":
-                    self._hub.feed(inputs.Heartbeat(box.number, request_id))
+                    beat = request.heartbeat
+                    ttl = convert.seconds(beat.ttl) if beat.HasField("ttl") else None
+                    self._hub.feed(inputs.Heartbeat(box.number, request_id, ttl))
                 else:
-                    self._hub.feed(inputs.Released(box.number, request_id))
+                    self._hub.feed(convert.release_of(request.release, box.number, request_id))
         finally:
             self._hub.feed(inputs.HolderDisconnected(box.number, request_id))
 
@@ -120,8 +123,8 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         match message:
             case Queued(_, place):
                 return tpb.RequestDeviceResponse(queued=convert.place_message(place))
-            case Granted(_, lease):
-                grant = convert.grant_message(message, self._tokens.of(lease.id))
+            case Granted():
+                grant = convert.granted_message(message, self._tokens.of)
                 return tpb.RequestDeviceResponse(granted=grant)
             case Renewed(_, lease):
                 deadline = convert.timestamp(lease.deadline)
@@ -144,7 +147,8 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         """Move a lease's deadline."""
         self._check_token(request.lease_id, request.token)
         with self._hub.mailbox() as box:
-            self._hub.feed(inputs.LeaseRenewed(box.number, request.lease_id))
+            ttl = convert.seconds(request.ttl) if request.HasField("ttl") else None
+            self._hub.feed(inputs.LeaseRenewed(box.number, request.lease_id, ttl))
             answer = await box.take()
         if isinstance(answer, Renewed):
             return tpb.RenewLeaseResponse(lease=convert.lease_message(answer.lease))
@@ -172,6 +176,67 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         done = isinstance(answer, CancelAnswered) and answer.cancelled
         return tpb.CancelRequestResponse(cancelled=done)
 
+    async def RevokeLease(  # noqa: N802
+        self, request: tpb.RevokeLeaseRequest, context: Context
+    ) -> tpb.RevokeLeaseResponse:
+        """End somebody's lease."""
+        reason = convert.text(request.reason, "reason", needed=False)
+        by = _caller()
+        with self._hub.mailbox() as box:
+            self._hub.feed(inputs.LeaseRevoked(box.number, request.lease_id, by, reason))
+            answer = await box.take()
+        done = isinstance(answer, CancelAnswered) and answer.cancelled
+        return tpb.RevokeLeaseResponse(revoked=done)
+
+    async def ManageDevice(  # noqa: N802
+        self, request: tpb.ManageDeviceRequest, context: Context
+    ) -> tpb.ManageDeviceResponse:
+        """Drain, enable, quarantine or retire a device."""
+        action = convert.action_of(request.action)
+        reason = convert.text(request.reason, "reason", needed=False)
+        with self._hub.mailbox() as box:
+            self._hub.feed(
+                inputs.DeviceManaged(box.number, request.device_id, action, _caller(), reason)
+            )
+            return tpb.ManageDeviceResponse(device=self._device_in(await box.take()))
+
+    async def RecordHealthCheck(  # noqa: N802
+        self, request: tpb.RecordHealthCheckRequest, context: Context
+    ) -> tpb.RecordHealthCheckResponse:
+        """Take the outcome of a health check."""
+        detail = convert.text(request.detail, "detail")
+        with self._hub.mailbox() as box:
+            self._hub.feed(
+                inputs.HealthChecked(
+                    box.number, request.device_id, request.passed, detail, request.severe
+                )
+            )
+            return tpb.RecordHealthCheckResponse(device=self._device_in(await box.take()))
+
+    def _device_in(self, answer: Message) -> tpb.Device:
+        if isinstance(answer, DeviceAnswered) and answer.device is not None:
+            return convert.device_message(self._state, answer.device)
+        if isinstance(answer, DeviceAnswered) and answer.failure is not None:
+            raise convert.error_of(answer.failure)
+        raise InternalError(f"a device cannot be answered by {type(answer).__name__}")
+
+    async def SetQuota(  # noqa: N802
+        self, request: tpb.SetQuotaRequest, context: Context
+    ) -> tpb.SetQuotaResponse:
+        """Limit a user, or lift a limit."""
+        with self._hub.mailbox() as box:
+            self._hub.feed(inputs.QuotaSet(box.number, convert.quota_of(request)))
+            await box.take()
+        return tpb.SetQuotaResponse()
+
+    async def ListUsers(  # noqa: N802
+        self, request: tpb.ListUsersRequest, context: Context
+    ) -> tpb.ListUsersResponse:
+        """Everybody who holds, waits, has used devices lately or has a quota."""
+        now = self._hub.clock()
+        users = [convert.user_message(self._state, name, now) for name in self._state.users()]
+        return tpb.ListUsersResponse(users=users)
+
     async def ListDevices(  # noqa: N802
         self, request: tpb.ListDevicesRequest, context: Context
     ) -> tpb.ListDevicesResponse:
@@ -185,8 +250,9 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.ListQueueRequest, context: Context
     ) -> tpb.ListQueueResponse:
         """Every waiting request."""
-        found = [one for one in self._state.queue() if request.key in ("", one.wish.key)]
-        waiting = [convert.queued_message(self._state, one) for one in found]
+        now = self._hub.clock()
+        found = [one for one in self._state.queue(now) if request.key in ("", *one.wish.keys)]
+        waiting = [convert.queued_message(self._state, one, now) for one in found]
         return tpb.ListQueueResponse(requests=waiting)
 
     async def ListLeases(  # noqa: N802
@@ -229,6 +295,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             device_key=result.device_key,
             user=result.user,
             body=result.SerializeToString(),
+            recorded_at=result.recorded_at.ToNanoseconds() * 1e-9,
         )
         added = await asyncio.wrap_future(self._hub.store.add_result(record))
         if added:
@@ -246,9 +313,17 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             device_key=request.device_key,
             user=request.user,
             limit=min(request.limit or DEFAULT_LIMIT, MAX_LIMIT),
+            since=request.since.ToNanoseconds() * 1e-9,
+            until=request.until.ToNanoseconds() * 1e-9,
+            before_id=request.before_id,
         )
         bodies = await asyncio.wrap_future(self._hub.store.results(query))
         return tpb.ListResultsResponse(results=[tpb.Result.FromString(one) for one in bodies])
+
+
+def _caller() -> str:
+    """Who calls, where the tracker knows."""
+    return ""
 
 
 @contextmanager

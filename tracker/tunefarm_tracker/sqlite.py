@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,7 +21,9 @@ from tunefarm_tracker.core.effects import (
     ForgetEnds,
     SaveDevice,
     SaveLease,
+    SaveQuota,
     SaveRequest,
+    SaveUsage,
 )
 from tunefarm_tracker.core.records import (
     Device,
@@ -30,31 +32,46 @@ from tunefarm_tracker.core.records import (
     EventKind,
     Failure,
     FailureKind,
+    Fault,
     Health,
     Lease,
+    Need,
+    Quota,
     Request,
+    Usage,
     Wish,
 )
+from tunefarm_tracker.core.where import Condition
 from tunefarm_tracker.store import ResultQuery, ResultRecord
 
 T = TypeVar("T")
 Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 Job: TypeAlias = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT_EVENTS = 100_000
+_TRIM_EVERY = 10_000  # events
 _BATCH = 2000  # at most so many jobs in one commit
 
 _SCHEMA = """
 CREATE TABLE devices (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, addresses TEXT NOT NULL, facts BLOB NOT NULL,
     instance TEXT NOT NULL, fence INTEGER NOT NULL, health TEXT NOT NULL,
-    health_reason TEXT NOT NULL, lease_id TEXT NOT NULL
+    health_reason TEXT NOT NULL, lease_id TEXT NOT NULL, attributes TEXT NOT NULL,
+    draining INTEGER NOT NULL, faults TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE requests (
-    request_id TEXT PRIMARY KEY, key TEXT NOT NULL, priority INTEGER NOT NULL,
+    request_id TEXT PRIMARY KEY, needs TEXT NOT NULL, priority INTEGER NOT NULL,
     user TEXT NOT NULL, purpose TEXT NOT NULL, wait_timeout REAL, wait_for_key INTEGER NOT NULL,
-    ttl REAL, seq INTEGER NOT NULL, queued_at REAL NOT NULL, lease_id TEXT NOT NULL
+    ttl REAL, maintenance INTEGER NOT NULL, seq INTEGER NOT NULL, queued_at REAL NOT NULL,
+    lease_ids TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE quotas (
+    user TEXT PRIMARY KEY, max_devices INTEGER, max_requests INTEGER
+) WITHOUT ROWID;
+CREATE TABLE usage (
+    user TEXT NOT NULL, key TEXT NOT NULL, amount REAL NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (user, key)
 ) WITHOUT ROWID;
 CREATE TABLE leases (
     id TEXT PRIMARY KEY, request_id TEXT NOT NULL, device_id TEXT NOT NULL UNIQUE,
@@ -70,10 +87,12 @@ CREATE TABLE events (
 );
 CREATE TABLE results (
     n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, workload TEXT NOT NULL,
-    device_id TEXT NOT NULL, device_key TEXT NOT NULL, user TEXT NOT NULL, body BLOB NOT NULL
+    device_id TEXT NOT NULL, device_key TEXT NOT NULL, user TEXT NOT NULL, body BLOB NOT NULL,
+    recorded_at REAL NOT NULL
 );
 CREATE INDEX results_workload ON results (workload, n);
 CREATE INDEX results_device ON results (device_id, n);
+CREATE INDEX results_time ON results (recorded_at);
 """
 
 
@@ -120,16 +139,17 @@ class SqliteStore:
             )
 
     def load(self) -> Snapshot:
-        """Everything kept; also forgets all but the last events."""
+        """Everything kept."""
         connection = self._connect()
         rows = connection.execute
         last = rows("SELECT coalesce(max(cursor), 0) FROM events").fetchone()[0]
-        rows("DELETE FROM events WHERE cursor <= ?", (last - KEPT_EVENTS,))
         snapshot = Snapshot(
             devices=tuple(_device(row) for row in rows("SELECT * FROM devices")),
             requests=tuple(_request(row) for row in rows("SELECT * FROM requests")),
             leases=tuple(Lease(*row) for row in rows("SELECT *, 0.0 FROM leases")),
             ends=tuple(_end(row) for row in rows("SELECT * FROM ends ORDER BY at")),
+            quotas=tuple(Quota(*row) for row in rows("SELECT * FROM quotas")),
+            usage=tuple(Usage(*row) for row in rows("SELECT * FROM usage")),
             cursor=last,
         )
         connection.close()
@@ -151,8 +171,9 @@ class SqliteStore:
 
         def apply(connection: sqlite3.Connection) -> bool:
             sql = (
-                "INSERT OR IGNORE INTO results (id, workload, device_id, device_key, user, body)"
-                " VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT OR IGNORE INTO results"
+                " (id, workload, device_id, device_key, user, body, recorded_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)"
             )
             return connection.execute(sql, row).rowcount == 1
 
@@ -160,13 +181,25 @@ class SqliteStore:
 
     def results(self, query: ResultQuery) -> "Future[list[bytes]]":
         """Bodies of results, last kept first."""
-        names = [
-            name for name in ("workload", "device_id", "device_key", "user") if getattr(query, name)
+        parts: list[tuple[str, Any]] = [
+            ("workload = ?", query.workload),
+            ("device_id = ?", query.device_id),
+            ("device_key = ?", query.device_key),
+            ("user = ?", query.user),
+            ("recorded_at >= ?", query.since),
+            ("recorded_at < ?", query.until),
+            ("n < (SELECT n FROM results WHERE id = ?)", query.before_id),
         ]
-        where = " AND ".join(f"{name} = ?" for name in names) or "1"
+        asked = [(sql, value) for sql, value in parts if value]
+        where = " AND ".join(sql for sql, _ in asked) or "1"
         sql = f"SELECT body FROM results WHERE {where} ORDER BY n DESC LIMIT ?"  # noqa: S608
-        values = [*(getattr(query, name) for name in names), query.limit]
+        values = [*(value for _, value in asked), query.limit]
         return self._readers.submit(lambda: [row[0] for row in self._read(sql, values)])
+
+    def forget_results(self, before: float) -> "Future[int]":
+        """Drop results recorded before a time. Returns how many."""
+        sql = "DELETE FROM results WHERE recorded_at < ?"
+        return self._submit(lambda connection: connection.execute(sql, (before,)).rowcount)
 
     def events_after(self, cursor: int, limit: int) -> "Future[list[Event]]":
         """The first events kept after a cursor."""
@@ -227,7 +260,8 @@ def _commit(connection: sqlite3.Connection, jobs: list[Job]) -> None:
 
 
 def _device(row: tuple[Any, ...]) -> Device:
-    identity, key, addresses, facts, instance, fence, health, reason, lease_id = row
+    identity, key, addresses, facts, instance, fence, health, reason, lease_id, *more = row
+    attributes, draining, faults = more
     return Device(
         id=identity,
         key=key,
@@ -238,13 +272,24 @@ def _device(row: tuple[Any, ...]) -> Device:
         health=Health(health),
         health_reason=reason,
         lease_id=lease_id,
+        attributes=tuple((name, value) for name, value in json.loads(attributes)),
+        draining=bool(draining),
+        faults=tuple(Fault(*one) for one in json.loads(faults)),
     )
 
 
 def _request(row: tuple[Any, ...]) -> Request:
-    *wish, seq, queued_at, lease_id = row
-    wish[6] = bool(wish[6])
-    return Request(Wish(*wish), seq, queued_at, lease_id)
+    identity, needs, *wish, seq, queued_at, lease_ids = row
+    wish[4], wish[6] = bool(wish[4]), bool(wish[6])
+    parsed = tuple(
+        Need(tuple(keys), tuple(Condition(*one) for one in where))
+        for keys, where in json.loads(needs)
+    )
+    return Request(Wish(identity, parsed, *wish), seq, queued_at, tuple(lease_ids.split()))
+
+
+def _needs(wish: Wish) -> str:
+    return json.dumps([[need.keys, [astuple(one) for one in need.where]] for need in wish.needs])
 
 
 def _end(row: tuple[Any, ...]) -> End:
@@ -257,14 +302,15 @@ def _statements(change: Change) -> list[Statement]:
         case SaveDevice(d):
             row: tuple[Any, ...] = (
                 d.id, d.key, json.dumps(d.addresses), d.facts, d.instance, d.fence, d.health.value,
-                d.health_reason, d.lease_id,
+                d.health_reason, d.lease_id, json.dumps(d.attributes), d.draining,
+                json.dumps([astuple(one) for one in d.faults]),
             )  # fmt: skip
             return [_put("devices", row)]
         case SaveRequest(r):
             w = r.wish
             row = (
-                w.request_id, w.key, w.priority, w.user, w.purpose, w.wait_timeout, w.wait_for_key,
-                w.ttl, r.seq, r.queued_at, r.lease_id,
+                w.request_id, _needs(w), w.priority, w.user, w.purpose, w.wait_timeout,
+                w.wait_for_key, w.ttl, w.maintenance, r.seq, r.queued_at, " ".join(r.lease_ids),
             )  # fmt: skip
             return [_put("requests", row)]
         case SaveLease(one):
@@ -273,7 +319,8 @@ def _statements(change: Change) -> list[Statement]:
                 one.priority, one.fence, one.granted_at, one.ttl,
             )  # fmt: skip
             # Never OR REPLACE: a second lease on a device must fail here, whatever went before.
-            return [_put("leases", row, verb="INSERT")]
+            sql, values = _put("leases", row, verb="INSERT")
+            return [(f"{sql} ON CONFLICT (id) DO UPDATE SET ttl = excluded.ttl", values)]
         case DropLease(lease_id):
             return [("DELETE FROM leases WHERE id = ?", (lease_id,))]
         case EndRequest(end):
@@ -283,9 +330,16 @@ def _statements(change: Change) -> list[Statement]:
             return [drop, _put("ends", (end.request_id, end.at, *words))]
         case ForgetEnds(request_ids):
             return [("DELETE FROM ends WHERE request_id = ?", (one,)) for one in request_ids]
+        case SaveQuota(q):
+            return [_put("quotas", (q.user, q.max_devices, q.max_requests))]
+        case SaveUsage(u):
+            return [_put("usage", (u.user, u.key, u.amount, u.at))]
         case EventHappened(e):
             row = (e.cursor, e.at, e.kind.value, e.subject, e.action, e.detail)
-            return [_put("events", row)]
+            keep = _put("events", row)
+            if e.cursor % _TRIM_EVERY:
+                return [keep]
+            return [keep, ("DELETE FROM events WHERE cursor <= ?", (e.cursor - KEPT_EVENTS,))]
 
 
 def _put(table: str, row: tuple[Any, ...], verb: str = "INSERT OR REPLACE") -> Statement:

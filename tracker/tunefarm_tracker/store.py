@@ -14,9 +14,11 @@ from tunefarm_tracker.core.effects import (
     ForgetEnds,
     SaveDevice,
     SaveLease,
+    SaveQuota,
     SaveRequest,
+    SaveUsage,
 )
-from tunefarm_tracker.core.records import Device, End, Event, Lease, Request
+from tunefarm_tracker.core.records import Device, End, Event, Lease, Quota, Request, Usage
 
 T = TypeVar("T")
 
@@ -31,17 +33,24 @@ class ResultRecord:
     device_key: str
     user: str
     body: bytes
+    recorded_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ResultQuery:
-    """Which results; empty fields ask for all."""
+    """Which results; empty fields ask for all. Times are seconds since 1970, 0 is no limit.
+
+    `before_id` pages on: results kept before the one of that id.
+    """
 
     workload: str = ""
     device_id: str = ""
     device_key: str = ""
     user: str = ""
     limit: int = 100
+    since: float = 0.0
+    until: float = 0.0
+    before_id: str = ""
 
 
 class Store(Protocol):
@@ -58,6 +67,9 @@ class Store(Protocol):
 
     def results(self, query: ResultQuery) -> "Future[list[bytes]]":
         """Bodies of results, last kept first."""
+
+    def forget_results(self, before: float) -> "Future[int]":
+        """Drop results recorded before a time. Returns how many."""
 
     def events_after(self, cursor: int, limit: int) -> "Future[list[Event]]":
         """The first events kept after a cursor."""
@@ -81,6 +93,8 @@ class MemoryStore:
         self.requests: dict[str, Request] = {}
         self.leases: dict[str, Lease] = {}
         self.ends: dict[str, End] = {}
+        self.quotas: dict[str, Quota] = {}
+        self.usage: dict[tuple[str, str], Usage] = {}
         self.events: list[Event] = []
         self._results: dict[str, ResultRecord] = {}
 
@@ -91,6 +105,8 @@ class MemoryStore:
             requests=tuple(self.requests.values()),
             leases=tuple(self.leases.values()),
             ends=tuple(self.ends.values()),
+            quotas=tuple(self.quotas.values()),
+            usage=tuple(self.usage.values()),
             cursor=self.events[-1].cursor if self.events else 0,
         )
 
@@ -116,6 +132,10 @@ class MemoryStore:
             case ForgetEnds(request_ids):
                 for request_id in request_ids:
                     self.ends.pop(request_id, None)
+            case SaveQuota(quota):
+                self.quotas[quota.user] = quota
+            case SaveUsage(usage):
+                self.usage[usage.user, usage.key] = usage
             case EventHappened(event):
                 self.events.append(event)
 
@@ -129,12 +149,24 @@ class MemoryStore:
         """Bodies of results, last kept first."""
         fields = ("workload", "device_id", "device_key", "user")
         wanted = {name: getattr(query, name) for name in fields if getattr(query, name)}
+        kept = list(self._results.values())
+        if query.before_id:
+            kept = kept[: [one.id for one in kept].index(query.before_id)]
         found = [
             one.body
-            for one in reversed(self._results.values())
+            for one in reversed(kept)
             if all(getattr(one, name) == value for name, value in wanted.items())
+            and one.recorded_at >= query.since
+            and (not query.until or one.recorded_at < query.until)
         ]
         return done(found[: query.limit])
+
+    def forget_results(self, before: float) -> "Future[int]":
+        """Drop results recorded before a time."""
+        old = [one.id for one in self._results.values() if one.recorded_at < before]
+        for result_id in old:
+            del self._results[result_id]
+        return done(len(old))
 
     def events_after(self, cursor: int, limit: int) -> "Future[list[Event]]":
         """The first events kept after a cursor."""

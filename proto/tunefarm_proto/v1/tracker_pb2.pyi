@@ -457,18 +457,22 @@ class Release(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_FAULT_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
     device_fault: _builtins.str
     """The granted device could not be used, in one line: counts against its health. Empty where all
     went well or the kernel is to blame.
     """
+    device_id: _builtins.str
+    """Which device that was."""
     def __init__(
         self,
         *,
         device_fault: _builtins.str = ...,
+        device_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_fault", b"device_fault"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_fault", b"device_fault", "device_id", b"device_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,18 +1,20 @@
 """Rules of devices.
 
 A device is what its last report says. It is offline when its stream is gone or it has been silent
-for too long; a lease on it then waits a grace for it. Of two streams with one name the newer wins.
-A new instance is a device server that was started anew: it has nothing left of a lease.
+for too long; a lease on it then waits a grace for it. Of two streams with one name the newer wins;
+two servers that take it from each other in turn end in quarantine. A new instance is a device
+server that was started anew: it has nothing left of a lease.
 """
 
 from dataclasses import replace
 
+from tunefarm_tracker.core import health
 from tunefarm_tracker.core.effects import SaveDevice, StreamReplaced
 from tunefarm_tracker.core.inputs import DeviceReported
 from tunefarm_tracker.core.leases import (
-    device_lost,
+    end_leases,
     expect_report,
-    match,
+    offer,
     queue_changed,
     tell_device,
 )
@@ -35,25 +37,35 @@ def reported(turn: Turn, event: DeviceReported) -> None:
         return  # of a stream that has been replaced
     if old.stream and event.stream != old.stream:
         turn.want(StreamReplaced(old.stream, _replaced(report, old)))
+        if old.online and report.instance != old.instance:
+            health.dropped(turn, old)
+            old = state.devices[old.id]
     if old.lease_id and old.instance not in ("", report.instance):
-        device_lost(turn, old.id, "was started anew and lost what the lease had left on it")
+        lost(turn, old.id, "was started anew and lost what the lease had left on it")
         old = state.devices[old.id]
     new = _updated(turn, old, event)
-    state.put_device(new)
+    state.fleet.put(new)
+    state.timers.clear(("lost", new.id))
     if new.durable() != old.durable() or not old.last_seen:
         turn.want(SaveDevice(new))
-    state.timers.clear(("lost", new.id))
+    if not old.online:
+        health.returned(turn, new)
+    _changed(turn, old, new)
+
+
+def _changed(turn: Turn, old: Device, new: Device) -> None:
+    """Tell of a device's change, and grant it where that makes it of use."""
     if new.state is not old.state:
         action = "online" if not old.online else new.state.value
         turn.happened(EventKind.DEVICE, new.id, action, f"{new.key}: {new.state.value}")
     if old.key != new.key:
         queue_changed(turn, old.key)
     expect_report(turn, new)
-    if new.free:
-        match(turn, new.key)
-    elif new.state is not old.state:
+    useful = (new.state, new.key, new.attributes) != (old.state, old.key, old.attributes)
+    if useful:
+        offer(turn, new.id)
         queue_changed(turn, new.key)
-    if state.devices[new.id].lease_id == new.lease_id:  # else the grant has told it
+    if turn.state.devices[new.id].lease_id == new.lease_id:  # else the grant has told it
         tell_device(turn, new)
 
 
@@ -70,6 +82,7 @@ def _updated(turn: Turn, old: Device, event: DeviceReported) -> Device:
         online=True,
         clean=not report.lease_id,
         conditions=report.conditions,
+        attributes=old.attributes if report.attributes is None else report.attributes,
         last_seen=turn.now,
     )
 
@@ -101,10 +114,22 @@ def silent(turn: Turn, device_id: str) -> None:
 def _offline(turn: Turn, device: Device, why: str) -> None:
     was_online = device.online
     device = replace(device, online=False)
-    turn.state.put_device(device)
+    turn.state.fleet.put(device)
     if not was_online:
         return
     turn.happened(EventKind.DEVICE, device.id, DeviceState.OFFLINE.value, f"{device.key}: {why}")
     if device.lease_id:
         turn.state.timers.set(("lost", device.id), turn.now + turn.config.device_grace)
+    health.dropped(turn, device)
     queue_changed(turn, device.key)
+
+
+def lost(turn: Turn, device_id: str, why: str) -> None:
+    """End the lease of a device that cannot serve it any more, and count it as a fault."""
+    lease = turn.state.leases.get(turn.state.devices[device_id].lease_id)
+    if lease is not None:
+        failure = Failure(
+            FailureKind.DEVICE_LOST, f"device {device_id} {why}", "request a device again"
+        )
+        end_leases(turn, turn.state.requests[lease.request_id], failure, "expired")
+        health.fault(turn, device_id, f"{why}, in lease {lease.id}")

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tunefarm_tracker.core.records import Device, End, Event, Failure, Lease, Request
+from tunefarm_tracker.core.records import (
+    Device,
+    End,
+    Event,
+    Failure,
+    Lease,
+    Quota,
+    Request,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,20 @@ class ForgetEnds:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveQuota:
+    """Keep what a user may have."""
+
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True)
+class SaveUsage:
+    """Keep what a user has used."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class EventHappened:
     """Keep an event, then tell the watchers."""
 
@@ -74,11 +97,15 @@ class StreamReplaced:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a request stands. `position` 1 is next; `waiting` counts this key's queue."""
+    """Where a request stands. `position` 1 is next; `waiting` counts this key's queue.
+
+    `estimate` is how long it may still wait, in seconds, where anything is known.
+    """
 
     position: int
     waiting: int
     reason: str
+    estimate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +117,25 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """Tell a client that the device is its own."""
+class Grant:
+    """One device of a granted request."""
 
-    to: int
     lease: Lease
     addresses: tuple[str, ...]
     facts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Tell a client that the devices are its own, in the order of its needs."""
+
+    to: int
+    grants: tuple[Grant, ...]
+
+    @property
+    def lease(self) -> Lease:
+        """The first lease."""
+        return self.grants[0].lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +162,51 @@ class CancelAnswered:
     cancelled: bool
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceAnswered:
+    """Tell an operator what has become of a device, or why nothing was done."""
+
+    to: int
+    device: Device | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecovery:
+    """Run a step of the operator's ladder for a device; its end is to be fed back."""
+
+    device: Device
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the operator, outside the farm, that a device needs a person."""
+
+    device: Device
+    text: str
+
+
 Change: TypeAlias = (
-    SaveDevice | SaveRequest | SaveLease | DropLease | EndRequest | ForgetEnds | EventHappened
+    SaveDevice
+    | SaveRequest
+    | SaveLease
+    | DropLease
+    | EndRequest
+    | ForgetEnds
+    | SaveQuota
+    | SaveUsage
+    | EventHappened
 )
 Message: TypeAlias = (
-    DesiredLease | StreamReplaced | Queued | Granted | Renewed | Ended | CancelAnswered
+    DesiredLease
+    | StreamReplaced
+    | Queued
+    | Granted
+    | Renewed
+    | Ended
+    | CancelAnswered
+    | DeviceAnswered
 )
-Effect: TypeAlias = Change | Message
+Action: TypeAlias = RunRecovery | Notify
+Effect: TypeAlias = Change | Message | Action

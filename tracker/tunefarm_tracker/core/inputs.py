@@ -1,9 +1,10 @@
 """What can happen to the scheduler. A `stream` is a number, greater for each new stream."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
-from tunefarm_tracker.core.records import Report, Wish
+from tunefarm_tracker.core.records import Quota, Report, Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,21 @@ class HolderDisconnected:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A client said on its stream that it lives."""
+    """A client said on its stream that it lives; `ttl` is a new time to live, None the old one."""
 
     stream: int
     request_id: str
+    ttl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A client ended its request or lease on its stream."""
+    """A client ended its request or leases on its stream; perhaps since a device was no use."""
 
     stream: int
     request_id: str
+    device_fault: str = ""
+    device_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class LeaseRenewed:
 
     stream: int
     lease_id: str
+    ttl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,64 @@ class RequestCancelled:
 
     stream: int
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    """An operator ends somebody's lease; the answer goes to `stream`."""
+
+    stream: int
+    lease_id: str
+    by: str
+    reason: str
+
+
+class DeviceAction(StrEnum):
+    """What an operator does with a device."""
+
+    DRAIN = "drain"
+    ENABLE = "enable"
+    QUARANTINE = "quarantine"
+    RETIRE = "retire"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceManaged:
+    """An operator changes what a device is used for; the answer goes to `stream`."""
+
+    stream: int
+    device_id: str
+    action: DeviceAction
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecked:
+    """A health check ended; the answer goes to `stream`."""
+
+    stream: int
+    device_id: str
+    passed: bool
+    detail: str
+    severe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryEnded:
+    """A step of the ladder has been run; whether it helped shows when the device comes back."""
+
+    device_id: str
+    step: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSet:
+    """An operator limits a user; the answer goes to `stream`."""
+
+    stream: int
+    quota: Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +164,11 @@ Input: TypeAlias = (
     | LeaseRenewed
     | LeaseReleased
     | RequestCancelled
+    | LeaseRevoked
+    | DeviceManaged
+    | HealthChecked
+    | RecoveryEnded
+    | QuotaSet
     | ResultRecorded
     | Tick
 )

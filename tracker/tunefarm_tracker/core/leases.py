@@ -1,8 +1,8 @@
 """Rules of granting and of leases.
 
-A free device goes to the first present request of its key, at once. A lease ends by release, by its
-deadline or with its device; nothing revives it. Its device is not free again before it says that it
-is clean.
+An idle device goes to the first present request that it serves, at once. The leases of a request
+begin together and end together: by release, by their deadline, by an operator, or with one of their
+devices. Nothing revives them. A device is not free again before it says that it is clean.
 """
 
 from dataclasses import replace
@@ -13,13 +13,16 @@ from tunefarm_tracker.core.effects import (
     Ended,
     EndRequest,
     ForgetEnds,
+    Grant,
     Granted,
     Queued,
     Renewed,
     SaveDevice,
     SaveLease,
     SaveRequest,
+    SaveUsage,
 )
+from tunefarm_tracker.core.matching import find_devices, find_request, reserved_by
 from tunefarm_tracker.core.records import (
     Device,
     DeviceState,
@@ -32,41 +35,61 @@ from tunefarm_tracker.core.records import (
 )
 from tunefarm_tracker.core.turn import Turn
 
+_MANY = 200  # in a longer queue places are told less often: it costs time for each
 
-def match(turn: Turn, key: str) -> None:
-    """Grant until no present request of the key waits beside a free device."""
-    while (pair := turn.state.next_pair(key)) is not None:
-        _grant(turn, *pair)
-    queue_changed(turn, key)
+
+def offer(turn: Turn, device_id: str) -> None:
+    """Grant a device that has become idle, or of use to more requests than before."""
+    while (device := turn.state.devices[device_id]).idle:
+        found = find_request(turn, device)
+        if found is None:
+            return
+        grant(turn, *found)
+
+
+def seek(turn: Turn, request_id: str) -> None:
+    """Grant a request that has come, come back, or may have more than before."""
+    request = turn.state.requests[request_id]
+    if request.granted:
+        return
+    devices = find_devices(turn, request)
+    if devices is not None:
+        grant(turn, request, devices)
 
 
 def queue_changed(turn: Turn, key: str) -> None:
     """See to it that those who wait hear of it soon; not at once, or a long queue floods."""
-    timer = ("places", key)
-    if timer not in turn.state.timers and next(turn.state.waiting(key), None) is not None:
-        turn.state.timers.set(timer, turn.now + turn.config.places_interval)
+    timer, waiting = ("places", key), len(turn.state.queue_of(key))
+    if waiting and timer not in turn.state.timers:
+        slower = max(waiting / _MANY, 1.0)
+        turn.state.timers.set(timer, turn.now + turn.config.places_interval * slower)
 
 
 def tell_places(turn: Turn, key: str) -> None:
     """Tell everybody in a queue whose place has changed."""
-    reason = turn.state.reason(key)
-    for request in turn.state.waiting(key):
-        tell_place(turn, request, reason)
+    for position, request in enumerate(turn.state.waiting(key, turn.now), 1):
+        tell_place(turn, request, position if len(request.wish.keys) == 1 else None)
 
 
-def tell_place(turn: Turn, request: Request, reason: str | None = None) -> None:
+def tell_place(turn: Turn, request: Request, position: int | None = None) -> None:
     """Tell a waiting client where it stands, where that has changed."""
-    place = turn.state.place(request, reason)
-    if request.stream and turn.state.told.get(request.id) != place:
+    if not request.stream:
+        return
+    place = turn.state.place(request, turn.now, position)
+    if turn.state.told.get(request.id) != place:
         turn.state.told[request.id] = place
         turn.want(Queued(request.stream, place))
 
 
 def tell_grant(turn: Turn, request: Request) -> None:
     """Tell a client what it holds; the same again whenever it asks."""
-    lease = turn.state.leases[request.lease_id]
-    device = turn.state.devices[lease.device_id]
-    turn.want(Granted(request.stream, lease, device.addresses, device.facts))
+    leases = [turn.state.leases[one] for one in request.lease_ids]
+    devices = [turn.state.devices[lease.device_id] for lease in leases]
+    grants = tuple(
+        Grant(lease, device.addresses, device.facts)
+        for lease, device in zip(leases, devices, strict=True)
+    )
+    turn.want(Granted(request.stream, grants))
 
 
 def tell_device(turn: Turn, device: Device) -> None:
@@ -77,8 +100,8 @@ def tell_device(turn: Turn, device: Device) -> None:
 
 def heartbeat_of(turn: Turn, device: Device) -> float:
     """How often a device should report."""
-    idle = device.state in (DeviceState.IDLE, DeviceState.OFFLINE) and not device.lease_id
-    return turn.config.idle_heartbeat if idle else turn.config.busy_heartbeat
+    busy = device.lease_id or device.state is DeviceState.CLEANING
+    return turn.config.busy_heartbeat if busy else turn.config.idle_heartbeat
 
 
 def expect_report(turn: Turn, device: Device) -> None:
@@ -88,10 +111,32 @@ def expect_report(turn: Turn, device: Device) -> None:
     turn.state.timers.set(("silent", device.id), by)
 
 
-def _grant(turn: Turn, request: Request, device: Device) -> None:
-    wish, timers = request.wish, turn.state.timers
+def grant(turn: Turn, request: Request, devices: tuple[Device, ...]) -> None:
+    """Give a request its devices. Each must be idle."""
+    before = reserved_by(turn, request) if request.id in turn.state.reserving else []
+    leases = [_lease(turn, request, device) for device in devices]
+    request = replace(request, lease_ids=tuple(lease.id for lease in leases))
+    turn.state.put_request(request)
+    for kind in ("wait", "absent", "reserve"):
+        turn.state.timers.clear((kind, request.id))
+    for lease in leases:
+        turn.want(SaveLease(lease))
+    turn.want(SaveRequest(request))
+    for lease, device in zip(leases, devices, strict=True):
+        _bind(turn, lease, device)
+    tell_grant(turn, request)
+    for key in request.wish.keys:
+        queue_changed(turn, key)
+    for device in before:
+        offer(turn, device.id)
+
+
+def _lease(turn: Turn, request: Request, device: Device) -> Lease:
+    wish = request.wish
     ttl = wish.ttl if wish.ttl is not None else turn.config.ttl
-    lease = Lease(
+    # One that is presumed present after a restart gets the time to come back.
+    alive = ttl if request.stream else max(ttl, turn.config.restart_grace)
+    return Lease(
         id=turn.new_id(),
         request_id=request.id,
         device_id=device.id,
@@ -102,46 +147,47 @@ def _grant(turn: Turn, request: Request, device: Device) -> None:
         fence=device.fence + 1,
         granted_at=turn.now,
         ttl=ttl,
-        deadline=turn.now + ttl,
+        deadline=turn.now + alive,
     )
-    if not request.stream:  # presumed present after a restart
-        lease = replace(lease, deadline=turn.now + max(ttl, turn.config.restart_grace))
-    request = replace(request, lease_id=lease.id)
+
+
+def _bind(turn: Turn, lease: Lease, device: Device) -> None:
     device = replace(device, lease_id=lease.id, fence=lease.fence)
-    turn.state.leases[lease.id] = lease
-    turn.state.put_request(request)
-    turn.state.put_device(device)
-    timers.clear(("wait", request.id))
-    timers.clear(("absent", request.id))
-    timers.set(("lease", lease.id), lease.deadline)
+    turn.state.put_lease(lease)
+    turn.state.fleet.put(device)
+    turn.state.timers.set(("lease", lease.id), lease.deadline)
     expect_report(turn, device)
-    turn.want(SaveLease(lease))
-    turn.want(SaveRequest(request))
     turn.want(SaveDevice(device))
     turn.happened(EventKind.LEASE, lease.id, "granted", f"{device.id} to {_who(lease)}")
     tell_device(turn, device)
-    tell_grant(turn, request)
 
 
 def _who(lease: Lease) -> str:
     return (lease.holder or "somebody") + (f" for {lease.purpose}" if lease.purpose else "")
 
 
-def move_deadline(turn: Turn, lease: Lease, deadline: float) -> Lease:
-    """A live lease with another deadline."""
-    lease = replace(lease, deadline=deadline)
-    turn.state.leases[lease.id] = lease
-    turn.state.timers.set(("lease", lease.id), deadline)
-    return lease
+def move_deadlines(turn: Turn, request: Request, deadline: float) -> None:
+    """Let the leases of a request end then, unless renewed."""
+    for lease_id in request.lease_ids:
+        turn.state.leases[lease_id] = replace(turn.state.leases[lease_id], deadline=deadline)
+        turn.state.timers.set(("lease", lease_id), deadline)
 
 
-def renew(turn: Turn, lease_id: str, stream: int) -> None:
-    """Move the deadline of a live lease; refuse a lost one."""
+def renew(turn: Turn, lease_id: str, stream: int, ttl: float | None = None) -> None:
+    """Move the deadline of a live lease and of those granted with it; refuse a lost one."""
     lease = turn.state.leases.get(lease_id)
     if lease is None:
         turn.want(Ended(stream, lost(lease_id)))
-    else:
-        turn.want(Renewed(stream, move_deadline(turn, lease, turn.now + lease.ttl)))
+        return
+    request = turn.state.requests[lease.request_id]
+    if ttl is not None and ttl != lease.ttl:
+        ttl = min(max(ttl, turn.config.min_ttl), turn.config.max_ttl)
+        for one in request.lease_ids:
+            turn.state.leases[one] = replace(turn.state.leases[one], ttl=ttl)
+            turn.want(SaveLease(turn.state.leases[one]))
+            tell_device(turn, turn.state.devices[turn.state.leases[one].device_id])
+    move_deadlines(turn, request, turn.now + turn.state.leases[lease_id].ttl)
+    turn.want(Renewed(stream, turn.state.leases[lease_id]))
 
 
 def lost(lease_id: str) -> Failure:
@@ -152,54 +198,61 @@ def lost(lease_id: str) -> Failure:
 
 def expire(turn: Turn, lease_id: str) -> None:
     """A lease's deadline has passed."""
-    lease = turn.state.leases[lease_id]
+    lease = turn.state.leases.get(lease_id)
+    if lease is None:
+        return
     failure = Failure(
         FailureKind.LEASE_LOST,
         f"lease {lease_id} on {lease.device_id} expired: its holder was not heard of in time",
         "request the device again",
     )
-    end_lease(turn, lease, failure, "expired")
+    end_leases(turn, turn.state.requests[lease.request_id], failure, "expired")
 
 
-def device_lost(turn: Turn, device_id: str, why: str) -> None:
-    """End the lease of a device that cannot serve it any more."""
-    lease = turn.state.leases.get(turn.state.devices[device_id].lease_id)
-    if lease is not None:
-        failure = Failure(
-            FailureKind.DEVICE_LOST, f"device {device_id} {why}", "request a device again"
-        )
-        end_lease(turn, lease, failure, "expired")
-
-
-def end_lease(turn: Turn, lease: Lease, failure: Failure | None, action: str) -> None:
-    """End a live lease and its request; the device has to say that it is clean."""
+def end_leases(turn: Turn, request: Request, failure: Failure | None, action: str) -> None:
+    """End a granted request and all its leases; each device has to say that it is clean."""
     state = turn.state
-    request, device = state.requests[lease.request_id], state.devices[lease.device_id]
-    device = replace(device, lease_id="", clean=False)
-    del state.leases[lease.id]
-    state.put_device(device)
+    leases = [state.leases.pop(one) for one in request.lease_ids]
+    devices = [_unbind(turn, lease, failure, action) for lease in leases]
+    for device in devices:
+        tell_device(turn, device)
+    end_request(turn, request, failure)
+    for device in devices:
+        queue_changed(turn, device.key)
+    if state.shares.max_devices(request.wish.user) is not None:
+        for waiting in state.requests_of(request.wish.user):
+            seek(turn, waiting.id)
+
+
+def _unbind(turn: Turn, lease: Lease, failure: Failure | None, action: str) -> Device:
+    state = turn.state
+    device = replace(state.devices[lease.device_id], lease_id="", clean=False)
+    state.fleet.put(device)
     state.timers.clear(("lease", lease.id))
     state.timers.clear(("lost", device.id))
+    state.held_for(lease.device_key, turn.now - lease.granted_at)
     turn.want(DropLease(lease.id))
     turn.want(SaveDevice(device))
+    turn.want(SaveUsage(state.shares.let_go(lease, turn.now)))
     detail = failure.message if failure else f"{lease.device_id} by {_who(lease)}"
     turn.happened(EventKind.LEASE, lease.id, action, detail)
-    tell_device(turn, device)
-    end_request(turn, request, failure)
-    queue_changed(turn, device.key)
+    return device
 
 
 def end_request(turn: Turn, request: Request, failure: Failure | None) -> None:
     """Drop a request and remember how it ended."""
     state = turn.state
+    freed = reserved_by(turn, request) if request.id in state.reserving else []
     state.drop_request(request)
-    state.timers.clear(("wait", request.id))
-    state.timers.clear(("absent", request.id))
+    for kind in ("wait", "absent", "reserve"):
+        state.timers.clear((kind, request.id))
     end = End(request.id, turn.now, failure)
     state.ends[request.id] = end
     turn.want(EndRequest(end))
     turn.want(Ended(request.stream, failure))
     forget_ends(turn)
+    for device in freed:
+        offer(turn, device.id)
 
 
 def forget_ends(turn: Turn) -> None:

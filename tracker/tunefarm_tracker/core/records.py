@@ -3,6 +3,16 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tunefarm_tracker.core.where import Condition
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryStep:
+    """One step of the operator's ladder: the shell runs it and waits so long for the device."""
+
+    name: str
+    wait: float = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -21,6 +31,16 @@ class Config:
     places_interval: float = 0.2  # between two updates of the places in one queue
     remember_ends: float = 600.0  # a request that ended is known for so long
     max_ends: int = 50_000  # and at most so many are
+    fair_half_life: float = 3600.0  # what a user has used counts half after so long
+    reserve_after: float = 60.0  # a request for several devices then keeps the free ones for itself
+    max_needs: int = 64  # devices in one request
+    max_requests: int = 2000  # of a user without a quota, waiting or holding
+    fault_window: float = 3600.0  # a fault counts for so long
+    faults_to_quarantine: int = 3
+    drop_window: float = 600.0  # a lost connection counts for so long
+    drops_to_quarantine: int = 6
+    recover_after: float = 60.0  # offline for so long starts the ladder
+    recovery: tuple[RecoveryStep, ...] = ()
 
 
 class DeviceState(StrEnum):
@@ -30,6 +50,7 @@ class DeviceState(StrEnum):
     LEASED = "leased"
     CLEANING = "cleaning"
     OFFLINE = "offline"
+    DRAINING = "draining"
 
 
 class Health(StrEnum):
@@ -48,6 +69,8 @@ class FailureKind(StrEnum):
     UNKNOWN_KEY = "unknown_key"
     REQUEST_TIMEOUT = "request_timeout"
     REQUEST_CANCELLED = "request_cancelled"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    UNKNOWN_DEVICE = "unknown_device"
     LEASE_LOST = "lease_lost"
     DEVICE_LOST = "device_lost"
 
@@ -63,7 +86,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a device says of itself. `facts` and `conditions` are opaque to the scheduler."""
+    """What a device says of itself. `facts` and `conditions` are opaque to the scheduler.
+
+    `attributes` is what can be asked for, sorted by name; None where it is as before.
+    """
 
     device_id: str
     key: str
@@ -73,11 +99,21 @@ class Report:
     fence: int = 0
     facts: bytes | None = None
     conditions: bytes = b""
+    attributes: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An infrastructure fault of a device, and who told of it ("" is the tracker itself)."""
+
+    at: float
+    reason: str
+    witness: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device. What follows `stream` is not durable: it is unknown after a restart."""
+    """A device. What `durable` resets is unknown after a restart."""
 
     id: str
     key: str
@@ -88,11 +124,16 @@ class Device:
     health: Health = Health.GOOD
     health_reason: str = ""
     lease_id: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
+    draining: bool = False
+    faults: tuple[Fault, ...] = ()
     stream: int = 0
     online: bool = False
     clean: bool = False  # it has said that it serves no lease
     conditions: bytes = b""
     last_seen: float = 0.0
+    drops: tuple[float, ...] = ()  # when its connection was lost
+    recovery_step: int = -1  # of the ladder; -1: none is under way
 
     @property
     def state(self) -> DeviceState:
@@ -101,41 +142,91 @@ class Device:
             return DeviceState.OFFLINE
         if self.lease_id:
             return DeviceState.LEASED
-        return DeviceState.IDLE if self.clean else DeviceState.CLEANING
+        if not self.clean:
+            return DeviceState.CLEANING
+        return DeviceState.DRAINING if self.draining else DeviceState.IDLE
 
     @property
-    def free(self) -> bool:
-        """Whether it may be granted now."""
-        usable = self.health in (Health.GOOD, Health.SUSPECT)
-        return usable and self.state is DeviceState.IDLE
+    def idle(self) -> bool:
+        """Whether it serves nobody and could, whatever its health."""
+        return self.online and self.clean and not self.lease_id
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be granted to anybody once it is idle."""
+        return not self.draining and self.health in (Health.GOOD, Health.SUSPECT)
 
     def durable(self) -> "Device":
         """What a restart keeps of it."""
-        return replace(self, stream=0, online=False, clean=False, conditions=b"", last_seen=0.0)
+        return replace(
+            self,
+            stream=0,
+            online=False,
+            clean=False,
+            conditions=b"",
+            last_seen=0.0,
+            drops=(),
+            recovery_step=-1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One device of a request: any of `keys`, and all that `where` says."""
+
+    keys: tuple[str, ...]
+    where: tuple[Condition, ...] = ()
+
+    def fits(self, device: Device) -> bool:
+        """Whether the device is one that is asked for."""
+        if device.key not in self.keys:
+            return False
+        if not self.where:
+            return True
+        attributes = dict(device.attributes)
+        return all(condition.holds(attributes) for condition in self.where)
+
+    def __str__(self) -> str:
+        where = f" with {' and '.join(map(str, self.where))}" if self.where else ""
+        return " or ".join(self.keys) + where
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a client asks for. `wait_timeout` None waits without end; `ttl` None is the default."""
+    """What a client asks for. `wait_timeout` None waits without end; `ttl` None is the default.
+
+    `maintenance` may have devices that nobody else is given.
+    """
 
     request_id: str
-    key: str
+    needs: tuple[Need, ...]
     priority: int = 0
     user: str = ""
     purpose: str = ""
     wait_timeout: float | None = None
     wait_for_key: bool = False
     ttl: float | None = None
+    maintenance: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key of every need, each once."""
+        if len(self.needs) == 1:
+            return self.needs[0].keys
+        return tuple(dict.fromkeys(key for need in self.needs for key in need.keys))
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.needs))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, waiting or (with a lease) granted. `stream` and `present` are not durable."""
+    """A request, waiting or (with leases) granted. `stream` and `present` are not durable."""
 
     wish: Wish
     seq: int  # order of arrival
     queued_at: float
-    lease_id: str = ""
+    lease_ids: tuple[str, ...] = ()  # in the order of the needs
     stream: int = 0
     present: bool = True  # its holder is there, or is presumed to be after a restart
 
@@ -145,13 +236,36 @@ class Request:
         return self.wish.request_id
 
     @property
-    def rank(self) -> tuple[int, int, str]:
-        """Its place among others: lower is served first."""
-        return (-self.wish.priority, self.seq, self.id)
+    def granted(self) -> bool:
+        """Whether it holds its devices."""
+        return bool(self.lease_ids)
 
     def durable(self) -> "Request":
         """What a restart keeps of it."""
         return replace(self, stream=0, present=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a user may have at a time; None does not limit."""
+
+    user: str
+    max_devices: int | None = None
+    max_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Device seconds that a user had of a key, as they counted at a time."""
+
+    user: str
+    key: str
+    amount: float
+    at: float
+
+    def later(self, now: float, half_life: float) -> float:
+        """What is left of it now."""
+        return float(self.amount * 0.5 ** (max(now - self.at, 0.0) / half_life))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +323,6 @@ class Snapshot:
     requests: tuple[Request, ...] = ()
     leases: tuple[Lease, ...] = ()
     ends: tuple[End, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+    usage: tuple[Usage, ...] = ()
     cursor: int = 0

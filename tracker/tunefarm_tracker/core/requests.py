@@ -7,19 +7,31 @@ request keeps its place and is not served.
 
 from dataclasses import replace
 
-from tunefarm_tracker.core.effects import CancelAnswered, Ended, SaveRequest
+from tunefarm_tracker.core import health
+from tunefarm_tracker.core.effects import CancelAnswered, Ended, SaveQuota, SaveRequest
+from tunefarm_tracker.core.inputs import LeaseRevoked, Released
 from tunefarm_tracker.core.leases import (
-    end_lease,
+    end_leases,
     end_request,
     lost,
-    match,
-    move_deadline,
+    move_deadlines,
+    offer,
     queue_changed,
     renew,
+    seek,
     tell_grant,
     tell_place,
 )
-from tunefarm_tracker.core.records import EventKind, Failure, FailureKind, Request, Wish
+from tunefarm_tracker.core.matching import reserved_by
+from tunefarm_tracker.core.records import (
+    EventKind,
+    Failure,
+    FailureKind,
+    Need,
+    Quota,
+    Request,
+    Wish,
+)
 from tunefarm_tracker.core.turn import Turn
 
 
@@ -37,6 +49,10 @@ def opened(turn: Turn, stream: int, wish: Wish) -> None:
 
 
 def _refusal(turn: Turn, wish: Wish) -> Failure | None:
+    return _senseless(turn, wish) or _beyond_quota(turn, wish) or _unknown(turn, wish)
+
+
+def _senseless(turn: Turn, wish: Wish) -> Failure | None:
     config = turn.config
     if wish.ttl is not None and not config.min_ttl <= wish.ttl <= config.max_ttl:
         return Failure(
@@ -44,20 +60,71 @@ def _refusal(turn: Turn, wish: Wish) -> Failure | None:
             f"a lease cannot live {wish.ttl:g} s without a heartbeat",
             f"ask for a ttl of {config.min_ttl:g} to {config.max_ttl:g} s",
         )
-    if wish.wait_timeout is not None and wish.wait_timeout < 0:
+    if wish.wait_timeout is not None and not wish.wait_timeout >= 0:
         return Failure(
             FailureKind.INVALID_REQUEST,
             f"a request cannot wait {wish.wait_timeout:g} s",
             "give a wait timeout of 0 s or more",
         )
-    keys = turn.state.known_keys()
-    if wish.wait_for_key or wish.key in keys:
+    if not 1 <= len(wish.needs) <= config.max_needs or not all(need.keys for need in wish.needs):
+        return Failure(
+            FailureKind.INVALID_REQUEST,
+            f"a request for {len(wish.needs)} devices, each by a key, makes no sense",
+            f"ask for 1 to {config.max_needs} devices and give a key for each",
+        )
+    return None
+
+
+def _beyond_quota(turn: Turn, wish: Wish) -> Failure | None:
+    quota = turn.state.shares.quotas.get(wish.user, Quota(wish.user))
+    most = turn.config.max_requests if quota.max_requests is None else quota.max_requests
+    count = turn.state.count_requests(wish.user)
+    if count >= most:
+        return Failure(
+            FailureKind.QUOTA_EXCEEDED,
+            f"{wish.user or 'the user'} has {count} requests waiting or granted, of {most} allowed",
+            "let some end first, or ask an operator for a larger quota",
+        )
+    if quota.max_devices is not None and len(wish.needs) > quota.max_devices:
+        return Failure(
+            FailureKind.QUOTA_EXCEEDED,
+            f"{wish.user} may hold {quota.max_devices} devices, not {len(wish.needs)} at a time",
+            "ask for fewer, or ask an operator for a larger quota",
+        )
+    return None
+
+
+def _unknown(turn: Turn, wish: Wish) -> Failure | None:
+    if wish.wait_for_key:
         return None
+    fleet, keys = turn.state.fleet, turn.state.fleet.known_keys()
     there = f"the keys there are: {', '.join(keys)}" if keys else "there are no devices at all yet"
+    for need in wish.needs:
+        if not set(need.keys) & set(keys):
+            return Failure(
+                FailureKind.UNKNOWN_KEY,
+                f"no device has the key {' or '.join(need.keys)}; {there}",
+                "ask for one of these, or wait for the key by wait_for_key (--wait-for-key)",
+            )
+        count = wish.needs.count(need)
+        fitting = fleet.count(need.keys[0]) if len(need.keys) == 1 and not need.where else None
+        if fitting is None:
+            fitting = sum(need.fits(one) for key in need.keys for one in fleet.of_key(key))
+        if fitting < count:
+            return _too_few(turn, need, count, fitting)
+    return None
+
+
+def _too_few(turn: Turn, need: Need, count: int, fitting: int) -> Failure:
+    known = {
+        name for key in need.keys for d in turn.state.fleet.of_key(key) for name, _ in d.attributes
+    }
+    strange = sorted({one.attribute for one in need.where} - known)
+    why = f"; none of them has {', '.join(strange)}" if strange else ""
     return Failure(
         FailureKind.UNKNOWN_KEY,
-        f"no device has the key {wish.key}; {there}",
-        "ask for one of these, or wait for the key by wait_for_key (--wait-for-key)",
+        f"{count} devices {need} are wanted and {fitting} known{why}",
+        "ask for less, or wait for such devices by wait_for_key (--wait-for-key)",
     )
 
 
@@ -67,12 +134,20 @@ def _queued(turn: Turn, stream: int, wish: Wish) -> None:
     turn.state.put_request(request)
     if wish.wait_timeout is not None:
         turn.state.timers.set(("wait", request.id), turn.now + wish.wait_timeout)
+    if len(wish.needs) > 1:
+        turn.state.timers.set(("reserve", request.id), turn.now + turn.config.reserve_after)
     turn.want(SaveRequest(request))
-    detail = f"{wish.user or 'somebody'} wants {wish.key}"
+    detail = f"{wish.user or 'somebody'} wants {wish}"
     turn.happened(EventKind.REQUEST, request.id, "queued", detail)
-    match(turn, wish.key)
-    if not turn.state.requests[request.id].lease_id:
+    _served_or_told(turn, request)
+
+
+def _served_or_told(turn: Turn, request: Request) -> None:
+    seek(turn, request.id)
+    if not turn.state.requests[request.id].granted:
         tell_place(turn, request)
+        for key in request.wish.keys:
+            queue_changed(turn, key)
 
 
 def _continued(turn: Turn, request: Request, stream: int) -> None:
@@ -83,14 +158,19 @@ def _continued(turn: Turn, request: Request, stream: int) -> None:
     turn.state.put_request(request)
     turn.state.timers.clear(("absent", request.id))
     turn.state.told.pop(request.id, None)
-    if request.lease_id:
-        lease = turn.state.leases[request.lease_id]
-        move_deadline(turn, lease, max(lease.deadline, turn.now + lease.ttl))
+    if request.granted:
+        lease = turn.state.leases[request.lease_ids[0]]
+        move_deadlines(turn, request, max(lease.deadline, turn.now + lease.ttl))
         tell_grant(turn, request)
-        return
-    match(turn, request.wish.key)
-    if not turn.state.requests[request.id].lease_id:
-        tell_place(turn, request)
+    else:
+        _served_or_told(turn, request)
+
+
+def reserve(turn: Turn, request_id: str) -> None:
+    """A request for several devices has waited for long: it keeps the free ones from now on."""
+    turn.state.reserving[request_id] = None
+    for key in turn.state.requests[request_id].wish.keys:
+        queue_changed(turn, key)
 
 
 def disconnected(turn: Turn, stream: int, request_id: str) -> None:
@@ -99,15 +179,18 @@ def disconnected(turn: Turn, stream: int, request_id: str) -> None:
     if request is None or request.stream != stream:
         return
     by = turn.now + turn.config.holder_grace
+    kept = reserved_by(turn, request) if request_id in turn.state.reserving else []
     turn.state.put_request(replace(request, stream=0, present=False))
-    if request.lease_id:
-        lease = turn.state.leases[request.lease_id]
-        move_deadline(turn, lease, min(lease.deadline, by))
+    if request.granted:
+        lease = turn.state.leases[request.lease_ids[0]]
+        move_deadlines(turn, request, min(lease.deadline, by))
     else:
         turn.state.timers.set(("absent", request_id), by)
+    for device in kept:  # who is away reserves nothing
+        offer(turn, device.id)
 
 
-def heartbeat(turn: Turn, stream: int, request_id: str) -> None:
+def heartbeat(turn: Turn, stream: int, request_id: str, ttl: float | None) -> None:
     """A client lives. One that waits needs no answer; one whose request is over hears why.
 
     The end itself may be on its way still, and must not be overtaken by another reason.
@@ -116,36 +199,68 @@ def heartbeat(turn: Turn, stream: int, request_id: str) -> None:
     if request is None:
         end = turn.state.ends.get(request_id)
         turn.want(Ended(stream, (end.failure if end else None) or lost("")))
-    elif request.stream == stream and request.lease_id:
-        renew(turn, request.lease_id, stream)
+    elif request.stream == stream and request.granted:
+        renew(turn, request.lease_ids[0], stream, ttl)
 
 
-def released(turn: Turn, stream: int, request_id: str) -> None:
-    """A client is done with its request or lease."""
-    request = turn.state.requests.get(request_id)
-    if request is None or request.stream != stream:
+def released(turn: Turn, event: Released) -> None:
+    """A client is done with its request or leases."""
+    request = turn.state.requests.get(event.request_id)
+    if request is None or request.stream != event.stream:
         return
-    if request.lease_id:
-        end_lease(turn, turn.state.leases[request.lease_id], None, "released")
+    if request.granted:
+        _blame(turn, request, event)
+        end_leases(turn, request, None, "released")
     else:
         _leave_queue(turn, request, None, "cancelled")
+
+
+def _blame(turn: Turn, request: Request, event: Released) -> None:
+    """Count a fault that the holder tells of, of a device that it holds."""
+    for lease_id in request.lease_ids:
+        lease = turn.state.leases[lease_id]
+        if event.device_fault and event.device_id in ("", lease.device_id):
+            health.fault(turn, lease.device_id, event.device_fault, lease.holder or "somebody")
 
 
 def lease_released(turn: Turn, stream: int, lease_id: str) -> None:
     """A holder without a stream is done; done already is as good."""
     lease = turn.state.leases.get(lease_id)
     if lease is not None:
-        end_lease(turn, lease, None, "released")
+        end_leases(turn, turn.state.requests[lease.request_id], None, "released")
     turn.want(Ended(stream, None))
+
+
+def lease_revoked(turn: Turn, event: LeaseRevoked) -> None:
+    """An operator ends somebody's lease: its device cuts off what runs."""
+    lease = turn.state.leases.get(event.lease_id)
+    if lease is not None:
+        why = f": {event.reason}" if event.reason else ""
+        failure = Failure(
+            FailureKind.LEASE_LOST,
+            f"lease {lease.id} on {lease.device_id} was revoked by {event.by or 'somebody'}{why}",
+            "request the device again",
+        )
+        end_leases(turn, turn.state.requests[lease.request_id], failure, "revoked")
+    turn.want(CancelAnswered(event.stream, lease is not None))
+
+
+def quota_set(turn: Turn, stream: int, quota: Quota) -> None:
+    """An operator limits a user, or lifts a limit."""
+    turn.state.shares.quotas[quota.user] = quota
+    turn.want(SaveQuota(quota))
+    for request in turn.state.requests_of(quota.user):
+        seek(turn, request.id)
+    turn.want(CancelAnswered(stream, True))
 
 
 def cancelled(turn: Turn, stream: int, request_id: str) -> None:
     """Somebody ends a waiting request."""
     request = turn.state.requests.get(request_id)
-    waiting = request is not None and not request.lease_id
+    waiting = request is not None and not request.granted
     if request is not None and waiting:
         failure = Failure(
-            FailureKind.REQUEST_CANCELLED, f"the request for {request.wish.key} was cancelled"
+            FailureKind.REQUEST_CANCELLED, f"the request for {request.wish} was cancelled"
         )
         _leave_queue(turn, request, failure, "cancelled")
     turn.want(CancelAnswered(stream, waiting))
@@ -156,8 +271,8 @@ def timed_out(turn: Turn, request_id: str) -> None:
     request = turn.state.requests[request_id]
     failure = Failure(
         FailureKind.REQUEST_TIMEOUT,
-        f"no {request.wish.key} device became free in {request.wish.wait_timeout:g} s:"
-        f" {turn.state.reason(request.wish.key)}",
+        f"no {request.wish} device became free in {request.wish.wait_timeout:g} s:"
+        f" {turn.state.reason(request)}",
         "wait longer, or look at `tunefarm status`",
     )
     _leave_queue(turn, request, failure, "timeout")
@@ -177,4 +292,5 @@ def _leave_queue(turn: Turn, request: Request, failure: Failure | None, action: 
     detail = failure.message if failure else f"{request.wish.user or 'somebody'} gave up"
     turn.happened(EventKind.REQUEST, request.id, action, detail)
     end_request(turn, request, failure)
-    queue_changed(turn, request.wish.key)
+    for key in request.wish.keys:
+        queue_changed(turn, key)

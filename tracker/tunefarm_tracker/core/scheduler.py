@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tunefarm_tracker.core import devices, inputs, leases, requests
+from tunefarm_tracker.core import devices, health, inputs, leases, requests
 from tunefarm_tracker.core.effects import Effect
 from tunefarm_tracker.core.records import Config, EventKind
 from tunefarm_tracker.core.state import State
@@ -41,7 +41,7 @@ def _expire(turn: Turn, kind: str, subject: str) -> None:
         case "lease":
             leases.expire(turn, subject)
         case "lost":
-            leases.device_lost(turn, subject, "went away and did not come back in time")
+            devices.lost(turn, subject, "went away and did not come back in time")
         case "silent":
             devices.silent(turn, subject)
         case "wait":
@@ -50,11 +50,17 @@ def _expire(turn: Turn, kind: str, subject: str) -> None:
             requests.stayed_away(turn, subject)
         case "places":
             leases.tell_places(turn, subject)
+        case "reserve":
+            requests.reserve(turn, subject)
+        case "trust":
+            health.faults_aged(turn, subject)
+        case "recover":
+            health.recover(turn, subject)
         case "ends":
             leases.forget_ends(turn)
 
 
-def _take(turn: Turn, event: inputs.Input) -> None:
+def _take(turn: Turn, event: inputs.Input) -> None:  # noqa: PLR0912 (one case an input)
     match event:
         case inputs.DeviceReported():
             devices.reported(turn, event)
@@ -64,16 +70,26 @@ def _take(turn: Turn, event: inputs.Input) -> None:
             requests.opened(turn, stream, wish)
         case inputs.HolderDisconnected(stream, request_id):
             requests.disconnected(turn, stream, request_id)
-        case inputs.Heartbeat(stream, request_id):
-            requests.heartbeat(turn, stream, request_id)
-        case inputs.Released(stream, request_id):
-            requests.released(turn, stream, request_id)
-        case inputs.LeaseRenewed(stream, lease_id):
-            leases.renew(turn, lease_id, stream)
+        case inputs.Heartbeat(stream, request_id, ttl):
+            requests.heartbeat(turn, stream, request_id, ttl)
+        case inputs.Released():
+            requests.released(turn, event)
+        case inputs.LeaseRenewed(stream, lease_id, ttl):
+            leases.renew(turn, lease_id, stream, ttl)
         case inputs.LeaseReleased(stream, lease_id):
             requests.lease_released(turn, stream, lease_id)
         case inputs.RequestCancelled(stream, request_id):
             requests.cancelled(turn, stream, request_id)
+        case inputs.LeaseRevoked():
+            requests.lease_revoked(turn, event)
+        case inputs.DeviceManaged():
+            health.managed(turn, event)
+        case inputs.HealthChecked():
+            health.checked(turn, event)
+        case inputs.RecoveryEnded():
+            health.step_ended(turn, event)
+        case inputs.QuotaSet(stream, quota):
+            requests.quota_set(turn, stream, quota)
         case inputs.ResultRecorded(result_id, detail):
             turn.happened(EventKind.RESULT, result_id, "recorded", detail)
         case inputs.Tick():
