@@ -78,6 +78,9 @@ class Farm(RuleBasedStateMachine):
         self.accepted: set[str] = set()
         self.seen: set[str] = set()
         self.held: dict[str, int] = {}
+        for device, key in (("d1", "k1"), ("d2", "k1"), ("d3", "k2")):
+            self.device_connects(device, key, "")
+        self.quota("bob", 1)
 
     def new_id(self) -> str:
         return next(self.ids)
@@ -101,6 +104,26 @@ class Farm(RuleBasedStateMachine):
             if isinstance(one, Granted) and one.lease.id in self.dead:
                 ends = [end for end in effects if isinstance(end, Ended) and end.to == one.to]
                 assert ends, "granted a lease that is dead and did not say so"
+
+    @rule(device=DEVICES)
+    def device_obeys(self, device: str) -> None:
+        """The usual: it serves what it is told, and is clean after what has ended."""
+        if device not in self.device_stream:
+            self.device_stream[device] = next(self.streams)
+        known = self.core.state.devices[device]
+        report = Report(device, known.key, ("h:1",), known.instance, known.lease_id)
+        self.do(DeviceReported(self.device_stream[device], report))
+
+    @rule(
+        request=REQUESTS,
+        needs=st.lists(
+            st.builds(Need, st.sampled_from([("k1",), ("k2",)])), min_size=1, max_size=3
+        ),
+        user=USERS,
+        priority=st.integers(0, 1),
+    )
+    def client_asks_plainly(self, request, needs, user, priority) -> None:
+        self.client_asks(request, needs, user, False, priority, None, 60.0, True)
 
     @rule(device=DEVICES, key=KEYS, lease=st.sampled_from(["", "own", "stale"]))
     def device_connects(self, device: str, key: str, lease: str) -> None:
@@ -297,5 +320,5 @@ class Farm(RuleBasedStateMachine):
         assert restored.snapshot() == self.core.state.snapshot()
 
 
-Farm.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Farm.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 TestFarm = Farm.TestCase
