@@ -16,6 +16,8 @@ LEASE_ID_HEADER = "tunefarm-lease-id"
 LEASE_TOKEN_HEADER = "tunefarm-lease-token"  # noqa: S105 (a header's name)
 ERROR_TRAILER = "tunefarm-error-bin"
 CHUNK_BYTES = 1 << 20
+MESSAGE_BYTES = 64 << 20
+TRACKER_MESSAGE_BYTES = 4 << 20  # what a tracker takes; it may answer more
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -26,8 +28,8 @@ CLIENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.ping_timeout_ms", 1000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -41,8 +43,8 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.http2.ping_timeout_ms", 2000),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.server.max_pending_requests", 20000),
     ("grpc.server.max_pending_requests_hard_limit", 30000),
 ]
@@ -152,4 +154,10 @@ def error_of_call(
         )
     if code == grpc.StatusCode.CANCELLED:
         return unreachable
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in str(details):
+        return errors.InvalidRequestError(
+            "the message is larger than the peer takes", "send less at once"
+        )
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return errors.OverloadedError("the peer takes no more calls", "try again later")
     return errors.InternalError(f"the peer failed: {code.name if code else ''} {details}")

@@ -1,18 +1,41 @@
-"""What every server of the farm does alike: hello, version check, errors into trailers."""
+"""What every server of the farm does alike: hello, version check, access, errors into trailers."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import grpc
 
 from tunefarm_proto import rpc
-from tunefarm_proto.errors import InternalError, InvalidRequestError, TunefarmError
+from tunefarm_proto.errors import (
+    InternalError,
+    InvalidRequestError,
+    OverloadedError,
+    TunefarmError,
+)
+from tunefarm_proto.identity import ANONYMOUS, CURRENT, Identity, Role, current_identity
+from tunefarm_proto.security import ServerTls, is_loopback
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 
+__all__ = ["Guard", "Identity", "Role", "add_hello", "bind", "current_identity", "new_server"]
+
 _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
+MAXIMUM_CALLS = 20_000
+
+
+class Authorizer(Protocol):
+    """Says who makes a call. Asked once for each call, when it begins; must not block."""
+
+    def __call__(self, method: str, metadata: Any, peer: str) -> Identity:
+        """`method` as in /tunefarm.v1.TrackerService/ListDevices; `peer` is for the audit log.
+
+        Raises: UnauthenticatedError, PermissionDeniedError.
+        """
 
 
 class HelloService(pb_grpc.HelloServiceServicer):
@@ -30,11 +53,39 @@ class HelloService(pb_grpc.HelloServiceServicer):
         return pb.HelloResponse(peer=self._peer)
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """Refuses calls of another protocol version; turns a TunefarmError into the call's status.
+@dataclass(eq=False)
+class _Call:
+    """A call under way. `end` is why it is being cut off."""
 
-    Handlers just raise. Anything else that they raise is logged and becomes InternalError.
+    identity: Identity
+    task: "asyncio.Task[Any] | None"
+    end: TunefarmError | None = None
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses calls of another protocol version, of those who may not make them, and too many.
+
+    Handlers just raise, and ask `current_identity()` who calls. A TunefarmError becomes the call's
+    status; anything else is logged and becomes InternalError.
     """
+
+    def __init__(
+        self, authorizer: Authorizer | None = None, maximum_calls: int = MAXIMUM_CALLS
+    ) -> None:
+        self._authorizer = authorizer
+        self._maximum = maximum_calls
+        self._calls: set[_Call] = set()
+
+    def identities(self) -> set[Identity]:
+        """Those who have calls under way."""
+        return {call.identity for call in self._calls}
+
+    def cut(self, identity: Identity, why: TunefarmError) -> None:
+        """End all calls of an identity that are under way."""
+        for call in self._calls:
+            if call.identity == identity and call.end is None and call.task is not None:
+                call.end = why
+                call.task.cancel()
 
     async def intercept_service(
         self,
@@ -45,39 +96,65 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None
-        version = rpc.metadata_text(details.invocation_metadata, rpc.PROTOCOL_HEADER)
-        wrap = _wrap_stream if handler.response_streaming else _wrap_unary
+        wrap = self._wrap_stream if handler.response_streaming else self._wrap_unary
         kind = f"{'stream' if handler.request_streaming else 'unary'}_" + (
             "stream" if handler.response_streaming else "unary"
         )
         return getattr(grpc, f"{kind}_rpc_method_handler")(
-            wrap(getattr(handler, kind), version),
+            wrap(getattr(handler, kind), details),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-
-def _wrap_unary(behaviour: Any, version: str) -> Callable[[Any, _Context], Awaitable[Any]]:
-    async def call(request: Any, context: _Context) -> Any:
+    @contextmanager
+    def _admitted(self, details: grpc.HandlerCallDetails, context: _Context) -> Iterator[None]:
+        metadata = details.invocation_metadata
+        rpc.check_protocol(rpc.metadata_text(metadata, rpc.PROTOCOL_HEADER), "the caller")
+        if len(self._calls) >= self._maximum:
+            raise OverloadedError(
+                f"the server has {self._maximum} calls under way and takes no more",
+                "try again later",
+            )
+        identity = ANONYMOUS
+        if self._authorizer is not None:
+            identity = self._authorizer(str(details.method), metadata, context.peer())
+        call = _Call(identity, asyncio.current_task())
+        self._calls.add(call)
+        CURRENT.set(identity)  # each call has a task, and so a context, of its own
         try:
-            rpc.check_protocol(version, "the caller")
-            return await behaviour(request, context)
-        except Exception as error:
-            await rpc.abort(context, _named(error))
+            yield
+        except asyncio.CancelledError:
+            if call.end is None or call.task is None:
+                raise
+            call.task.uncancel()
+            raise call.end from None
+        finally:
+            self._calls.discard(call)
 
-    return call
+    def _wrap_unary(
+        self, behaviour: Any, details: grpc.HandlerCallDetails
+    ) -> Callable[[Any, _Context], Awaitable[Any]]:
+        async def call(request: Any, context: _Context) -> Any:
+            try:
+                with self._admitted(details, context):
+                    return await behaviour(request, context)
+            except Exception as error:
+                await rpc.abort(context, _named(error))
 
+        return call
 
-def _wrap_stream(behaviour: Any, version: str) -> Callable[[Any, _Context], AsyncIterator[Any]]:
-    async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
-        try:
-            rpc.check_protocol(version, "the caller")
-            async for answer in behaviour(request, context):
-                yield answer
-        except Exception as error:
-            await rpc.abort(context, _named(error))
+    def _wrap_stream(
+        self, behaviour: Any, details: grpc.HandlerCallDetails
+    ) -> Callable[[Any, _Context], AsyncIterator[Any]]:
+        async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+            try:
+                with self._admitted(details, context):
+                    async for answer in behaviour(request, context):
+                        yield answer
+            except Exception as error:
+                await rpc.abort(context, _named(error))
 
-    return call
+        return call
 
 
 def _named(error: Exception) -> TunefarmError:
@@ -89,9 +166,15 @@ def _named(error: Exception) -> TunefarmError:
     return InternalError(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def new_server() -> grpc.aio.Server:
-    """An asyncio gRPC server with the farm's options and guard. Needs a running loop."""
-    return grpc.aio.server(interceptors=[Guard()], options=rpc.SERVER_OPTIONS)
+def new_server(
+    guard: Guard | None = None, receive_bytes: int = rpc.MESSAGE_BYTES
+) -> grpc.aio.Server:
+    """An asyncio gRPC server with the farm's options and guard. Needs a running loop.
+
+    `receive_bytes` is the largest message that it takes.
+    """
+    options = dict(rpc.SERVER_OPTIONS) | {"grpc.max_receive_message_length": receive_bytes}
+    return grpc.aio.server(interceptors=[guard or Guard()], options=list(options.items()))
 
 
 def add_hello(server: grpc.aio.Server, component: str) -> None:
@@ -99,17 +182,47 @@ def add_hello(server: grpc.aio.Server, component: str) -> None:
     pb_grpc.add_HelloServiceServicer_to_server(HelloService(component), server)
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def check_exposure(host: str, tls: ServerTls | None, *, guarded: bool, insecure: bool) -> None:
+    """Refuse to listen where strangers could do anything or read along.
+
+    `guarded`: callers are asked who they are. Raises: InvalidRequestError.
+    """
+    if is_loopback(host) or insecure or (tls is not None and guarded):
+        return
+    missing = [] if tls is not None else ["TLS (--tls-cert and --tls-key)"]
+    missing += [] if guarded else ["tokens (`tunefarm token create`, or --require-tokens)"]
+    raise InvalidRequestError(
+        f"listening on {host or 'every address'}, beyond this machine, needs "
+        f"{' and '.join(missing)}",
+        "or say --insecure where whoever reaches it may run code",
+    )
+
+
+def bind(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    *,
+    tls: ServerTls | None = None,
+    guarded: bool = False,
+    insecure: bool = False,
+) -> int:
     """Listen; port 0 takes a free one. Returns the port.
 
-    Raises: InvalidRequestError where the address cannot be listened on.
+    Raises: InvalidRequestError where the address cannot be listened on, or must not (see
+    `check_exposure`).
     """
+    check_exposure(host, tls, guarded=guarded, insecure=insecure)
+    where = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        if tls is not None:
+            bound = server.add_secure_port(where, tls.for_server())
+        else:
+            bound = server.add_insecure_port(where)
     except RuntimeError:
         bound = 0
     if not bound:
         raise InvalidRequestError(
-            f"cannot listen on {host}:{port}", "is the port in use? try another with --port"
+            f"cannot listen on {where}", "is the port in use? try another with --port"
         )
     return bound
