@@ -12,6 +12,7 @@ from tunefarm_tracker.core.inputs import (
     LeaseRevoked,
     QuotaSet,
     Released,
+    RequestCancelled,
     RequestOpened,
 )
 from tunefarm_tracker.core.records import FailureKind, Need, Quota, Wish
@@ -275,3 +276,33 @@ def test_a_restart_keeps_quota_use_and_needs(farm):
     state = restore(kept, farm.now, farm.config)
     assert state.snapshot() == kept
     assert Scheduler(state, farm.config, str).state.shares.recent_use("ann", farm.now) == 5.0
+
+
+def test_a_reservation_that_is_cancelled_gives_its_devices_to_those_behind(farm):
+    farm.device(1, "d1")
+    farm.device(2, "d2")
+    farm.ask(10, "h1", ttl=1000.0)
+    farm.ask(11, "h2", ttl=1000.0)
+    ask_for(farm, 12, "both", need(), need())
+    farm.wait(31.0)
+    farm.do(Released(10, "h1"))
+    farm.device(1, "d1")
+    farm.ask(13, "x")
+    assert only(Granted, farm.do(RequestCancelled(9, "both"))).to == 13
+
+
+def test_what_a_reservation_kept_and_did_not_take_goes_to_those_behind(farm):
+    farm.device(1, "d1", label_="x")
+    farm.device(2, "d2", color="red")
+    farm.device(3, "d3", color="red")
+    for n in (1, 2, 3):
+        farm.ask(10 + n, f"h{n}", ttl=1000.0)
+    ask_for(farm, 20, "both", need(), need(color="red"))
+    farm.wait(31.0)
+    farm.ask(21, "x", ttl=1000.0)
+    for n in (1, 3):  # one for each need
+        farm.do(Released(10 + n, f"h{n}"))
+        effects = farm.device(n, f"d{n}")
+    assert only(Granted, effects).to == 20
+    farm.do(Released(12, "h2"))
+    assert only(Granted, farm.device(2, "d2")).to == 21
