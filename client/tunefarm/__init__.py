@@ -14,7 +14,7 @@ from tunefarm import errors
 from tunefarm.array import Array
 from tunefarm.device import Device
 from tunefarm.module import Function, Module, TimeEvaluator
-from tunefarm.request import request_device
+from tunefarm.request import Devices, Need, request_device, request_devices
 from tunefarm.timing import Timing
 from tunefarm.tracker import Tracker
 
@@ -24,12 +24,15 @@ __all__ = [
     "Array",
     "Bundle",
     "Device",
+    "Devices",
     "Function",
     "Module",
+    "Need",
     "TimeEvaluator",
     "Timing",
     "Tracker",
     "__version__",
     "errors",
     "request_device",
+    "request_devices",
 ]

@@ -23,14 +23,17 @@ Progress = Callable[[int, int], None]
 
 
 class Device:
-    """A leased device. Leaving its `with` block gives it back.
+    """A leased device. Leaving its `with` block gives it back, or, where it is one of several that
+    were requested together, only closes it: they are given back together.
 
     Attributes: `id`, `key`, `facts` (a `tunefarm.v1.DeviceFacts`), `lease` (a `tunefarm.v1.Lease`).
     """
 
-    def __init__(self, holder: LeaseHolder, grant: tpb.Grant, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, holder: LeaseHolder, grant: tpb.Grant, give_back: Callable[[], None]
+    ) -> None:
         self._holder = holder
-        self._on_close = on_close
+        self._give_back = give_back
         self._closed = False
         self.lease = grant.lease
         self.facts = grant.facts
@@ -87,9 +90,18 @@ class Device:
         if not self._closed:
             self._closed = True
             self._session.close()
-            self._holder.release()
+            self._give_back()
             self._channel.close()
-            self._on_close()
+
+    def extend(self, ttl: float) -> None:
+        """Keep the lease for so many seconds after this process was last heard of.
+
+        For holders that may be suspended or cut off; the tracker has a limit. Heartbeats go on.
+        """
+        if ttl <= 0:
+            raise errors.InvalidRequestError(f"ttl={ttl} is not a time", "give seconds above 0")
+        self._check_open()
+        self._holder.extend(ttl)
 
     def load(
         self, bundle: Bundle | str | os.PathLike[str], on_progress: Progress | None = None

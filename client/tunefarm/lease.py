@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import grpc
 from tunefarm_proto import errors, rpc
@@ -15,6 +16,10 @@ from tunefarm.tracker import Tracker, tracker_unreachable
 HEARTBEAT_S = 1.0
 RECONNECT_S = 0.5
 TRACKER_GRACE_S = 5.0
+
+
+# Messages to send; None where the stream broke.
+Outgoing: TypeAlias = "queue.SimpleQueue[tpb.RequestDeviceRequest | None]"
 
 
 class LeaseHolder:
@@ -33,10 +38,10 @@ class LeaseHolder:
         self._tracker = tracker
         self._wish = wish
         self._on_wait = on_wait
-        self._outgoing: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._outgoing: Outgoing = queue.SimpleQueue()
         self._stream: grpc.Call | None = None
         self._changed = threading.Condition()
-        self._released = False
+        self._released: tpb.RequestDeviceRequest | None = None
         self._on_lost: list[Callable[[], None]] = []
         self.grant: tpb.Grant | None = None
         self.error: errors.TunefarmError | None = None
@@ -63,33 +68,44 @@ class LeaseHolder:
         """Call back, on the holder's thread, when the lease ends without our release."""
         self._on_lost.append(callback)
 
-    def release(self) -> None:
-        """End the request or lease; returns when the tracker has confirmed it, or after 2 s."""
-        if not self._released:
-            self._released = True
-            self._outgoing.put(True)
+    def extend(self, ttl: float) -> None:
+        """Let the lease live so long without a heartbeat from now on, in seconds."""
+        beat = tpb.Heartbeat()
+        beat.ttl.FromNanoseconds(round(ttl * 1e9))
+        self._wish.ttl.CopyFrom(beat.ttl)
+        self._outgoing.put(tpb.RequestDeviceRequest(heartbeat=beat))
+
+    def release(self, device_fault: str = "", device_id: str = "") -> None:
+        """End the request or lease; returns when the tracker has confirmed it, or after 2 s.
+
+        `device_fault` says why the device was of no use, and counts against its health.
+        """
+        if self._released is None:
+            release = tpb.Release(device_fault=device_fault, device_id=device_id)
+            self._released = tpb.RequestDeviceRequest(release=release)
+            self._outgoing.put(self._released)
             self._thread.join(2.0)
             if self._stream is not None:
                 self._stream.cancel()
 
-    def _messages(self, outgoing: "queue.SimpleQueue[bool]") -> Iterator[tpb.RequestDeviceRequest]:
+    def _messages(self, outgoing: Outgoing) -> Iterator[tpb.RequestDeviceRequest]:
         yield tpb.RequestDeviceRequest(open=self._wish)
         while True:
             try:
-                stop = outgoing.get(timeout=HEARTBEAT_S)
+                message = outgoing.get(timeout=HEARTBEAT_S)
             except queue.Empty:
                 yield tpb.RequestDeviceRequest(heartbeat=tpb.Heartbeat())
                 continue
-            if not stop:  # the stream broke
+            if message is None:  # the stream broke
                 return
-            yield tpb.RequestDeviceRequest(release=tpb.Release())
+            yield message
 
     def _run(self) -> None:
         while not self._over:
-            outgoing: queue.SimpleQueue[bool] = queue.SimpleQueue()
+            outgoing: Outgoing = queue.SimpleQueue()
             self._outgoing = outgoing
-            if self._released:
-                outgoing.put(True)
+            if self._released is not None:
+                outgoing.put(self._released)
             try:
                 stream = self._tracker.stub.RequestDevice(
                     self._messages(outgoing), metadata=rpc.call_metadata()
@@ -102,8 +118,8 @@ class LeaseHolder:
                 named = rpc.error_of_call(error, unreachable)
                 if named is not unreachable:
                     self._end(named)
-            outgoing.put(False)
-            if self._released:
+            outgoing.put(None)
+            if self._released is not None:
                 self._end(None)
             if not self._over:
                 time.sleep(RECONNECT_S * (0.5 + random.random()))  # noqa: S311 (jitter)
@@ -127,6 +143,6 @@ class LeaseHolder:
             self._over = True
             self.error = error
             self._changed.notify_all()
-        if not self._released:
+        if self._released is None:
             for callback in self._on_lost:
                 callback()
