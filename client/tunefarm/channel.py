@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
-from tunefarm_proto import rpc
+from tunefarm_proto import rpc, security
 from tunefarm_proto.errors import ConnectionFailedError, InvalidRequestError, TunefarmError
+from tunefarm_proto.handshake import diagnose
+from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 
@@ -38,14 +40,31 @@ def named_errors(unreachable: ConnectionFailedError) -> Iterator[None]:
         raise rpc.error_of_call(error, unreachable) from None
 
 
-def connect(
-    address: str, unreachable: ConnectionFailedError, timeout: float = HELLO_TIMEOUT_S
-) -> grpc.Channel:
-    """Open a channel and say hello. `timeout` in seconds.
+def explained(
+    unreachable: ConnectionFailedError, address: str, credentials: Credentials
+) -> ConnectionFailedError:
+    """The same error; where TLS is what went wrong, it says so. Takes up to some seconds."""
+    why = diagnose(address, credentials)
+    return type(unreachable)(*why) if why is not None else unreachable
 
-    Raises: `unreachable` where nobody answers; ProtocolMismatchError where a stranger does.
+
+def connect(
+    address: str,
+    unreachable: ConnectionFailedError,
+    timeout: float = HELLO_TIMEOUT_S,
+    *,
+    credentials: Credentials | None = None,
+    to_tracker: bool = False,
+) -> grpc.Channel:
+    """Open a channel and say hello. `timeout` in seconds; credentials: else of the environment.
+
+    The token is shown to trackers only.
+    Raises: `unreachable` where nobody answers; ProtocolMismatchError where a stranger does;
+    UnauthenticatedError; InvalidRequestError for credentials that make no sense.
     """
-    channel = grpc.insecure_channel(address, options=rpc.CLIENT_OPTIONS)
+    shown = credentials if credentials is not None else Credentials.from_environment()
+    opened = security.tracker_channel if to_tracker else security.device_channel
+    channel = opened(address, shown)
     try:
         with named_errors(unreachable):
             answer = pb_grpc.HelloServiceStub(channel).Hello(
@@ -54,7 +73,9 @@ def connect(
                 metadata=rpc.call_metadata(),
             )
         rpc.check_hello(answer.peer, address)
-    except (TunefarmError, KeyboardInterrupt):
+    except (TunefarmError, KeyboardInterrupt) as error:
         channel.close()
+        if error is unreachable:
+            raise explained(unreachable, address, shown) from None
         raise
     return channel

@@ -59,6 +59,7 @@ class Device:
                         f"device {self.id} does not answer at {address}",
                         "check the network between here and the device, and its --advertise",
                     ),
+                    credentials=self._holder.credentials,
                 )
             except errors.ConnectionFailedError as error:
                 last = error

@@ -1,18 +1,20 @@
 """The tracker as asyncio programs read it: devices, queue, leases, results, events."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-import grpc
-from tunefarm_proto import rpc
+from tunefarm_proto import rpc, security
+from tunefarm_proto.errors import TrackerUnreachableError
+from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
-from tunefarm.channel import HELLO_TIMEOUT_S, named_errors, tracker_address
+from tunefarm.channel import HELLO_TIMEOUT_S, explained, named_errors, tracker_address
 from tunefarm.tracker import CALL_TIMEOUT_S, tracker_unreachable
 
 
@@ -21,14 +23,16 @@ class AsyncFarm:
 
     Entering says hello. Everything here raises TrackerUnreachableError where the tracker does not
     answer, and ProtocolMismatchError where a stranger does. Answers are messages of `tunefarm.v1`.
+    `credentials`: else as the environment says.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, credentials: Credentials | None = None) -> None:
         self.address = tracker_address(address)
+        self.credentials = credentials or Credentials.from_environment()
         self._unreachable = tracker_unreachable(self.address)
 
     async def __aenter__(self) -> Self:
-        self._channel = grpc.aio.insecure_channel(self.address, options=rpc.CLIENT_OPTIONS)
+        self._channel = security.aio_tracker_channel(self.address, self.credentials)
         self._stub: tpb_grpc.TrackerServiceAsyncStub = tpb_grpc.TrackerServiceStub(self._channel)
         hello: pb_grpc.HelloServiceAsyncStub = pb_grpc.HelloServiceStub(self._channel)
         try:
@@ -39,6 +43,11 @@ class AsyncFarm:
                     metadata=rpc.call_metadata(),
                 )
             rpc.check_hello(answer.peer, self.address)
+        except TrackerUnreachableError as error:
+            await self._channel.close()
+            raise await asyncio.to_thread(
+                explained, error, self.address, self.credentials
+            ) from None
         except BaseException:
             await self._channel.close()
             raise

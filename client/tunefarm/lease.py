@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import grpc
 from tunefarm_proto import errors, rpc
+from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.tracker import Tracker, tracker_unreachable
@@ -48,6 +49,11 @@ class LeaseHolder:
         self._over = False
         self._thread = threading.Thread(target=self._run, name="tunefarm-lease", daemon=True)
         self._thread.start()
+
+    @property
+    def credentials(self) -> Credentials:
+        """What the connection to the tracker was opened with."""
+        return self._tracker.credentials
 
     def wait(self) -> tpb.Grant:
         """Block until granted. Raises: UnknownKeyError, RequestTimeoutError and their like."""
@@ -116,7 +122,8 @@ class LeaseHolder:
             except grpc.RpcError as error:
                 unreachable = tracker_unreachable(self._tracker.address)
                 named = rpc.error_of_call(error, unreachable)
-                if named is not unreachable:
+                busy = isinstance(named, errors.OverloadedError) and self.grant is not None
+                if named is not unreachable and not busy:
                     self._end(named)
             outgoing.put(None)
             if self._released is not None:

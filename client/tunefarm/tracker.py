@@ -5,6 +5,7 @@ from typing import Self
 
 from tunefarm_proto import rpc
 from tunefarm_proto.errors import TrackerUnreachableError
+from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
@@ -25,13 +26,17 @@ def tracker_unreachable(address: str) -> TrackerUnreachableError:
 class Tracker:
     """A connection to a tracker. A context manager; all methods raise TrackerUnreachableError.
 
-    Answers are the messages of `tunefarm.v1`.
+    Answers are the messages of `tunefarm.v1`. `credentials`: else as the environment says. Where
+    the tracker wants a token, all raise UnauthenticatedError and PermissionDeniedError.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, credentials: Credentials | None = None) -> None:
         self.address = tracker_address(address)
+        self.credentials = credentials or Credentials.from_environment()
         self._unreachable = tracker_unreachable(self.address)
-        self.channel = connect(self.address, self._unreachable)
+        self.channel = connect(
+            self.address, self._unreachable, credentials=self.credentials, to_tracker=True
+        )
         self.stub = tpb_grpc.TrackerServiceStub(self.channel)
 
     def __enter__(self) -> Self:

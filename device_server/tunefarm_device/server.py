@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc
@@ -53,7 +53,14 @@ class RunningDevice:
         """The lease being served, "" where there is none."""
         return self._gate.lease_id
 
-    async def open(self, tracker: str, host: str, port: int, advertise: str | None) -> None:
+    async def open(
+        self,
+        tracker: str,
+        host: str,
+        port: int,
+        advertise: str | None,
+        labels: Mapping[str, str],
+    ) -> None:
         """Listen, and dial out. Raises: InvalidRequestError, InternalError."""
         facts = self._bench.facts
         facts.isolation.extend(await self._bench.host.start())
@@ -66,7 +73,11 @@ class RunningDevice:
         reached = local_address(tracker) if host in _ANYWHERE else host
         self.addresses = [advertise or f"{reached}:{self.port}"]
         presence = tpb.SynchronizeRequest(
-            device_id=self.device_id, key=self.key, addresses=self.addresses, facts=facts
+            device_id=self.device_id,
+            key=self.key,
+            addresses=self.addresses,
+            facts=facts,
+            labels=labels,
         )
         link = TrackerLink(tracker, presence, self._gate, self._bench.conditions, self._clean)
         self._link = asyncio.create_task(link.run())
@@ -127,12 +138,13 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     emulated: str | None = None,
     cpu: str | None = None,
     timing_cpu: int | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> RunningDevice:
     """Start a device server in this process, which must not fork.
 
     `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out.
     Kernels are timed on processor `timing_cpu`, off which this process then keeps; without one,
-    wherever they run.
+    wherever they run. `labels` are the operator's own words on the device, to be asked for.
     Raises: InvalidRequestError, InternalError.
     """
     if not re.fullmatch(r".+:\d{1,5}", tracker):
@@ -159,7 +171,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
         state.close()
         raise
     try:
-        await device.open(tracker, host, port, advertise)
+        await device.open(tracker, host, port, advertise, labels or {})
     except BaseException:
         await device.stop()
         raise
@@ -177,6 +189,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
     emulated: str | None = None,
     cpu: str | None = None,
     timing_cpu: int | None = None,
+    labels: Mapping[str, str] | None = None,
     on_ready: Callable[[RunningDevice], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; arguments as for `start`.
@@ -195,7 +208,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         device = await start(
             key, tracker, host, port, advertise, state_dir,
-            emulated=emulated, cpu=cpu, timing_cpu=timing_cpu,
+            emulated=emulated, cpu=cpu, timing_cpu=timing_cpu, labels=labels,
         )  # fmt: skip
         try:
             where = ", ".join(device.addresses)

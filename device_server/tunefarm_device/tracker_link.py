@@ -45,7 +45,7 @@ class TrackerLink:
         clean: Callable[[], Awaitable[None]],
     ) -> None:
         self._tracker = tracker
-        self._presence = presence  # device id, key, addresses, facts
+        self._presence = presence  # device id, key, addresses, facts, labels
         self._presence.instance_id = secrets.token_hex(8)
         self._gate = gate
         self._conditions = conditions
@@ -123,6 +123,7 @@ class TrackerLink:
         report.CopyFrom(self._presence)
         if self._reported_facts:
             report.ClearField("facts")
+            report.ClearField("labels")
         self._reported_facts = True
         report.lease_id = self._gate.lease_id or self._cleaning
         report.fence = self._gate.fence

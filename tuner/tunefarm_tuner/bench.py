@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from tunefarm import Bundle, Device, Timing, Tracker, request_device
-from tunefarm.request import current_user
+from tunefarm.request import Where, current_user
 from tunefarm.timing import format_seconds
 from tunefarm_compiler import targets, workload
 from tunefarm_compiler.pool import BuildPool
@@ -122,6 +122,7 @@ def bench(
     priority: int = 0,
     timeout: float | None = None,
     wait_for_key: bool = False,
+    where: Where | None = None,
 ) -> Measurement:
     """Build a workload, run it on a device of that key, check the answer, time it, record it.
 
@@ -143,6 +144,7 @@ def bench(
             priority=priority,
             timeout=timeout,
             wait_for_key=wait_for_key,
+            where=where,
             purpose=f"bench {parsed}",
         ) as device:
             if built is None or (target is None and device.target != expected):

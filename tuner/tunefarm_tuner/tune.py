@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunefarm import Bundle, Device, request_device
+from tunefarm.request import Where
 from tunefarm_compiler import default_schedule, space, targets, workload
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
@@ -77,6 +78,7 @@ def tune(
     priority: int = 0,
     timeout: float | None = None,
     wait_for_key: bool = False,
+    where: Where | None = None,
     workers: int | None = None,
     on_record: Callable[[int, Record], None] | None = None,
 ) -> Outcome:
@@ -99,6 +101,7 @@ def tune(
             priority=priority,
             timeout=timeout,
             wait_for_key=wait_for_key,
+            where=where,
             purpose=f"tune {parsed}",
         ) as device,
         BuildPool(workers=workers) as pool,

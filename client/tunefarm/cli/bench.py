@@ -3,7 +3,7 @@
 import argparse
 
 from tunefarm.cli.build import read_schedule
-from tunefarm.cli.output import add_json, add_request, print_json
+from tunefarm.cli.output import add_json, add_request, print_json, where_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         priority=arguments.priority,
         timeout=arguments.timeout,
         wait_for_key=arguments.wait_for_key,
+        where=where_of(arguments.where),
     )
     if arguments.json:
         print_json(measured.as_dict())

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tunefarm_proto.errors import InvalidRequestError
+
 from tunefarm.channel import tracker_address
 from tunefarm.cli.output import add_tracker
 
@@ -17,6 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="where its cache and name are kept"
     )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what it can be asked for by, as in lab=berlin; may be given again",
+    )
+
+
+def labels_of(words: list[str]) -> dict[str, str]:
+    """Labels by name. Raises: InvalidRequestError."""
+    labels: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value) or "," in word:
+            raise InvalidRequestError(f"--label {word} is no label", "write it as in lab=berlin")
+        labels[name] = value
+    return labels
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,5 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         advertise=arguments.advertise,
         state_dir=arguments.state,
+        labels=labels_of(arguments.label),
     )
     return 0

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Self
+
+from tunefarm_proto.errors import InvalidRequestError
 
 from tunefarm.channel import DEFAULT_TRACKER, TRACKER_VARIABLE
 
@@ -33,8 +36,33 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, default=60.0, help="seconds to wait for the device (default 60)"
     )
     parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="what the device must be, as in 'memory_mb>=2048', cpu=cortex-a72 or label.lab=berlin;"
+        " may be given again",
+    )
+    parser.add_argument(
         "--wait-for-key", action="store_true", help="wait for a key that no device has yet"
     )
+
+
+def where_of(words: Sequence[str]) -> dict[str, str]:
+    """Conditions by attribute, from NAME and operator and value. Raises: InvalidRequestError."""
+    where: dict[str, str] = {}
+    for word in words:
+        found = re.fullmatch(r"([\w.-]+?)\s*(>=|<=|!=|==|=|>|<)\s*(.+)", word)
+        if found is None:
+            raise InvalidRequestError(
+                f"--where {word} is no condition", "write it as in 'memory_mb>=2048'"
+            )
+        name, operator, value = found.groups()
+        text = value if operator == "=" else operator + value
+        if name.startswith("label."):
+            name, text = "labels", f"{name.removeprefix('label.')}={value}"
+        where[name] = f"{where[name]},{text}" if name in where else text
+    return where
 
 
 def print_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tunefarm.cli.output import Progress, add_json, add_request, print_json
+from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
 from tunefarm.timing import format_seconds
 
 
@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             priority=arguments.priority,
             timeout=arguments.timeout,
             wait_for_key=arguments.wait_for_key,
+            where=where_of(arguments.where),
             on_record=lambda done, record: bar.update(done, record.summary()),
         )
     if arguments.json:
