@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self, TypeAlias
 
 from tunefarm_proto.errors import DeviceUnreachableError, InvalidRequestError
+from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.device import Device
@@ -78,6 +79,7 @@ def request_device(
     user: str | None = None,
     maintenance: bool = False,
     on_wait: OnWait | None = None,
+    credentials: Credentials | None = None,
 ) -> Device:
     """Wait for a device of that key, or of any of several; lease it until the `with` block ends.
 
@@ -88,7 +90,8 @@ def request_device(
     fails at once unless `wait_for_key`. `on_wait` is told the place in the queue, the reason and an
     estimate as they change. The lease is renewed in the background and ends soon after this process
     does, or `ttl` seconds after it was last heard of. `maintenance` may have devices that are
-    drained or quarantined, for operators.
+    drained or quarantined, for operators. `credentials` (a token, the farm's CA): else as the
+    environment says.
 
     A device that is granted and does not answer is given back, which counts against its health, and
     another is requested.
@@ -99,7 +102,7 @@ def request_device(
     wish = _wish([Need(key, where)], priority, timeout, ttl)
     wish.wait_for_key, wish.purpose, wish.maintenance = wait_for_key, purpose, maintenance
     wish.user = user or current_user()
-    return _leased(wish, tracker, on_wait)[0]
+    return _leased(wish, Tracker(tracker, credentials), on_wait)[0]
 
 
 def request_devices(
@@ -112,6 +115,7 @@ def request_devices(
     purpose: str = "",
     user: str | None = None,
     on_wait: OnWait | None = None,
+    credentials: Credentials | None = None,
 ) -> Devices:
     """Wait for several devices, granted together or not at all; arguments as of request_device.
 
@@ -123,7 +127,7 @@ def request_devices(
     )
     wish.wait_for_key, wish.purpose = wait_for_key, purpose
     wish.user = user or current_user()
-    return _leased(wish, tracker, on_wait)
+    return _leased(wish, Tracker(tracker, credentials), on_wait)
 
 
 def _wish(
@@ -161,8 +165,7 @@ def condition_text(value: Condition) -> str:
     return ",".join(value)
 
 
-def _leased(wish: tpb.DeviceRequest, tracker: str | None, on_wait: OnWait | None) -> Devices:
-    connection = Tracker(tracker)
+def _leased(wish: tpb.DeviceRequest, connection: Tracker, on_wait: OnWait | None) -> Devices:
     try:
         for attempt in range(1, ATTEMPTS + 1):
             wish.request_id = uuid.uuid4().hex

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunefarm_proto.errors import TunefarmError
+from tunefarm_proto.security import Access, Credentials, ServerTls
 
 from tunefarm_device.server import serve
 
@@ -22,6 +23,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--emulated", metavar="NAME", help="what emulates this processor")
     parser.add_argument("--cpu", metavar="NAME", help="LLVM's name of the processor")
     parser.add_argument("--timing-cpu", type=int, metavar="N", help="processor to time on")
+    parser.add_argument("--tls-cert", metavar="FILE", help="its certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
+    parser.add_argument("--insecure", action="store_true", help="listen anywhere without TLS")
     given = parser.parse_args(words)
     try:
         serve(
@@ -34,6 +38,11 @@ def main(words: Sequence[str] | None = None) -> int:
             emulated=given.emulated,
             cpu=given.cpu,
             timing_cpu=given.timing_cpu,
+            access=Access(
+                Credentials.from_environment(),
+                ServerTls.read(given.tls_cert, given.tls_key),
+                given.insecure,
+            ),
         )
     except TunefarmError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc
-from tunefarm_proto import serving
+from tunefarm_proto import security, serving
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.security import Access, Credentials
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -27,6 +28,7 @@ from tunefarm_device.state import StateDir
 from tunefarm_device.tracker_link import TrackerLink, local_address
 
 _log = logging.getLogger(__name__)
+MAXIMUM_CALLS = 256  # one holder's calls; the rest is somebody knocking
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ANYWHERE = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 (compared with, not bound to)
 
@@ -59,16 +61,22 @@ class RunningDevice:
         host: str,
         port: int,
         advertise: str | None,
+        *,
         labels: Mapping[str, str],
+        access: Access,
     ) -> None:
         """Listen, and dial out. Raises: InvalidRequestError, InternalError."""
+        access.credentials.check_tracker(tracker)
         facts = self._bench.facts
         facts.isolation.extend(await self._bench.host.start())
-        self._server = serving.new_server()
+        self._server = serving.new_server(serving.Guard(maximum_calls=MAXIMUM_CALLS))
         serving.add_hello(self._server, "device")
         service = DeviceService(self._gate, self._bench)
         dpb_grpc.add_DeviceServiceServicer_to_server(service, self._server)
-        self.port = serving.bind(self._server, host, port)
+        # Each call shows its lease's token, so callers are known.
+        self.port = serving.bind(
+            self._server, host, port, tls=access.tls, guarded=True, insecure=access.insecure
+        )
         await self._server.start()
         reached = local_address(tracker) if host in _ANYWHERE else host
         self.addresses = [advertise or f"{reached}:{self.port}"]
@@ -79,7 +87,14 @@ class RunningDevice:
             facts=facts,
             labels=labels,
         )
-        link = TrackerLink(tracker, presence, self._gate, self._bench.conditions, self._clean)
+        link = TrackerLink(
+            tracker,
+            presence,
+            self._gate,
+            self._bench.conditions,
+            self._clean,
+            credentials=access.credentials,
+        )
         self._link = asyncio.create_task(link.run())
 
     async def _clean(self) -> None:
@@ -139,12 +154,15 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     cpu: str | None = None,
     timing_cpu: int | None = None,
     labels: Mapping[str, str] | None = None,
+    access: Access | None = None,
 ) -> RunningDevice:
     """Start a device server in this process, which must not fork.
 
     `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out.
     Kernels are timed on processor `timing_cpu`, off which this process then keeps; without one,
     wherever they run. `labels` are the operator's own words on the device, to be asked for.
+    `access` is how it shows itself: else credentials of the environment, and no TLS of its own,
+    with which it listens on loopback only.
     Raises: InvalidRequestError, InternalError.
     """
     if not re.fullmatch(r".+:\d{1,5}", tracker):
@@ -171,7 +189,14 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
         state.close()
         raise
     try:
-        await device.open(tracker, host, port, advertise, labels or {})
+        await device.open(
+            tracker,
+            host,
+            port,
+            advertise,
+            labels=labels or {},
+            access=access or Access(Credentials.from_environment()),
+        )
     except BaseException:
         await device.stop()
         raise
@@ -190,6 +215,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
     cpu: str | None = None,
     timing_cpu: int | None = None,
     labels: Mapping[str, str] | None = None,
+    access: Access | None = None,
     on_ready: Callable[[RunningDevice], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; arguments as for `start`.
@@ -198,6 +224,8 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
     """
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    access = access or Access(Credentials.from_environment())
+    os.environ.pop(security.TOKEN, None)  # kernels get what is left of the environment
     claim: socket.socket | None = None
     if timing_cpu is None:
         timing_cpu, claim = claim_cpu(os.sched_getaffinity(0))
@@ -208,7 +236,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         device = await start(
             key, tracker, host, port, advertise, state_dir,
-            emulated=emulated, cpu=cpu, timing_cpu=timing_cpu, labels=labels,
+            emulated=emulated, cpu=cpu, timing_cpu=timing_cpu, labels=labels, access=access,
         )  # fmt: skip
         try:
             where = ", ".join(device.addresses)

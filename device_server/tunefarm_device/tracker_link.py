@@ -10,8 +10,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
-from tunefarm_proto import rpc
+from tunefarm_proto import rpc, security
 from tunefarm_proto.errors import TrackerUnreachableError, TunefarmError
+from tunefarm_proto.handshake import diagnose
+from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -43,7 +45,10 @@ class TrackerLink:
         gate: LeaseGate,
         conditions: ConditionsReader,
         clean: Callable[[], Awaitable[None]],
+        *,
+        credentials: Credentials | None = None,
     ) -> None:
+        self._credentials = credentials or Credentials()
         self._tracker = tracker
         self._presence = presence  # device id, key, addresses, facts, labels
         self._presence.instance_id = secrets.token_hex(8)
@@ -76,21 +81,25 @@ class TrackerLink:
                 await self._stream()
             except (TunefarmError, grpc.RpcError) as error:
                 if backoff == FIRST_BACKOFF_S:
-                    _log.warning("%s; trying again", self._named(error))
+                    _log.warning("%s; trying again", await self._named(error))
             if self._heard != heard:
                 backoff = FIRST_BACKOFF_S
             await self._end_if_forgotten()
             await asyncio.sleep(backoff * (0.5 + random.random()))  # noqa: S311 (jitter)
             backoff = min(backoff * 2, MOST_BACKOFF_S)
 
-    def _named(self, error: Exception) -> TunefarmError:
+    async def _named(self, error: Exception) -> TunefarmError:
         away = TrackerUnreachableError(f"the tracker at {self._tracker} does not answer")
         if isinstance(error, TunefarmError):
             return error
-        return rpc.error_of_call(error, away) if isinstance(error, grpc.RpcError) else away
+        named = rpc.error_of_call(error, away) if isinstance(error, grpc.RpcError) else away
+        if named is not away:
+            return named
+        why = await asyncio.to_thread(diagnose, self._tracker, self._credentials)
+        return TrackerUnreachableError(*why) if why is not None else away
 
     async def _stream(self) -> None:
-        async with grpc.aio.insecure_channel(self._tracker, options=rpc.CLIENT_OPTIONS) as channel:
+        async with security.aio_tracker_channel(self._tracker, self._credentials) as channel:
             metadata = rpc.call_metadata()
             hello = await pb_grpc.HelloServiceStub(channel).Hello(
                 pb.HelloRequest(peer=rpc.this_peer("device")), metadata=metadata, timeout=CONNECT_S

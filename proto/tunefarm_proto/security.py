@@ -8,7 +8,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -178,6 +178,25 @@ class ServerTls:
         return grpc.ssl_server_credentials(
             [(self.key, self.cert)], self.client_ca, require_client_auth=self.client_ca is not None
         )
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a device server shows: to its tracker, and by `tls` to those who come to it.
+
+    `insecure` lets it listen beyond loopback without TLS.
+    """
+
+    credentials: Credentials = field(default_factory=Credentials)
+    tls: ServerTls | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        # A tracker that wants a certificate gets the server's own, unless there is another.
+        mine = self.credentials
+        if self.tls is not None and mine.ca is not None and mine.cert is None:
+            shown = replace(mine, cert=self.tls.cert, key=self.tls.key)
+            object.__setattr__(self, "credentials", shown)
 
 
 def device_channel(address: str, credentials: Credentials) -> grpc.Channel:

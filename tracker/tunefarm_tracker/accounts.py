@@ -6,7 +6,6 @@ Several processes may use the file at once: the tracker, and `tunefarm token --s
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import sqlite3
@@ -22,32 +21,13 @@ from tunefarm_proto.errors import InternalError, InvalidRequestError, Unauthenti
 from tunefarm_proto.identity import ANONYMOUS, Identity, Role
 from tunefarm_proto.security import TOKEN_PREFIX
 
+from tunefarm_tracker import accounts_file
+from tunefarm_tracker.accounts_file import REFUSED
+
 T = TypeVar("T")
-SCHEMA_VERSION = 1
 KEPT_REFUSALS = 100_000
-REFUSED = "refused"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
 _ASK = "ask an operator for one (`tunefarm token create`), then name it by --token-file"
-
-# Of the log nothing is ever changed, and only refusals, which strangers can cause, are dropped.
-_SCHEMA = f"""
-CREATE TABLE tokens (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE,
-    created_at REAL NOT NULL, created_by TEXT NOT NULL, expires_at REAL, revoked_at REAL
-) WITHOUT ROWID;
-CREATE TABLE generation (n INTEGER NOT NULL);
-INSERT INTO generation VALUES (1);
-CREATE TRIGGER token_made AFTER INSERT ON tokens BEGIN UPDATE generation SET n = n + 1; END;
-CREATE TRIGGER token_changed AFTER UPDATE ON tokens BEGIN UPDATE generation SET n = n + 1; END;
-CREATE TABLE audit (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL,
-    action TEXT NOT NULL, subject TEXT NOT NULL, outcome TEXT NOT NULL
-);
-CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit WHEN OLD.outcome NOT LIKE '{REFUSED}%'
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER audit_is_fixed BEFORE UPDATE ON audit
-    BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-"""  # noqa: S608 (our own constant)
 
 
 @dataclass(frozen=True)
@@ -90,49 +70,15 @@ class Accounts:
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path = folder / "accounts.sqlite"
+        self._path = accounts_file.open_file(folder)
         self._clock = clock
-        self._prepare(folder)
         self._lock = threading.Lock()
-        self._reader = self._connect()
+        self._reader = accounts_file.connect(self._path)
         self._writer = ThreadPoolExecutor(1, "tracker-accounts")
-        self._write_connection = self._connect()
+        self._write_connection = accounts_file.connect(self._path)
         self._seen = (-1, -1)  # SQLite's version of the file, our generation of the tokens
         self._by_digest: dict[str, Token] = {}
         self._by_id: dict[str, Token] = {}
-
-    def _prepare(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Before SQLite does, so that it and its journals are ours alone from the first moment.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            connection = self._connect()
-            connection.execute("BEGIN IMMEDIATE")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            connection.execute("COMMIT")
-            if version == 0:
-                connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                )
-            connection.close()
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise InvalidRequestError(
-                f"{self._path} cannot hold the farm's tokens: {error}",
-                "name another folder by --state",
-            ) from None
-        if version not in (0, SCHEMA_VERSION):
-            raise InvalidRequestError(
-                f"{self._path} is of schema version {version}, this tracker knows {SCHEMA_VERSION}",
-                "use the tunefarm that wrote it, or another folder by --state",
-            )
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=10
-        )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
 
     def close(self) -> None:
         """Finish what was asked for, then let go."""
@@ -280,7 +226,7 @@ class Accounts:
 
         def apply(connection: sqlite3.Connection) -> None:
             role = who.role.value if identity is not None else ""
-            self._log(connection, who, action, subject, f"{REFUSED}: {why}", role)
+            self._log(connection, who, action, subject, f"{REFUSED}: {why}", role=role)
             connection.execute(
                 "DELETE FROM audit WHERE outcome LIKE ? AND n <= (SELECT max(n) FROM audit) - ?",
                 (f"{REFUSED}%", KEPT_REFUSALS),
@@ -295,6 +241,7 @@ class Accounts:
         action: str,
         subject: str,
         outcome: str,
+        *,
         role: str | None = None,
     ) -> None:
         role = role if role is not None else who.role.value

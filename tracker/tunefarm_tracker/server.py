@@ -1,6 +1,7 @@
 """The tracker as a process: its state folder, its server, its start and its end."""
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -12,10 +13,15 @@ from pathlib import Path
 from typing import IO
 
 import grpc
-from tunefarm_proto import serving
+from tunefarm_proto import rpc, serving
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.security import ServerTls
+from tunefarm_proto.v1 import account_pb2_grpc as apb_grpc
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
+from tunefarm_tracker.access import Authorizer
+from tunefarm_tracker.account_service import AccountService
+from tunefarm_tracker.accounts import Accounts
 from tunefarm_tracker.core import Config, Scheduler, restore
 from tunefarm_tracker.hub import Clock, Hub
 from tunefarm_tracker.service import TrackerService
@@ -24,6 +30,7 @@ from tunefarm_tracker.tokens import Tokens, read_secret
 
 _log = logging.getLogger(__name__)
 DEFAULT_PORT = 9190
+SWEEP_S = 1.0  # streams of a token that ended otherwise than by our own service go on so long
 
 
 @dataclass
@@ -32,15 +39,21 @@ class RunningTracker:
 
     port: int
     hub: Hub
+    accounts: Accounts
     _server: grpc.aio.Server
     _store: SqliteStore
     _lock: IO[str]
+    _sweeper: "asyncio.Task[None]"
 
     async def stop(self) -> None:
         """End all streams, finish what is being written, and leave."""
+        self._sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sweeper
         self.hub.close()
         await self._server.stop(0.1)
         await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self.accounts.close)
         self._lock.close()
 
 
@@ -70,23 +83,38 @@ def _take_folder(folder: Path) -> IO[str]:
     return lock
 
 
+async def _sweep(authorizer: Authorizer, guard: serving.Guard) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        authorizer.sweep(guard)
+
+
 async def start(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     state_dir: Path | None = None,
     *,
     config: Config | None = None,
+    tls: ServerTls | None = None,
+    insecure: bool = False,
+    require_tokens: bool = False,
 ) -> RunningTracker:
     """Start a tracker in the running loop; port 0 takes a free one.
 
+    It wants a token from every caller once there is one, or if it has to `require_tokens`. Beyond
+    loopback it listens with TLS and tokens only, unless `insecure`.
     Raises: InvalidRequestError where the state folder or the address cannot be used.
     """
     folder, config = state_dir or default_state_dir(), config or Config()
     lock = _take_folder(folder)
     store: SqliteStore | None = None
+    accounts: Accounts | None = None
     try:
-        server = serving.new_server()
-        bound = serving.bind(server, host, port)
+        accounts = Accounts(folder)
+        authorizer = Authorizer(accounts, required=require_tokens)
+        guard = serving.Guard(authorizer)
+        server = serving.new_server(guard, rpc.TRACKER_MESSAGE_BYTES)
+        bound = serving.bind(server, host, port, tls=tls, guarded=authorizer.on, insecure=insecure)
         store = SqliteStore(folder / "state.sqlite")
         clock = Clock()
         state = restore(store.load(), clock(), config)
@@ -94,8 +122,13 @@ async def start(
         tokens = Tokens(read_secret(folder / "secret"))
         serving.add_hello(server, "tracker")
         tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub, tokens), server)
+        apb_grpc.add_AccountServiceServicer_to_server(
+            AccountService(accounts, lambda: authorizer.sweep(guard)), server
+        )
         await server.start()
     except BaseException:
+        if accounts is not None:
+            accounts.close()
         if store is not None:
             store.close()
         lock.close()
@@ -104,7 +137,13 @@ async def start(
         "tracker listens on %s:%s, state in %s: %s devices, %s waiting, %s leased",
         host, bound, folder, len(state.devices), len(state.queue(clock())), len(state.leases),
     )  # fmt: skip
-    return RunningTracker(bound, hub, server, store, lock)
+    _log.info(
+        "callers need %s; the connection is %s",
+        "a token" if authorizer.on else "no token: each is an operator",
+        "TLS" if tls is not None else "plaintext",
+    )
+    sweeper = asyncio.create_task(_sweep(authorizer, guard))
+    return RunningTracker(bound, hub, accounts, server, store, lock, sweeper)
 
 
 def serve(
@@ -112,9 +151,12 @@ def serve(
     port: int = DEFAULT_PORT,
     state_dir: Path | None = None,
     *,
+    tls: ServerTls | None = None,
+    insecure: bool = False,
+    require_tokens: bool = False,
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
-    """Run a tracker until SIGTERM or SIGINT.
+    """Run a tracker until SIGTERM or SIGINT; arguments as for `start`.
 
     Raises: InvalidRequestError as `start` does; InternalError where its state cannot be kept.
     """
@@ -124,7 +166,9 @@ def serve(
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        running = await start(host, port, state_dir)
+        running = await start(
+            host, port, state_dir, tls=tls, insecure=insecure, require_tokens=require_tokens
+        )
         if on_ready is not None:
             on_ready(running.port)
         stopped = asyncio.create_task(stop.wait())
