@@ -1,7 +1,7 @@
 """What the tracker knows: devices, queue, leases, results."""
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 from tunefarm_proto import rpc
 from tunefarm_proto.errors import TrackerUnreachableError
@@ -13,6 +13,7 @@ from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 from tunefarm.channel import connect, named_errors, tracker_address
 
 CALL_TIMEOUT_S = 10.0
+RESULT_PAGE = 500
 
 
 def tracker_unreachable(address: str) -> TrackerUnreachableError:
@@ -96,17 +97,97 @@ class Tracker:
         return answer.added
 
     def results(
-        self, workload: str = "", device_id: str = "", device_key: str = "", limit: int = 100
+        self,
+        workload: str = "",
+        device_id: str = "",
+        device_key: str = "",
+        limit: int = 100,
+        *,
+        user: str = "",
+        since: float | None = None,
+        until: float | None = None,
+        before_id: str = "",
     ) -> list[tpb.Result]:
-        """Results, newest first; empty fields ask for all."""
+        """Results, newest first; empty fields ask for all.
+
+        `since` and `until` are seconds since 1970; `before_id` goes on after the last of a page.
+        """
         request = tpb.ListResultsRequest(
-            workload=workload, device_id=device_id, device_key=device_key, limit=limit
+            workload=workload,
+            device_id=device_id,
+            device_key=device_key,
+            limit=limit,
+            user=user,
+            before_id=before_id,
         )
+        if since is not None:
+            request.since.FromNanoseconds(round(since * 1e9))
+        if until is not None:
+            request.until.FromNanoseconds(round(until * 1e9))
         with named_errors(self._unreachable):
             answer = self.stub.ListResults(
                 request, timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
             )
         return list(answer.results)
+
+    def iterate_results(self, **query: Any) -> Iterator[tpb.Result]:
+        """All results that `results` would find, a page at a time, newest first."""
+        last = ""
+        while page := self.results(**query, limit=RESULT_PAGE, before_id=last):
+            yield from page
+            last = page[-1].id
+
+    def manage(
+        self, device_id: str, action: tpb.DeviceAction.ValueType, reason: str = ""
+    ) -> tpb.Device:
+        """Drain, enable, quarantine or retire a device. Raises: UnknownDeviceError."""
+        request = tpb.ManageDeviceRequest(device_id=device_id, action=action, reason=reason)
+        with named_errors(self._unreachable):
+            answer = self.stub.ManageDevice(
+                request, timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return answer.device
+
+    def record_health_check(
+        self, device_id: str, passed: bool, detail: str, severe: bool = False
+    ) -> tpb.Device:
+        """Tell how a health check went; a severe failure quarantines at once.
+
+        Raises: UnknownDeviceError.
+        """
+        request = tpb.RecordHealthCheckRequest(
+            device_id=device_id, passed=passed, detail=detail, severe=severe
+        )
+        with named_errors(self._unreachable):
+            answer = self.stub.RecordHealthCheck(
+                request, timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return answer.device
+
+    def revoke(self, lease_id: str, reason: str = "") -> bool:
+        """End somebody's lease. False where it had ended already."""
+        request = tpb.RevokeLeaseRequest(lease_id=lease_id, reason=reason)
+        with named_errors(self._unreachable):
+            answer = self.stub.RevokeLease(
+                request, timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return answer.revoked
+
+    def set_quota(
+        self, user: str, max_devices: int | None = None, max_requests: int | None = None
+    ) -> None:
+        """Limit what a user may have at a time; None does not limit."""
+        request = tpb.SetQuotaRequest(user=user, max_devices=max_devices, max_requests=max_requests)
+        with named_errors(self._unreachable):
+            self.stub.SetQuota(request, timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata())
+
+    def users(self) -> list[tpb.User]:
+        """Who holds, waits, has used devices lately or has a quota, ordered by name."""
+        with named_errors(self._unreachable):
+            answer = self.stub.ListUsers(
+                tpb.ListUsersRequest(), timeout=CALL_TIMEOUT_S, metadata=rpc.call_metadata()
+            )
+        return list(answer.users)
 
     def watch(self, after: int = 0) -> Iterator[tpb.WatchEventsResponse]:
         """Events after a cursor, then as they happen; ends when the tracker goes away."""
