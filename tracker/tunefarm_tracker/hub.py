@@ -122,7 +122,7 @@ class Hub:
         self.events = EventLog(scheduler.state.cursor)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_action: Callable[[Action], None] = lambda action: None
-        self.on_event: Callable[[Event], None] = lambda event: None
+        self.listeners: list[Callable[[Event], None]] = []
         self._loop = asyncio.get_running_loop()
         self._boxes: dict[int, Mailbox] = {}
         self._streams = 0
@@ -187,7 +187,8 @@ class Hub:
             for effect in told:
                 if isinstance(effect, EventHappened):
                     self.events.add(effect.event)
-                    self.on_event(effect.event)
+                    for listener in self.listeners:
+                        listener(effect.event)
                 elif isinstance(effect, Action):
                     self.on_action(effect)
                 elif (box := self._boxes.get(effect.to)) is not None:

@@ -24,6 +24,9 @@ from tunefarm_tracker.account_service import AccountService
 from tunefarm_tracker.accounts import Accounts
 from tunefarm_tracker.core import Config, Scheduler, restore
 from tunefarm_tracker.hub import Clock, Hub
+from tunefarm_tracker.logs import log_events, set_up
+from tunefarm_tracker.metrics import Metrics
+from tunefarm_tracker.operations import Operations, Operator
 from tunefarm_tracker.service import TrackerService
 from tunefarm_tracker.sqlite import SqliteStore
 from tunefarm_tracker.tokens import Tokens, read_secret
@@ -44,6 +47,8 @@ class RunningTracker:
     _store: SqliteStore
     _lock: IO[str]
     _sweeper: "asyncio.Task[None]"
+    _operator: Operator
+    metrics: Metrics | None = None
 
     async def stop(self) -> None:
         """End all streams, finish what is being written, and leave."""
@@ -51,6 +56,9 @@ class RunningTracker:
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeper
         self.hub.close()
+        await self._operator.stop()
+        if self.metrics is not None:
+            await asyncio.to_thread(self.metrics.close)
         await self._server.stop(0.1)
         await asyncio.to_thread(self._store.close)
         await asyncio.to_thread(self.accounts.close)
@@ -98,14 +106,18 @@ async def start(
     tls: ServerTls | None = None,
     insecure: bool = False,
     require_tokens: bool = False,
+    operations: Operations | None = None,
+    metrics: tuple[str, int] | None = None,
 ) -> RunningTracker:
     """Start a tracker in the running loop; port 0 takes a free one.
 
     It wants a token from every caller once there is one, or if it has to `require_tokens`. Beyond
-    loopback it listens with TLS and tokens only, unless `insecure`.
+    loopback it listens with TLS and tokens only, unless `insecure`. `metrics` is where to answer
+    Prometheus.
     Raises: InvalidRequestError where the state folder or the address cannot be used.
     """
-    folder, config = state_dir or default_state_dir(), config or Config()
+    operations = operations or Operations()
+    folder, config = state_dir or default_state_dir(), operations.apply_to(config or Config())
     lock = _take_folder(folder)
     store: SqliteStore | None = None
     accounts: Accounts | None = None
@@ -121,10 +133,12 @@ async def start(
         hub = Hub(Scheduler(state, config, lambda: secrets.token_hex(8)), store, clock)
         tokens = Tokens(read_secret(folder / "secret"))
         serving.add_hello(server, "tracker")
-        tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub, tokens), server)
+        tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub, tokens, accounts), server)
         apb_grpc.add_AccountServiceServicer_to_server(
             AccountService(accounts, lambda: authorizer.sweep(guard)), server
         )
+        log_events(hub)
+        numbers = Metrics(hub, *metrics) if metrics is not None else None
         await server.start()
     except BaseException:
         if accounts is not None:
@@ -143,7 +157,8 @@ async def start(
         "TLS" if tls is not None else "plaintext",
     )
     sweeper = asyncio.create_task(_sweep(authorizer, guard))
-    return RunningTracker(bound, hub, accounts, server, store, lock, sweeper)
+    operator = Operator(hub, operations)
+    return RunningTracker(bound, hub, accounts, server, store, lock, sweeper, operator, numbers)
 
 
 def serve(
@@ -154,21 +169,26 @@ def serve(
     tls: ServerTls | None = None,
     insecure: bool = False,
     require_tokens: bool = False,
+    operations: Operations | None = None,
+    metrics: tuple[str, int] | None = None,
+    log_format: str = "text",
+    log_level: str = "info",
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Run a tracker until SIGTERM or SIGINT; arguments as for `start`.
 
     Raises: InvalidRequestError as `start` does; InternalError where its state cannot be kept.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up(log_format, log_level)
 
     async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         running = await start(
-            host, port, state_dir, tls=tls, insecure=insecure, require_tokens=require_tokens
-        )
+            host, port, state_dir, tls=tls, insecure=insecure, require_tokens=require_tokens,
+            operations=operations, metrics=metrics,
+        )  # fmt: skip
         if on_ready is not None:
             on_ready(running.port)
         stopped = asyncio.create_task(stop.wait())

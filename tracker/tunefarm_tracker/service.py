@@ -10,12 +10,15 @@ from tunefarm_proto.errors import (
     InternalError,
     InvalidRequestError,
     LeaseRefusedError,
+    PermissionDeniedError,
     TunefarmError,
 )
+from tunefarm_proto.identity import Role, current_identity
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
 from tunefarm_tracker import convert
+from tunefarm_tracker.accounts import Accounts
 from tunefarm_tracker.core import inputs
 from tunefarm_tracker.core.effects import (
     CancelAnswered,
@@ -41,9 +44,10 @@ EVENT_PAGE = 500
 class TrackerService(tpb_grpc.TrackerServiceServicer):
     """Answers devices, clients and the dashboard."""
 
-    def __init__(self, hub: Hub, tokens: Tokens) -> None:
+    def __init__(self, hub: Hub, tokens: Tokens, accounts: Accounts) -> None:
         self._hub = hub
         self._tokens = tokens
+        self._accounts = accounts
         self._state = hub.scheduler.state
 
     async def Synchronize(  # noqa: N802
@@ -98,6 +102,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, requests: AsyncIterator[tpb.RequestDeviceRequest], box: Mailbox
     ) -> None:
         request_id = ""
+        caller = current_identity()
         try:
             async for request in requests:
                 kind = request.WhichOneof("message")
@@ -107,7 +112,12 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
                         "send `open`, then `heartbeat` and `release`",
                     )
                 if kind == "open":
-                    wish = convert.wish_of(request.open)
+                    wish = convert.wish_of(request.open, caller.name)
+                    if wish.maintenance and not caller.role.includes(Role.OPERATOR):
+                        raise PermissionDeniedError(
+                            f"{caller.name} may not request a device for maintenance",
+                            "that needs the role operator",
+                        )
                     request_id = wish.request_id
                     self._hub.feed(inputs.RequestOpened(box.number, wish))
                 elif kind == "heartbeat":
@@ -169,7 +179,14 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     async def CancelRequest(  # noqa: N802
         self, request: tpb.CancelRequestRequest, context: Context
     ) -> tpb.CancelRequestResponse:
-        """End a waiting request."""
+        """End a waiting request; a user its own only."""
+        caller, found = current_identity(), self._state.requests.get(request.request_id)
+        foreign = found is not None and found.wish.user != caller.name
+        if foreign and not caller.role.includes(Role.OPERATOR):
+            raise PermissionDeniedError(
+                f"{caller.name} may not cancel a request of somebody else",
+                "that needs the role operator",
+            )
         with self._hub.mailbox() as box:
             self._hub.feed(inputs.RequestCancelled(box.number, request.request_id))
             answer = await box.take()
@@ -181,7 +198,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     ) -> tpb.RevokeLeaseResponse:
         """End somebody's lease."""
         reason = convert.text(request.reason, "reason", needed=False)
-        by = _caller()
+        by = self._audited("revoke", request.lease_id, reason)
         with self._hub.mailbox() as box:
             self._hub.feed(inputs.LeaseRevoked(box.number, request.lease_id, by, reason))
             answer = await box.take()
@@ -194,10 +211,9 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         """Drain, enable, quarantine or retire a device."""
         action = convert.action_of(request.action)
         reason = convert.text(request.reason, "reason", needed=False)
+        by = self._audited(action.value, request.device_id, reason)
         with self._hub.mailbox() as box:
-            self._hub.feed(
-                inputs.DeviceManaged(box.number, request.device_id, action, _caller(), reason)
-            )
+            self._hub.feed(inputs.DeviceManaged(box.number, request.device_id, action, by, reason))
             return tpb.ManageDeviceResponse(device=self._device_in(await box.take()))
 
     async def RecordHealthCheck(  # noqa: N802
@@ -213,6 +229,12 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             )
             return tpb.RecordHealthCheckResponse(device=self._device_in(await box.take()))
 
+    def _audited(self, action: str, subject: str, detail: str) -> str:
+        """Write what an operator does into the audit log. Returns who it is."""
+        caller = current_identity()
+        self._accounts.audit(caller, action, subject[: convert.MAX_NAME], detail)
+        return caller.name
+
     def _device_in(self, answer: Message) -> tpb.Device:
         if isinstance(answer, DeviceAnswered) and answer.device is not None:
             return convert.device_message(self._state, answer.device)
@@ -224,6 +246,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.SetQuotaRequest, context: Context
     ) -> tpb.SetQuotaResponse:
         """Limit a user, or lift a limit."""
+        self._audited("quota", request.user, str(convert.quota_of(request)))
         with self._hub.mailbox() as box:
             self._hub.feed(inputs.QuotaSet(box.number, convert.quota_of(request)))
             await box.take()
@@ -286,6 +309,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         result = request.result
         if not result.id or not result.workload:
             raise InvalidRequestError("the result has no id or no workload", "give it both")
+        result.user = current_identity().name or result.user
         if not result.HasField("recorded_at"):
             result.recorded_at.CopyFrom(convert.timestamp(self._hub.clock()))
         record = ResultRecord(
@@ -319,11 +343,6 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         )
         bodies = await asyncio.wrap_future(self._hub.store.results(query))
         return tpb.ListResultsResponse(results=[tpb.Result.FromString(one) for one in bodies])
-
-
-def _caller() -> str:
-    """Who calls, where the tracker knows."""
-    return ""
 
 
 @contextmanager
