@@ -7,10 +7,12 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_proto.rpc import software_version
+from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 
 COMMANDS = {
     "tracker": "run the tracker that brokers the devices",
@@ -22,10 +24,30 @@ COMMANDS = {
     "check": "check the health of devices by a known kernel",
     "admin": "drain, enable, quarantine or retire devices; revoke leases; set quotas",
     "tune": "search the fastest schedule of a workload on a device",
+    "token": "say who may use the farm",
+    "audit": "show who did what, and who was refused",
+    "tls": "make certificates to try TLS out, and for small farms",
     "dashboard": "show the farm in a browser",
     "demo": "try all of it on this machine",
     "doctor": "say what this machine can do and what is missing",
 }
+
+
+@contextmanager
+def _credentials_of(arguments: argparse.Namespace) -> Iterator[None]:
+    """Let --token-file and --tls-ca hold as if the environment said so: paths, never secrets."""
+    given = {TOKEN_FILE: "token_file", TLS_CA: "tls_ca"}
+    named = {name: str(path) for name, o in given.items() if (path := getattr(arguments, o, None))}
+    before = {name: os.environ.get(name) for name in named}
+    os.environ.update(named)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     module = importlib.import_module(f"tunefarm.cli.{arguments.command}")
     try:
-        status: int = module.run(arguments)
+        with _credentials_of(arguments):
+            status: int = module.run(arguments)
     except TunefarmError as error:
         print(f"tunefarm: {error}", file=sys.stderr)
         return 1

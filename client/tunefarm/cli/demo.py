@@ -1,10 +1,13 @@
 """tunefarm demo: a whole farm on this machine, measured and tuned."""
 
 import argparse
+import os
 import signal
 import tempfile
 import time
 from pathlib import Path
+
+from tunefarm_proto import security
 
 from tunefarm.cli.output import Progress, table
 from tunefarm.cli.processes import LocalFarm, free_port
@@ -44,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _start(farm: LocalFarm) -> tuple[str, str]:
+    for name in security.VARIABLES:  # they are for the farm of the user's own
+        os.environ.pop(name, None)
     tracker = f"127.0.0.1:{free_port(9190)}"
     port = tracker.rpartition(":")[2]
     farm.start("tracker", "tracker", "--port", port, "--state", str(farm.folder / "tracker"))

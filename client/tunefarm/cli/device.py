@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.security import Access, Credentials, ServerTls
 
 from tunefarm.channel import tracker_address
-from tunefarm.cli.output import add_tracker
+from tunefarm.cli.output import add_server_tls, add_tracker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="where its cache and name are kept"
     )
+    add_server_tls(parser)
     parser.add_argument(
         "--label",
         action="append",
@@ -51,5 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
         advertise=arguments.advertise,
         state_dir=arguments.state,
         labels=labels_of(arguments.label),
+        access=Access(
+            Credentials.from_environment(),
+            ServerTls.read(arguments.tls_cert, arguments.tls_key),
+            arguments.insecure,
+        ),
     )
     return 0

@@ -9,16 +9,34 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 
 from tunefarm.channel import DEFAULT_TRACKER, TRACKER_VARIABLE
 
 
 def add_tracker(parser: argparse.ArgumentParser) -> None:
-    """--tracker."""
+    """--tracker, and what is shown to it: --token-file, --tls-ca."""
     parser.add_argument(
         "--tracker",
         metavar="HOST:PORT",
         help=f"the tracker's address (default: {TRACKER_VARIABLE}, else {DEFAULT_TRACKER})",
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", help=f"your token (default: {TOKEN_FILE}, else none)"
+    )
+    parser.add_argument(
+        "--tls-ca", metavar="FILE", help=f"the farm's CA (default: {TLS_CA}, else no TLS)"
+    )
+
+
+def add_server_tls(parser: argparse.ArgumentParser) -> None:
+    """--tls-cert, --tls-key and --insecure, of a server."""
+    parser.add_argument("--tls-cert", metavar="FILE", help="its certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen beyond this machine without what makes that safe",
     )
 
 
@@ -46,6 +64,14 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait-for-key", action="store_true", help="wait for a key that no device has yet"
     )
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """HOST:PORT in parts. Raises: InvalidRequestError."""
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 65536):
+        raise InvalidRequestError(f"{text!r} is no HOST:PORT", "write it as in 127.0.0.1:9191")
+    return host.strip("[]"), int(port)
 
 
 def where_of(words: Sequence[str]) -> dict[str, str]:
