@@ -106,7 +106,7 @@ def test_conditions_that_no_device_meets_end_at_once_and_say_what_is_strange(far
     farm.device(1, "small", memory_mb="1024")
     why = only(Ended, ask_for(farm, 2, "a", need(memory_mb=">=2048"))).failure
     assert why.kind is FailureKind.UNKNOWN_KEY
-    assert "k with memory_mb >= 2048" in why.message
+    assert why.message == "no known device is k with memory_mb >= 2048; memory_mb is 1024"
     why = only(Ended, ask_for(farm, 3, "b", need(memroy="1"))).failure
     assert "none of them has memroy" in why.message
     place = only(Queued, ask_for(farm, 4, "c", need(memory_mb=">1024"), wait_for_key=True)).place

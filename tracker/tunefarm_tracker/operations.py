@@ -1,6 +1,7 @@
 """What the operator wants done: a file of recovery steps, notices and how long results are kept.
 
     keep_results_days = 365
+    recover_after_s = 60              # offline for so long starts the ladder
 
     [[recovery]]                      # taken in this order while a device stays offline
     name = "restart the agent"
@@ -63,12 +64,12 @@ class Operations:
     webhook: str = ""
     notify_command: tuple[str, ...] = ()
     keep_results_days: float | None = None
+    recover_after_s: float = 60.0
 
     def apply_to(self, config: Config) -> Config:
         """The scheduler's numbers with the ladder in them."""
-        return replace(
-            config, recovery=tuple(RecoveryStep(one.name, one.wait_s) for one in self.recovery)
-        )
+        ladder = tuple(RecoveryStep(one.name, one.wait_s) for one in self.recovery)
+        return replace(config, recovery=ladder, recover_after=self.recover_after_s)
 
 
 def read_operations(path: Path) -> Operations:
@@ -86,12 +87,15 @@ def read_operations(path: Path) -> Operations:
 
 
 def _operations(data: dict[str, Any]) -> Operations:
-    _only(data, {"recovery", "notify", "keep_results_days"}, "the file")
+    _only(data, {"recovery", "notify", "keep_results_days", "recover_after_s"}, "the file")
+    if not isinstance(data.get("recovery", []), list):
+        raise ValueError("recovery is no list of [[recovery]] steps")
     notify = data.get("notify", {})
     _only(notify, {"webhook", "command"}, "[notify]")
-    days = data.get("keep_results_days")
-    if days is not None and not (isinstance(days, int | float) and days > 0):
-        raise ValueError(f"keep_results_days = {days!r} is no number of days")
+    for name in ("keep_results_days", "recover_after_s"):
+        value = data.get(name, 1)
+        if not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{name} = {value!r} is no number above 0")
     webhook = notify.get("webhook", "")
     if webhook and not str(webhook).startswith(("http://", "https://")):
         raise ValueError(f"webhook = {webhook!r} is no http or https address")
@@ -100,7 +104,8 @@ def _operations(data: dict[str, Any]) -> Operations:
         recovery=tuple(_step(one) for one in data.get("recovery", [])),
         webhook=webhook,
         notify_command=_command(command, "[notify]") if command else (),
-        keep_results_days=days,
+        keep_results_days=data.get("keep_results_days"),
+        recover_after_s=data.get("recover_after_s", 60.0),
     )
 
 

@@ -28,6 +28,7 @@ class SimulatedDevice:
     key: str
     instance_id: str = "first"
     obey: bool = True
+    labels: dict[str, str] = field(default_factory=dict)
     lease_id: str = ""
     fence: int = 0
     told: list[tpb.SynchronizeResponse] = field(default_factory=list)
@@ -68,6 +69,7 @@ class SimulatedDevice:
                 lease_id=self.lease_id,
                 fence=self.fence,
                 instance_id=self.instance_id,
+                labels=self.labels,
             )
         )
 

@@ -24,6 +24,7 @@ from tunefarm_tracker.core.leases import (
 )
 from tunefarm_tracker.core.matching import reserved_by
 from tunefarm_tracker.core.records import (
+    Device,
     EventKind,
     Failure,
     FailureKind,
@@ -115,15 +116,23 @@ def _unknown(turn: Turn, wish: Wish) -> Failure | None:
     return None
 
 
+def _of(turn: Turn, need: Need) -> list[Device]:
+    return [device for key in need.keys for device in turn.state.fleet.of_key(key)]
+
+
 def _too_few(turn: Turn, need: Need, count: int, fitting: int) -> Failure:
-    known = {
-        name for key in need.keys for d in turn.state.fleet.of_key(key) for name, _ in d.attributes
-    }
+    known = {name for device in _of(turn, need) for name, _ in device.attributes}
     strange = sorted({one.attribute for one in need.where} - known)
     why = f"; none of them has {', '.join(strange)}" if strange else ""
+    for name in sorted({one.attribute for one in need.where} & known):
+        there = sorted({dict(one.attributes).get(name, "") for one in _of(turn, need)} - {""})
+        why += f"; {name} is {', '.join(there[:5])}{', ...' if len(there) > 5 else ''}"
+    wanted = (
+        f"no known device is {need}" if count == 1 else f"of {count} {need} {fitting} are known"
+    )
     return Failure(
         FailureKind.UNKNOWN_KEY,
-        f"{count} devices {need} are wanted and {fitting} known{why}",
+        wanted + why,
         "ask for less, or wait for such devices by wait_for_key (--wait-for-key)",
     )
 
