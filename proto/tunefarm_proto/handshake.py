@@ -3,7 +3,6 @@
 One handshake of our own, made after a failure, tells plaintext from TLS and names what is wrong.
 """
 
-import contextlib
 import socket
 import ssl
 import tempfile
@@ -22,7 +21,7 @@ def diagnose(address: str, credentials: Credentials) -> tuple[str, str] | None:
     trouble = _handshake(address, _context(credentials), host_of(address))
     if credentials.ca is None:
         # Plaintext is what we speak; a handshake that works, or ends by an alert, found TLS there.
-        if trouble is None or (isinstance(trouble, ssl.SSLError) and _is_alert(trouble)):
+        if trouble is None or _is_refusal(trouble):
             return (
                 f"{address} speaks TLS and this side plaintext",
                 "name the farm's CA by --tls-ca or TUNEFARM_TLS_CA",
@@ -37,7 +36,7 @@ def _of_tls(address: str, trouble: Exception | None) -> tuple[str, str] | None:
             f"the certificate of {address} does not hold: {trouble.verify_message}",
             "name the CA that signed it, and the address that it was made for",
         )
-    if isinstance(trouble, ssl.SSLError) and _is_alert(trouble):
+    if trouble is not None and _is_refusal(trouble):
         return (
             f"{address} refuses this side's certificate, or the lack of one",
             "name one of its client CA by TUNEFARM_TLS_CERT and TUNEFARM_TLS_KEY",
@@ -50,8 +49,9 @@ def _of_tls(address: str, trouble: Exception | None) -> tuple[str, str] | None:
     return None
 
 
-def _is_alert(error: ssl.SSLError) -> bool:
-    return "ALERT" in (error.reason or "")
+def _is_refusal(trouble: Exception) -> bool:
+    alert = isinstance(trouble, ssl.SSLError) and "ALERT" in (trouble.reason or "")
+    return alert or isinstance(trouble, _RefusedError)
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
@@ -77,17 +77,28 @@ def load_chain(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
         context.load_cert_chain(*paths)
 
 
+class _RefusedError(Exception):
+    """The handshake was fine, and then the other side would not go on."""
+
+
 def _handshake(address: str, context: ssl.SSLContext, host: str) -> Exception | None:
     port = int(address.rpartition(":")[2])
     try:
-        # In TLS 1.3 the other side judges our certificate only after the handshake; the first byte
-        # tells: an alert, or the settings with which HTTP/2 begins.
         with (
             socket.create_connection((host, port), PROBE_S) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
-            contextlib.suppress(TimeoutError),
         ):
-            secure.recv(1)
+            return _first_byte(secure)
     except (OSError, ValueError) as error:
         return error
-    return None
+
+
+def _first_byte(secure: ssl.SSLSocket) -> Exception | None:
+    # In TLS 1.3 the other side judges our certificate only after the handshake. It then closes,
+    # with or without an alert, or sends the settings with which HTTP/2 begins.
+    try:
+        return None if secure.recv(1) else _RefusedError()
+    except TimeoutError:
+        return None
+    except OSError:
+        return _RefusedError()
