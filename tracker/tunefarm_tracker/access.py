@@ -98,15 +98,8 @@ class Authorizer:
 
     def sweep(self, guard: Guard) -> None:
         """Cut the calls of those whose token has ended since they began."""
-        if not self.on:
-            return
-        for identity in guard.identities():
-            try:
-                if self._required and not identity.token_id:
-                    continue  # such calls cannot have begun
-                self._accounts.check(identity)
-            except UnauthenticatedError as error:
-                guard.cut(identity, error)
+        for identity, why in self._accounts.ended(guard.identities()).items():
+            guard.cut(identity, why)
 
 
 def check_role(identity: Identity, method: str) -> None:

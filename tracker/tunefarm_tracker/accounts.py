@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,15 +125,22 @@ class Accounts:
         self._check(token)
         return token.identity
 
-    def check(self, identity: Identity) -> None:
-        """Whether an identity still holds. Raises: UnauthenticatedError where it has ended."""
+    def ended(self, identities: Iterable[Identity]) -> dict[Identity, UnauthenticatedError]:
+        """Those of the identities that no longer hold, and why."""
+        found: dict[Identity, UnauthenticatedError] = {}
         with self._lock:
             self._refresh()
-            token = self._by_id.get(identity.token_id)
-        if token is not None:
-            self._check(token)
-        elif identity.token_id or self._by_id:
-            raise UnauthenticatedError("the tracker now wants a token", _ASK)
+            by_id = self._by_id
+        for identity in identities:
+            token = by_id.get(identity.token_id)
+            try:
+                if token is not None:
+                    self._check(token)
+                elif by_id:  # it began when no token was wanted
+                    raise UnauthenticatedError("the tracker now wants a token", _ASK)
+            except UnauthenticatedError as error:
+                found[identity] = error
+        return found
 
     def _check(self, token: Token) -> None:
         if token.revoked_at is not None:

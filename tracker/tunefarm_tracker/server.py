@@ -94,7 +94,10 @@ def _take_folder(folder: Path) -> IO[str]:
 async def _sweep(authorizer: Authorizer, guard: serving.Guard) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
-        authorizer.sweep(guard)
+        try:
+            authorizer.sweep(guard)
+        except Exception:  # the file may be busy; the next round is a second away
+            _log.exception("the tokens could not be looked through")
 
 
 async def start(
