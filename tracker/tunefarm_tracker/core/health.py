@@ -49,8 +49,8 @@ def fault(turn: Turn, device_id: str, reason: str, witness: str = "") -> None:
 
 
 def _recent(turn: Turn, device: Device) -> tuple[Fault, ...]:
-    after = turn.now - turn.config.fault_window
-    return tuple(one for one in device.faults if one.at > after)
+    # Reckoned as the timer is, or rounding would find one too young at its own deadline.
+    return tuple(one for one in device.faults if one.at + turn.config.fault_window > turn.now)
 
 
 def faults_aged(turn: Turn, device_id: str) -> None:

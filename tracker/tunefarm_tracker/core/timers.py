@@ -34,15 +34,19 @@ class Timers:
         return self._heap[0][0] if self._heap else None
 
     def due(self, now: float) -> Iterator[Key]:
-        """Take the deadlines that have passed, earliest first."""
+        """Take the deadlines that have passed, earliest first.
+
+        What is set while they are carried out is for the next time, so this always ends.
+        """
+        passed = []
         while self._heap and self._heap[0][0] <= now:
             when, key = heapq.heappop(self._heap)
-            if self._queued.get(key) != when:
-                continue  # moved earlier since; that entry came up before this one
-            del self._queued[key]
-            wanted = self._wanted.get(key)
-            if wanted is None:
-                continue
+            if self._queued.get(key) == when:  # else moved earlier since, and gone already
+                del self._queued[key]
+                passed.append((self._wanted.get(key), key))
+        for wanted, key in passed:
+            if wanted is None or self._wanted.get(key) != wanted:
+                continue  # cleared or set anew: that has an entry of its own
             if wanted > now:
                 self.set(key, wanted)
                 continue
