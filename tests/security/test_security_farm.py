@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from secure_farm import SecureFarm, tunefarm, until
-from tunefarm import request_device
+from tunefarm import Tracker, request_device
 from tunefarm.accounts import Accounts
 from tunefarm_proto import errors, rpc, security
 from tunefarm_proto.security import Credentials
@@ -200,3 +200,21 @@ def test_no_secret_in_ps_in_logs_or_on_the_trackers_disk(secure: SecureFarm):
     for path in state:
         if path.name.startswith("accounts"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.xfail(strict=True, reason="the service does not yet ask whose request it continues")
+def test_a_users_request_is_not_continued_by_another(secure: SecureFarm):
+    with secure.tracker("operator") as operator:
+        _, secret = Accounts(operator).create("mallory", apb.ROLE_USER)
+    with request_device(
+        "safe", tracker=secure.address, credentials=secure.credentials("user"), timeout=20
+    ) as device:
+        theirs = tpb.DeviceRequest(
+            request_id=device._holder._wish.request_id, needs=[tpb.DeviceNeed(keys=["safe"])]
+        )
+        opened = iter([tpb.RequestDeviceRequest(open=theirs)])
+        with Tracker(secure.address, Credentials(secret, secure.ca)) as mallory:
+            answer = mallory.stub.RequestDevice(opened, metadata=rpc.call_metadata(), timeout=10)
+            with pytest.raises(grpc.RpcError) as refused:
+                assert not next(answer).granted.token
+            assert isinstance(rpc.error_of_call(refused.value, AWAY), errors.PermissionDeniedError)
