@@ -202,7 +202,6 @@ def test_no_secret_in_ps_in_logs_or_on_the_trackers_disk(secure: SecureFarm):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.xfail(strict=True, reason="the service does not yet ask whose request it continues")
 def test_a_users_request_is_not_continued_by_another(secure: SecureFarm):
     with secure.tracker("operator") as operator:
         _, secret = Accounts(operator).create("mallory", apb.ROLE_USER)
@@ -215,6 +214,6 @@ def test_a_users_request_is_not_continued_by_another(secure: SecureFarm):
         opened = iter([tpb.RequestDeviceRequest(open=theirs)])
         with Tracker(secure.address, Credentials(secret, secure.ca)) as mallory:
             answer = mallory.stub.RequestDevice(opened, metadata=rpc.call_metadata(), timeout=10)
-            with pytest.raises(grpc.RpcError) as refused:
-                assert not next(answer).granted.token
-            assert isinstance(rpc.error_of_call(refused.value, AWAY), errors.PermissionDeniedError)
+            refused = errors.from_proto(next(answer).ended.error)
+            assert isinstance(refused, errors.PermissionDeniedError)
+            assert "of another user" in str(refused)

@@ -31,6 +31,7 @@ MAX_ATTRIBUTES = 200
 
 _ERRORS: dict[FailureKind, type[errors.TunefarmError]] = {
     FailureKind.INVALID_REQUEST: errors.InvalidRequestError,
+    FailureKind.PERMISSION_DENIED: errors.PermissionDeniedError,
     FailureKind.UNKNOWN_KEY: errors.UnknownKeyError,
     FailureKind.REQUEST_TIMEOUT: errors.RequestTimeoutError,
     FailureKind.REQUEST_CANCELLED: errors.RequestCancelledError,

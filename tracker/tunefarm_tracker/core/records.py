@@ -66,6 +66,7 @@ class FailureKind(StrEnum):
     """Why a request or lease ended; the shell has one error class for each."""
 
     INVALID_REQUEST = "invalid_request"
+    PERMISSION_DENIED = "permission_denied"
     UNKNOWN_KEY = "unknown_key"
     REQUEST_TIMEOUT = "request_timeout"
     REQUEST_CANCELLED = "request_cancelled"

@@ -41,6 +41,9 @@ def opened(turn: Turn, stream: int, wish: Wish) -> None:
     request = turn.state.requests.get(wish.request_id)
     if wish.request_id in turn.state.ends:
         turn.want(Ended(stream, turn.state.ends[wish.request_id].failure))
+    elif request is not None and request.wish.user != wish.user:
+        what = f"request {wish.request_id} is of another user"  # its leases' tokens are not yours
+        turn.want(Ended(stream, Failure(FailureKind.PERMISSION_DENIED, what, "choose another id")))
     elif request is not None:
         _continued(turn, request, stream)
     elif (refusal := _refusal(turn, wish)) is not None:
