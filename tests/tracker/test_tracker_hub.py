@@ -77,7 +77,7 @@ def test_a_write_that_fails_stops_the_tracker_and_is_told_to_nobody():
 
 def test_a_peer_that_does_not_read_does_not_pile_up():
     async def test() -> None:
-        box = Mailbox(1)
+        box = Mailbox()
         for beat in range(1000):
             box.put(DesiredLease(1, None, float(beat)))
         box.close()

@@ -21,6 +21,7 @@ ROLE_NEEDED = {
     "TrackerService/ListUsers": Role.VIEWER,
     "TrackerService/WatchEvents": Role.VIEWER,
     "TrackerService/RequestDevice": Role.USER,
+    "TrackerService/RequestDevices": Role.USER,
     "TrackerService/RenewLease": Role.USER,
     "TrackerService/ReleaseLease": Role.USER,
     "TrackerService/RecordResult": Role.USER,

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from tunefarm_proto.errors import InternalError, TrackerUnreachableError, TunefarmError
 
 from tunefarm_tracker.core import Scheduler
-from tunefarm_tracker.core.effects import Action, Change, Ended, EventHappened, Message
+from tunefarm_tracker.core.effects import Action, Change, Effect, Ended, EventHappened, Message
 from tunefarm_tracker.core.inputs import Input, Tick
 from tunefarm_tracker.core.records import Event
 from tunefarm_tracker.store import Store
@@ -37,8 +37,8 @@ class Mailbox:
     """Messages for one stream. Of successive ones of a kind only the last counts, so a peer that
     does not read cannot make it grow."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
+        self.number = 0
         self._messages: deque[Message] = deque()
         self._error: TunefarmError | None = None
         self._closed = False
@@ -76,6 +76,16 @@ class Mailbox:
         async for message in self:
             return message
         raise TrackerUnreachableError("the tracker is stopping", "try again when it is back")
+
+
+class Box(Protocol):
+    """Where a stream's messages go."""
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+
+    def close(self, error: TunefarmError | None = None) -> None:
+        """Let the reader end, with an error if there is one."""
 
 
 class EventLog:
@@ -124,7 +134,7 @@ class Hub:
         self.on_action: Callable[[Action], None] = lambda action: None
         self.listeners: list[Callable[[Event], None]] = []
         self._loop = asyncio.get_running_loop()
-        self._boxes: dict[int, Mailbox] = {}
+        self._boxes: dict[int, Box] = {}
         self._streams = 0
         self._outbox: deque[
             tuple[Future[None] | None, Sequence[EventHappened | Message | Action]]
@@ -132,35 +142,51 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._closed = False
+        self._woken = False
         self._set_timer()
+
+    def attach(self, box: "Box") -> int:
+        """Deliver to a box what is meant for the number returned, which is new."""
+        self._streams += 1
+        self._boxes[self._streams] = box
+        return self._streams
+
+    def detach(self, number: int) -> None:
+        """Deliver nothing more."""
+        del self._boxes[number]
 
     @contextmanager
     def mailbox(self) -> Iterator[Mailbox]:
         """A mailbox with a new stream number."""
-        self._streams += 1
-        box = Mailbox(self._streams)
-        self._boxes[box.number] = box
+        box = Mailbox()
+        box.number = self.attach(box)
         try:
             yield box
         finally:
-            del self._boxes[box.number]
+            self.detach(box.number)
 
     def feed(self, event: Input) -> None:
         """Something happened."""
+        self.feed_all((event,))
+
+    def feed_all(self, events: Sequence[Input]) -> None:
+        """Several things happened at once: their changes are kept together."""
         if self._closed:
             return
-        try:
-            effects = self.scheduler.handle(event, self.clock())
-        except Exception as error:
-            _log.exception("the scheduler failed on %r", event)
-            self._fail(InternalError(f"the scheduler failed: {error!r}"))
-            return
+        effects: list[Effect] = []
+        for event in events:
+            try:
+                effects += self.scheduler.handle(event, self.clock())
+            except Exception as error:
+                _log.exception("the scheduler failed on %r", event)
+                self._fail(InternalError(f"the scheduler failed: {error!r}"))
+                return
         changes = [one for one in effects if isinstance(one, Change)]
         told = [one for one in effects if isinstance(one, Told)]
         if changes:
             kept = self.store.write(changes)
             self._outbox.append((kept, told))
-            kept.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._deliver))
+            kept.add_done_callback(self._kept)
         elif told:
             self._outbox.append((None, told))
             self._deliver()
@@ -171,10 +197,17 @@ class Hub:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for box in self._boxes.values():
+        for box in list(self._boxes.values()):
             box.close()
 
+    def _kept(self, _: "Future[None]") -> None:
+        """In the store's thread. One wake-up of the loop serves all that was kept by then."""
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
     def _deliver(self) -> None:
+        self._woken = False
         while self._outbox and not self._closed:
             kept, told = self._outbox[0]
             if kept is not None:

@@ -1,8 +1,7 @@
 """The tracker's service: turns messages into inputs, and effects into messages. No rule is here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,7 +10,6 @@ from tunefarm_proto.errors import (
     InvalidRequestError,
     LeaseRefusedError,
     PermissionDeniedError,
-    TunefarmError,
 )
 from tunefarm_proto.identity import Role, current_identity
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -25,12 +23,11 @@ from tunefarm_tracker.core.effects import (
     DesiredLease,
     DeviceAnswered,
     Ended,
-    Granted,
     Message,
-    Queued,
     Renewed,
     StreamReplaced,
 )
+from tunefarm_tracker.holders import Holders, reading
 from tunefarm_tracker.hub import Hub, Mailbox
 from tunefarm_tracker.store import ResultQuery, ResultRecord
 from tunefarm_tracker.tokens import Tokens
@@ -48,13 +45,14 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self._hub = hub
         self._tokens = tokens
         self._accounts = accounts
+        self._holders = Holders(hub, tokens)
         self._state = hub.scheduler.state
 
     async def Synchronize(  # noqa: N802
         self, requests: AsyncIterator[tpb.SynchronizeRequest], context: Context
     ) -> AsyncIterator[tpb.SynchronizeResponse]:
         """A device's stream."""
-        with self._hub.mailbox() as box, _reading(box, self._read_reports(requests, box)):
+        with self._hub.mailbox() as box, reading(box, self._read_reports(requests, box)):
             async for message in box:
                 if isinstance(message, StreamReplaced):
                     raise convert.error_of(message.failure)
@@ -89,61 +87,16 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     async def RequestDevice(  # noqa: N802
         self, requests: AsyncIterator[tpb.RequestDeviceRequest], context: Context
     ) -> AsyncIterator[tpb.RequestDeviceResponse]:
-        """A client's stream."""
-        with self._hub.mailbox() as box, _reading(box, self._read_holder(requests, box)):
-            async for message in box:
-                answer = self._answer(message)
-                if answer is not None:
-                    yield answer
-                if isinstance(message, Ended):
-                    return
+        """A client's stream of one request."""
+        async for answer in self._holders.one(requests):
+            yield answer
 
-    async def _read_holder(
-        self, requests: AsyncIterator[tpb.RequestDeviceRequest], box: Mailbox
-    ) -> None:
-        request_id = ""
-        caller = current_identity()
-        try:
-            async for request in requests:
-                kind = request.WhichOneof("message")
-                if (kind == "open") == bool(request_id) or kind is None:
-                    raise InvalidRequestError(
-                        "the first message of a request opens it, and no later one does",
-                        "send `open`, then `heartbeat` and `release`",
-                    )
-                if kind == "open":
-                    wish = convert.wish_of(request.open, caller.name)
-                    if wish.maintenance and not caller.role.includes(Role.OPERATOR):
-                        raise PermissionDeniedError(
-                            f"{caller.name} may not request a device for maintenance",
-                            "that needs the role operator",
-                        )
-                    request_id = wish.request_id
-                    self._hub.feed(inputs.RequestOpened(box.number, wish))
-                elif kind == "heartbeat":
-                    beat = request.heartbeat
-                    ttl = convert.seconds(beat.ttl) if beat.HasField("ttl") else None
-                    self._hub.feed(inputs.Heartbeat(box.number, request_id, ttl))
-                else:
-                    self._hub.feed(convert.release_of(request.release, box.number, request_id))
-        finally:
-            self._hub.feed(inputs.HolderDisconnected(box.number, request_id))
-
-    def _answer(self, message: Message) -> tpb.RequestDeviceResponse | None:
-        match message:
-            case Queued(_, place):
-                return tpb.RequestDeviceResponse(queued=convert.place_message(place))
-            case Granted():
-                grant = convert.granted_message(message, self._tokens.of)
-                return tpb.RequestDeviceResponse(granted=grant)
-            case Renewed(_, lease):
-                deadline = convert.timestamp(lease.deadline)
-                return tpb.RequestDeviceResponse(renewed=tpb.Renewal(deadline=deadline))
-            case Ended(_, failure):
-                error = convert.error_of(failure).to_proto() if failure else None
-                return tpb.RequestDeviceResponse(ended=tpb.RequestEnded(error=error))
-            case _:
-                return None
+    async def RequestDevices(  # noqa: N802
+        self, requests: AsyncIterator[tpb.RequestDevicesRequest], context: Context
+    ) -> AsyncIterator[tpb.RequestDevicesResponse]:
+        """A client's stream of many requests."""
+        async for answer in self._holders.many(requests):
+            yield answer
 
     def _check_token(self, lease_id: str, token: str) -> None:
         if not self._tokens.opens(token, lease_id):
@@ -343,22 +296,3 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         )
         bodies = await asyncio.wrap_future(self._hub.store.results(query))
         return tpb.ListResultsResponse(results=[tpb.Result.FromString(one) for one in bodies])
-
-
-@contextmanager
-def _reading(box: Mailbox, reader: Coroutine[Any, Any, None]) -> Iterator[None]:
-    """Read a stream's requests beside writing its answers; the end of one is the other's."""
-
-    def ended(task: "asyncio.Task[None]") -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is None or isinstance(error, TunefarmError):
-            box.close(error)
-        else:
-            box.close(InvalidRequestError(f"the stream broke: {error}"))
-
-    task = asyncio.create_task(reader)
-    task.add_done_callback(ended)
-    try:
-        yield
-    finally:
-        task.cancel()

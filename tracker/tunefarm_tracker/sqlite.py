@@ -6,25 +6,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from tunefarm_proto.errors import InternalError, InvalidRequestError
 
 from tunefarm_tracker.core import Snapshot
-from tunefarm_tracker.core.effects import (
-    Change,
-    DropLease,
-    EndRequest,
-    EventHappened,
-    ForgetEnds,
-    SaveDevice,
-    SaveLease,
-    SaveQuota,
-    SaveRequest,
-    SaveUsage,
-)
+from tunefarm_tracker.core.effects import Change
 from tunefarm_tracker.core.records import (
     Device,
     End,
@@ -42,15 +31,15 @@ from tunefarm_tracker.core.records import (
     Wish,
 )
 from tunefarm_tracker.core.where import Condition
+from tunefarm_tracker.gather import Gathered
 from tunefarm_tracker.store import ResultQuery, ResultRecord
 
 T = TypeVar("T")
-Statement: TypeAlias = tuple[str, tuple[Any, ...]]
-Job: TypeAlias = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+# Changes to be gathered with others, or something else to be done in the same commit.
+Work: TypeAlias = tuple[Change, ...] | Callable[[sqlite3.Connection], T]
+Job: TypeAlias = tuple[Work[Any], "Future[Any]"]
 
 SCHEMA_VERSION = 2
-KEPT_EVENTS = 100_000
-_TRIM_EVERY = 10_000  # events
 _BATCH = 2000  # at most so many jobs in one commit
 
 _SCHEMA = """
@@ -157,13 +146,7 @@ class SqliteStore:
 
     def write(self, changes: Sequence[Change]) -> "Future[None]":
         """Keep these changes, all or none."""
-        statements = [one for change in changes for one in _statements(change)]
-
-        def apply(connection: sqlite3.Connection) -> None:
-            for sql, row in statements:
-                connection.execute(sql, row)
-
-        return self._submit(apply)
+        return self._submit(tuple(changes))
 
     def add_result(self, result: ResultRecord) -> "Future[bool]":
         """Keep a result; false where one with its id is kept already."""
@@ -224,9 +207,9 @@ class SqliteStore:
         self._writer.join()
         self._readers.shutdown()
 
-    def _submit(self, apply: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+    def _submit(self, work: "Work[T]") -> "Future[T]":
         future: Future[T] = Future()
-        self._jobs.put((apply, future))
+        self._jobs.put((work, future))
         return future
 
     def _write_all(self) -> None:
@@ -242,11 +225,18 @@ class SqliteStore:
 
 
 def _commit(connection: sqlite3.Connection, jobs: list[Job]) -> None:
-    answers = []
+    answers: list[Any] = []
+    gathered = Gathered()
     try:
         connection.execute("BEGIN IMMEDIATE")
-        for apply, _ in jobs:
-            answers.append(apply(connection))
+        for work, _ in jobs:
+            if isinstance(work, tuple):
+                for change in work:
+                    gathered.add(change)
+                answers.append(None)
+            else:
+                answers.append(work(connection))
+        gathered.execute(connection)
         connection.execute("COMMIT")
     except Exception as error:
         if connection.in_transaction:
@@ -288,59 +278,6 @@ def _request(row: tuple[Any, ...]) -> Request:
     return Request(Wish(identity, parsed, *wish), seq, queued_at, tuple(lease_ids.split()))
 
 
-def _needs(wish: Wish) -> str:
-    return json.dumps([[need.keys, [astuple(one) for one in need.where]] for need in wish.needs])
-
-
 def _end(row: tuple[Any, ...]) -> End:
     request_id, at, kind, message, hint = row
     return End(request_id, at, Failure(FailureKind(kind), message, hint) if kind else None)
-
-
-def _statements(change: Change) -> list[Statement]:
-    match change:
-        case SaveDevice(d):
-            row: tuple[Any, ...] = (
-                d.id, d.key, json.dumps(d.addresses), d.facts, d.instance, d.fence, d.health.value,
-                d.health_reason, d.lease_id, json.dumps(d.attributes), d.draining,
-                json.dumps([astuple(one) for one in d.faults]),
-            )  # fmt: skip
-            return [_put("devices", row)]
-        case SaveRequest(r):
-            w = r.wish
-            row = (
-                w.request_id, _needs(w), w.priority, w.user, w.purpose, w.wait_timeout,
-                w.wait_for_key, w.ttl, w.maintenance, r.seq, r.queued_at, " ".join(r.lease_ids),
-            )  # fmt: skip
-            return [_put("requests", row)]
-        case SaveLease(one):
-            row = (
-                one.id, one.request_id, one.device_id, one.device_key, one.holder, one.purpose,
-                one.priority, one.fence, one.granted_at, one.ttl,
-            )  # fmt: skip
-            # Never OR REPLACE: a second lease on a device must fail here, whatever went before.
-            sql, values = _put("leases", row, verb="INSERT")
-            return [(f"{sql} ON CONFLICT (id) DO UPDATE SET ttl = excluded.ttl", values)]
-        case DropLease(lease_id):
-            return [("DELETE FROM leases WHERE id = ?", (lease_id,))]
-        case EndRequest(end):
-            why = end.failure
-            words = (why.kind.value, why.message, why.hint) if why else (None, None, None)
-            drop = ("DELETE FROM requests WHERE request_id = ?", (end.request_id,))
-            return [drop, _put("ends", (end.request_id, end.at, *words))]
-        case ForgetEnds(request_ids):
-            return [("DELETE FROM ends WHERE request_id = ?", (one,)) for one in request_ids]
-        case SaveQuota(q):
-            return [_put("quotas", (q.user, q.max_devices, q.max_requests))]
-        case SaveUsage(u):
-            return [_put("usage", (u.user, u.key, u.amount, u.at))]
-        case EventHappened(e):
-            row = (e.cursor, e.at, e.kind.value, e.subject, e.action, e.detail)
-            keep = _put("events", row)
-            if e.cursor % _TRIM_EVERY:
-                return [keep]
-            return [keep, ("DELETE FROM events WHERE cursor <= ?", (e.cursor - KEPT_EVENTS,))]
-
-
-def _put(table: str, row: tuple[Any, ...], verb: str = "INSERT OR REPLACE") -> Statement:
-    return f"{verb} INTO {table} VALUES ({', '.join('?' * len(row))})", row

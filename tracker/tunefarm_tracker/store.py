@@ -13,6 +13,7 @@ from tunefarm_tracker.core.effects import (
     EventHappened,
     ForgetEnds,
     SaveDevice,
+    SaveHold,
     SaveLease,
     SaveQuota,
     SaveRequest,
@@ -120,6 +121,9 @@ class MemoryStore:
         match change:
             case SaveDevice(device):
                 self.devices[device.id] = device.durable()
+            case SaveHold(device_id, lease_id, fence):
+                device = self.devices[device_id]
+                self.devices[device_id] = replace(device, lease_id=lease_id, fence=fence)
             case SaveRequest(request):
                 self.requests[request.id] = request.durable()
             case SaveLease(lease):

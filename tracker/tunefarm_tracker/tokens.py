@@ -15,7 +15,7 @@ class Tokens:
 
     def of(self, lease_id: str) -> str:
         """The token of a lease, in hex."""
-        return hmac.new(self._secret, b"lease:" + lease_id.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, b"lease:" + lease_id.encode(), "sha256").hex()
 
     def digest(self, lease_id: str) -> str:
         """sha256 of the token, in hex: what a device checks against."""

@@ -523,6 +523,110 @@ class RequestDeviceResponse(_message.Message):
 Global___RequestDeviceResponse: _TypeAlias = RequestDeviceResponse  # noqa: Y015
 
 @_typing.final
+class RequestDevicesRequest(_message.Message):
+    """Steps of some of a client's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestStep]:
+        """In the order in which they are to be taken."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___RequestStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestDevicesRequest: _TypeAlias = RequestDevicesRequest  # noqa: Y015
+
+@_typing.final
+class RequestStep(_message.Message):
+    """One step of one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Which request. May be left out in a heartbeat, which is then for all that this stream opened."""
+    @_builtins.property
+    def step(self) -> Global___RequestDeviceRequest:
+        """What the client says of it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        step: Global___RequestDeviceRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestStep: _TypeAlias = RequestStep  # noqa: Y015
+
+@_typing.final
+class RequestDevicesResponse(_message.Message):
+    """The tracker's answers to some of a client's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestAnswer]:
+        """In the order in which they came about."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___RequestAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestDevicesResponse: _TypeAlias = RequestDevicesResponse  # noqa: Y015
+
+@_typing.final
+class RequestAnswer(_message.Message):
+    """One answer to one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Which request."""
+    @_builtins.property
+    def answer(self) -> Global___RequestDeviceResponse:
+        """What the tracker says of it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        answer: Global___RequestDeviceResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestAnswer: _TypeAlias = RequestAnswer  # noqa: Y015
+
+@_typing.final
 class QueuePosition(_message.Message):
     """Where a request stands."""
 

@@ -45,6 +45,11 @@ class TrackerServiceStub(object):
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDeviceRequest.SerializeToString,
                 response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDeviceResponse.FromString,
                 _registered_method=True)
+        self.RequestDevices = channel.stream_stream(
+                '/tunefarm.v1.TrackerService/RequestDevices',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDevicesRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDevicesResponse.FromString,
+                _registered_method=True)
         self.RenewLease = channel.unary_unary(
                 '/tunefarm.v1.TrackerService/RenewLease',
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RenewLeaseRequest.SerializeToString,
@@ -133,6 +138,14 @@ class TrackerServiceServicer(object):
         """A client's stream: asks, waits, holds, releases. The same request id after a lost stream
         continues the same request or lease. A stream that ends without a release leaves the lease a
         short time to come back, then it ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestDevices(self, request_iterator, context):
+        """As RequestDevice, for all requests of a client in one stream: one heartbeat for all of them, and
+        what happens to several at a time is told in one message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +262,11 @@ def add_TrackerServiceServicer_to_server(servicer, server):
                     servicer.RequestDevice,
                     request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDeviceRequest.FromString,
                     response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDeviceResponse.SerializeToString,
+            ),
+            'RequestDevices': grpc.stream_stream_rpc_method_handler(
+                    servicer.RequestDevices,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDevicesRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDevicesResponse.SerializeToString,
             ),
             'RenewLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewLease,
@@ -376,6 +394,33 @@ class TrackerService(object):
             '/tunefarm.v1.TrackerService/RequestDevice',
             tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDeviceRequest.SerializeToString,
             tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestDevices(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tunefarm.v1.TrackerService/RequestDevices',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDevicesRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.RequestDevicesResponse.FromString,
             options,
             channel_credentials,
             insecure,

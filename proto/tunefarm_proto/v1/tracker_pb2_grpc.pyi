@@ -42,6 +42,10 @@ class TrackerServiceStub:
     continues the same request or lease. A stream that ends without a release leaves the lease a
     short time to come back, then it ends.
     """
+    RequestDevices: _grpc.StreamStreamMultiCallable[_tracker_pb2.RequestDevicesRequest, _tracker_pb2.RequestDevicesResponse]
+    """As RequestDevice, for all requests of a client in one stream: one heartbeat for all of them, and
+    what happens to several at a time is told in one message.
+    """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RenewLeaseRequest, _tracker_pb2.RenewLeaseResponse]
     """Moves the deadline of a lease's request, for holders without a stream, and may change its time
     to live. A lost lease is refused.
@@ -86,6 +90,10 @@ class TrackerServiceAsyncStub(TrackerServiceStub):
     """A client's stream: asks, waits, holds, releases. The same request id after a lost stream
     continues the same request or lease. A stream that ends without a release leaves the lease a
     short time to come back, then it ends.
+    """
+    RequestDevices: _aio.StreamStreamMultiCallable[_tracker_pb2.RequestDevicesRequest, _tracker_pb2.RequestDevicesResponse]  # type: ignore[assignment]
+    """As RequestDevice, for all requests of a client in one stream: one heartbeat for all of them, and
+    what happens to several at a time is told in one message.
     """
     RenewLease: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RenewLeaseRequest, _tracker_pb2.RenewLeaseResponse]  # type: ignore[assignment]
     """Moves the deadline of a lease's request, for holders without a stream, and may change its time
@@ -140,6 +148,16 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         """A client's stream: asks, waits, holds, releases. The same request id after a lost stream
         continues the same request or lease. A stream that ends without a release leaves the lease a
         short time to come back, then it ends.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestDevices(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tracker_pb2.RequestDevicesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tracker_pb2.RequestDevicesResponse], _abc.AsyncIterator[_tracker_pb2.RequestDevicesResponse]]:
+        """As RequestDevice, for all requests of a client in one stream: one heartbeat for all of them, and
+        what happens to several at a time is told in one message.
         """
 
     @_abc_1.abstractmethod

@@ -23,6 +23,15 @@ class SaveDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveHold:
+    """Keep which lease a device serves ("" is none), and its fence."""
+
+    device_id: str
+    lease_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRequest:
     """Keep a request."""
 
@@ -189,6 +198,7 @@ class Notify:
 
 Change: TypeAlias = (
     SaveDevice
+    | SaveHold
     | SaveRequest
     | SaveLease
     | DropLease

@@ -17,7 +17,7 @@ from tunefarm_tracker.core.effects import (
     Granted,
     Queued,
     Renewed,
-    SaveDevice,
+    SaveHold,
     SaveLease,
     SaveRequest,
     SaveUsage,
@@ -157,7 +157,7 @@ def _bind(turn: Turn, lease: Lease, device: Device) -> None:
     turn.state.fleet.put(device)
     turn.state.timers.set(("lease", lease.id), lease.deadline)
     expect_report(turn, device)
-    turn.want(SaveDevice(device))
+    turn.want(SaveHold(device.id, lease.id, lease.fence))
     turn.happened(EventKind.LEASE, lease.id, "granted", f"{device.id} to {_who(lease)}")
     tell_device(turn, device)
 
@@ -232,7 +232,7 @@ def _unbind(turn: Turn, lease: Lease, failure: Failure | None, action: str) -> D
     state.timers.clear(("lost", device.id))
     state.held_for(lease.device_key, turn.now - lease.granted_at)
     turn.want(DropLease(lease.id))
-    turn.want(SaveDevice(device))
+    turn.want(SaveHold(device.id, "", device.fence))
     turn.want(SaveUsage(state.shares.let_go(lease, turn.now)))
     detail = failure.message if failure else f"{lease.device_id} by {_who(lease)}"
     turn.happened(EventKind.LEASE, lease.id, action, detail)
