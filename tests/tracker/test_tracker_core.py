@@ -151,6 +151,7 @@ def test_an_expired_lease_frees_its_device_only_when_that_is_clean(farm):
     farm.wait(3.0)
     effects = farm.device(stream=1, lease=lease.id)
     farm.do(Released(2, "a"))
+    farm.wait(farm.config.repeat_told)
     effects = farm.device(stream=1, lease=lease.id)  # still killing
     assert not [one for one in effects if isinstance(one, Granted)]
     assert only(DesiredLease, effects).lease is None

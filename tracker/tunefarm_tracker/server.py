@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import secrets
@@ -91,6 +92,12 @@ def _take_folder(folder: Path) -> IO[str]:
     return lock
 
 
+def lease_ids() -> Callable[[], str]:
+    """New ids, never the same again: this start's random part, and a number."""
+    start, numbers = secrets.token_hex(6), itertools.count(1)
+    return lambda: f"{start}{next(numbers):04x}"
+
+
 async def _sweep(authorizer: Authorizer, guard: serving.Guard) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
@@ -133,7 +140,7 @@ async def start(
         store = SqliteStore(folder / "state.sqlite")
         clock = Clock()
         state = restore(store.load(), clock(), config)
-        hub = Hub(Scheduler(state, config, lambda: secrets.token_hex(8)), store, clock)
+        hub = Hub(Scheduler(state, config, lease_ids()), store, clock)
         tokens = Tokens(read_secret(folder / "secret"))
         serving.add_hello(server, "tracker")
         tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub, tokens, accounts), server)

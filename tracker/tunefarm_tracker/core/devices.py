@@ -46,11 +46,19 @@ def reported(turn: Turn, event: DeviceReported) -> None:
     new = _updated(turn, old, event)
     state.fleet.put(new)
     state.timers.clear(("lost", new.id))
-    if new.durable() != old.durable() or not old.last_seen:
+    if _kept(new) != _kept(old) or not old.last_seen:
         turn.want(SaveDevice(new))
     if not old.online:
         health.returned(turn, new)
     _changed(turn, old, new)
+
+
+def _kept(device: Device) -> tuple[object, ...]:
+    """What of a report is durable."""
+    return (
+        device.key, device.instance, device.fence, device.addresses, device.facts,
+        device.attributes,
+    )  # fmt: skip
 
 
 def _changed(turn: Turn, old: Device, new: Device) -> None:
@@ -65,8 +73,11 @@ def _changed(turn: Turn, old: Device, new: Device) -> None:
     if useful:
         offer(turn, new.id)
         queue_changed(turn, new.key)
-    if turn.state.devices[new.id].lease_id == new.lease_id:  # else the grant has told it
-        tell_device(turn, new)
+    # A grant has told it already; what it has heard lately needs no saying again.
+    told_anew = turn.state.devices[new.id].lease_id != new.lease_id
+    news = old.stream != new.stream or turn.now - new.told_at >= turn.config.repeat_told
+    if news and not told_anew:
+        tell_device(turn, turn.state.devices[new.id])
 
 
 def _updated(turn: Turn, old: Device, event: DeviceReported) -> Device:

@@ -25,7 +25,6 @@ from tunefarm_tracker.core.effects import (
 from tunefarm_tracker.core.matching import find_devices, find_request, reserved_by
 from tunefarm_tracker.core.records import (
     Device,
-    DeviceState,
     End,
     EventKind,
     Failure,
@@ -95,13 +94,13 @@ def tell_grant(turn: Turn, request: Request) -> None:
 def tell_device(turn: Turn, device: Device) -> None:
     """Tell a device what it should serve."""
     lease = turn.state.leases.get(device.lease_id)
+    turn.state.fleet.put(replace(device, told_at=turn.now))
     turn.want(DesiredLease(device.stream, lease, heartbeat_of(turn, device)))
 
 
 def heartbeat_of(turn: Turn, device: Device) -> float:
     """How often a device should report."""
-    busy = device.lease_id or device.state is DeviceState.CLEANING
-    return turn.config.busy_heartbeat if busy else turn.config.idle_heartbeat
+    return turn.config.busy_heartbeat if device.lease_id else turn.config.idle_heartbeat
 
 
 def expect_report(turn: Turn, device: Device) -> None:
@@ -152,14 +151,14 @@ def _lease(turn: Turn, request: Request, device: Device) -> Lease:
 
 
 def _bind(turn: Turn, lease: Lease, device: Device) -> None:
-    device = replace(device, lease_id=lease.id, fence=lease.fence)
+    device = replace(device, lease_id=lease.id, fence=lease.fence, told_at=turn.now)
     turn.state.put_lease(lease)
     turn.state.fleet.put(device)
     turn.state.timers.set(("lease", lease.id), lease.deadline)
     expect_report(turn, device)
     turn.want(SaveHold(device.id, lease.id, lease.fence))
     turn.happened(EventKind.LEASE, lease.id, "granted", f"{device.id} to {_who(lease)}")
-    tell_device(turn, device)
+    turn.want(DesiredLease(device.stream, lease, turn.config.busy_heartbeat))
 
 
 def _who(lease: Lease) -> str:
@@ -215,7 +214,8 @@ def end_leases(turn: Turn, request: Request, failure: Failure | None, action: st
     leases = [state.leases.pop(one) for one in request.lease_ids]
     devices = [_unbind(turn, lease, failure, action) for lease in leases]
     for device in devices:
-        tell_device(turn, device)
+        expect_report(turn, device)
+        turn.want(DesiredLease(device.stream, None, turn.config.idle_heartbeat))
     end_request(turn, request, failure)
     for device in devices:
         queue_changed(turn, device.key)
@@ -226,7 +226,8 @@ def end_leases(turn: Turn, request: Request, failure: Failure | None, action: st
 
 def _unbind(turn: Turn, lease: Lease, failure: Failure | None, action: str) -> Device:
     state = turn.state
-    device = replace(state.devices[lease.device_id], lease_id="", clean=False)
+    device = state.devices[lease.device_id]
+    device = replace(device, lease_id="", clean=False, told_at=turn.now)
     state.fleet.put(device)
     state.timers.clear(("lease", lease.id))
     state.timers.clear(("lost", device.id))

@@ -41,7 +41,7 @@ def find_request(turn: Turn, device: Device) -> tuple[Request, tuple[Device, ...
 def find_devices(turn: Turn, request: Request) -> tuple[Device, ...] | None:
     """The devices that a request gets of those that are idle now."""
     kept = set[str]()
-    for other in _reserving(turn):
+    for other in _reserving(turn) if turn.state.reserving else ():
         if other.id == request.id or other.wish.priority < request.wish.priority:
             break
         kept.update(_useful(turn, other, kept))
@@ -89,6 +89,13 @@ def _accepts(
 def assign(turn: Turn, request: Request, kept: set[str]) -> tuple[Device, ...] | None:
     """Idle devices for every need of a request, None where there are not enough."""
     if not request.present or not within_quota(turn, request):
+        return None
+    needs = request.wish.needs
+    if len(needs) == 1:  # most are so, and this is quicker
+        for key in needs[0].keys:
+            for device in turn.state.fleet.idle(key, request.wish.maintenance):
+                if device.id not in kept and needs[0].fits(device):
+                    return (device,)
         return None
     found = _match(turn, request, kept)
     if len(found) < len(request.wish.needs):

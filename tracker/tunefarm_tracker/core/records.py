@@ -28,6 +28,7 @@ class Config:
     busy_heartbeat: float = 0.5
     missed_heartbeats: int = 3  # so many make a device offline, but
     min_silence: float = 3.0  # never a shorter silence than this
+    repeat_told: float = 1.5  # a report is answered if the device was told nothing for so long
     places_interval: float = 0.2  # between two updates of the places in one queue
     remember_ends: float = 600.0  # a request that ended is known for so long
     max_ends: int = 50_000  # and at most so many are
@@ -133,6 +134,7 @@ class Device:
     clean: bool = False  # it has said that it serves no lease
     conditions: bytes = b""
     last_seen: float = 0.0
+    told_at: float = 0.0  # when it was last told what to serve
     drops: tuple[float, ...] = ()  # when its connection was lost
     recovery_step: int = -1  # of the ladder; -1: none is under way
 
@@ -166,6 +168,7 @@ class Device:
             clean=False,
             conditions=b"",
             last_seen=0.0,
+            told_at=0.0,
             drops=(),
             recovery_step=-1,
         )

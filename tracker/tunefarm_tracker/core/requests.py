@@ -13,6 +13,7 @@ from tunefarm_tracker.core.inputs import LeaseRevoked, Released
 from tunefarm_tracker.core.leases import (
     end_leases,
     end_request,
+    grant,
     lost,
     move_deadlines,
     offer,
@@ -22,7 +23,7 @@ from tunefarm_tracker.core.leases import (
     tell_grant,
     tell_place,
 )
-from tunefarm_tracker.core.matching import reserved_by
+from tunefarm_tracker.core.matching import find_devices, reserved_by
 from tunefarm_tracker.core.records import (
     Device,
     EventKind,
@@ -143,23 +144,31 @@ def _too_few(turn: Turn, need: Need, count: int, fitting: int) -> Failure:
 def _queued(turn: Turn, stream: int, wish: Wish) -> None:
     turn.state.seq += 1
     request = Request(wish, turn.state.seq, turn.now, stream=stream)
+    detail = f"{wish.user or 'somebody'} wants {wish}"
+    turn.happened(EventKind.REQUEST, request.id, "queued", detail)
+    devices = find_devices(turn, request)
+    if devices is not None:
+        grant(turn, request, devices)
+        return
     turn.state.put_request(request)
     if wish.wait_timeout is not None:
         turn.state.timers.set(("wait", request.id), turn.now + wish.wait_timeout)
     if len(wish.needs) > 1:
         turn.state.timers.set(("reserve", request.id), turn.now + turn.config.reserve_after)
     turn.want(SaveRequest(request))
-    detail = f"{wish.user or 'somebody'} wants {wish}"
-    turn.happened(EventKind.REQUEST, request.id, "queued", detail)
-    _served_or_told(turn, request)
+    _tell_waiting(turn, request)
 
 
 def _served_or_told(turn: Turn, request: Request) -> None:
     seek(turn, request.id)
     if not turn.state.requests[request.id].granted:
-        tell_place(turn, request)
-        for key in request.wish.keys:
-            queue_changed(turn, key)
+        _tell_waiting(turn, request)
+
+
+def _tell_waiting(turn: Turn, request: Request) -> None:
+    tell_place(turn, request)
+    for key in request.wish.keys:
+        queue_changed(turn, key)
 
 
 def _continued(turn: Turn, request: Request, stream: int) -> None:
