@@ -117,7 +117,7 @@ async def devices(address: str, plan: dict) -> dict:
 
 
 class Clients:
-    """Requests over streams: at a rate (open loop), or so many at a time (closed loop)."""
+    """Requests: at a rate, each on a stream of its own; or so many at a time, many in a stream."""
 
     def __init__(self, address: str, plan: dict) -> None:
         self.plan = plan
@@ -178,14 +178,66 @@ class Clients:
         await asyncio.gather(*tasks)
 
     async def closed_loop(self, parallel: int, seconds: float) -> None:
-        """So many at a time, each on a stream that serves one request after another."""
+        """So many at a time, in one stream for each channel."""
         until = time.perf_counter() + seconds
-        await asyncio.gather(*(self.chain(until) for _ in range(parallel)))
+        streams = [Together(stub) for stub in self.stubs]
+        await asyncio.gather(
+            *(self.chain(streams[n % len(streams)], until) for n in range(parallel))
+        )
 
-    async def chain(self, until: float) -> None:
+    async def chain(self, stream: "Together", until: float) -> None:
         """One request after another."""
         while time.perf_counter() < until:
-            await self.once()
+            wish, started = self.wish(), time.perf_counter()
+            answer = await stream.say(
+                wish.request_id, tpb.RequestDeviceRequest(open=wish), "granted"
+            )
+            if answer.HasField("granted"):
+                self.latencies.append(time.perf_counter() - started)
+                release = tpb.RequestDeviceRequest(release=tpb.Release())
+                await stream.say(wish.request_id, release, "ended")
+            else:
+                name = answer.ended.error.message
+                self.errors[name] = self.errors.get(name, 0) + 1
+
+
+class Together:
+    """Many requests in one RequestDevices stream; steps that wait go together."""
+
+    def __init__(self, stub: tpb_grpc.TrackerServiceStub) -> None:
+        self.call = stub.RequestDevices(metadata=rpc.call_metadata())
+        self.steps: list[tpb.RequestStep] = []
+        self.waiting: dict[str, tuple[str, asyncio.Future]] = {}
+        self.changed = asyncio.Event()
+        self.tasks = [asyncio.create_task(self.write()), asyncio.create_task(self.read())]
+
+    async def say(
+        self, request_id: str, step: tpb.RequestDeviceRequest, until: str
+    ) -> tpb.RequestDeviceResponse:
+        """One step, and the answer that is waited for, or the end."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting[request_id] = (until, future)
+        self.steps.append(tpb.RequestStep(request_id=request_id, step=step))
+        self.changed.set()
+        return await future
+
+    async def write(self) -> None:
+        """Send what has gathered."""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            steps, self.steps = self.steps, []
+            await self.call.write(tpb.RequestDevicesRequest(steps=steps))
+
+    async def read(self) -> None:
+        """Hand out the answers."""
+        while (message := await self.call.read()) is not grpc.aio.EOF:
+            for one in message.answers:
+                kind = one.answer.WhichOneof("message")
+                until, future = self.waiting.get(one.request_id, ("", None))
+                if future is not None and kind in (until, "ended"):
+                    del self.waiting[one.request_id]
+                    future.set_result(one.answer)
 
 
 async def clients(address: str, plan: dict) -> dict:
