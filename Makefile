@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation faults fuzz check format stubs bench clean
 
 install: .venv/installed
 
@@ -24,6 +24,13 @@ test-slow: install
 
 test-emulation: install
 	$(BIN)/pytest -m emulation --timeout 900
+
+# A failing run prints its seed: FAULTS_SEED=7 make faults
+faults: install
+	$(BIN)/pytest -m faults -s --timeout 1800
+
+fuzz: install
+	$(BIN)/pytest -m slow -s --timeout 1800 tests/fuzz
 
 check: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 ARRIVAL_S = 2.0  # a client may hear of its grant before the device does
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Use:
@@ -68,7 +70,12 @@ class LeaseGate:
         return lease.fence >= self.fence
 
     async def serve(self, lease: pb.Lease, token_sha256: str) -> None:
-        """Open for a lease: a new one, or the present one renewed."""
+        """Open for a lease: a new one, or the present one renewed.
+
+        The log tells of the begin before it and of the end after it: no call is outside of them.
+        """
+        if lease.id != self.lease_id:
+            _log.info("lease %s begins, fence %d, for %s", lease.id, lease.fence, lease.holder)
         if lease.fence > self.fence:
             self.fence = lease.fence
             self._on_fence(lease.fence)
@@ -78,7 +85,9 @@ class LeaseGate:
 
     def shut(self) -> None:
         """Refuse every further call, and end those under way."""
-        self.lease, self._token_sha256 = None, ""
+        lease, self.lease, self._token_sha256 = self.lease, None, ""
+        if lease is not None:
+            _log.info("lease %s ends, fence %d", lease.id, lease.fence)
         for use in self._uses:
             if not use.ended.done():
                 use.ended.set_result(None)

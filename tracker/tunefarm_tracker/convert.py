@@ -1,5 +1,6 @@
 """Between the wire and the scheduler's records."""
 
+import functools
 from collections.abc import Callable
 
 from google.protobuf.duration_pb2 import Duration
@@ -233,6 +234,7 @@ def _need_message(need: Need) -> tpb.DeviceNeed:
     return tpb.DeviceNeed(keys=need.keys, where=where)
 
 
+@functools.lru_cache(1024)  # device and client are told the same one
 def lease_message(lease: Lease) -> pb.Lease:
     """A lease, without its token."""
     return pb.Lease(

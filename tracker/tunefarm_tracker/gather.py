@@ -5,8 +5,10 @@ busy loop. Rows travel as one JSON array instead, so a commit costs the same few
 many changes it holds. Drops come before puts, so that a device may change its lease in one commit.
 """
 
+import functools
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, TypeAlias
 
@@ -23,7 +25,7 @@ from tunefarm_tracker.core.effects import (
     SaveRequest,
     SaveUsage,
 )
-from tunefarm_tracker.core.records import Device, Wish
+from tunefarm_tracker.core.records import Need
 
 KEPT_EVENTS = 100_000
 TRIM_EVERY = 10_000  # events
@@ -78,43 +80,62 @@ class Gathered:
 
     def add(self, change: Change) -> None:
         """One more change, after those before."""
-        puts = self._puts
-        match change:
-            case SaveLease(one):
-                puts["leases"][one.id] = (
-                    one.id, one.request_id, one.device_id, one.device_key, one.holder,
-                    one.purpose, one.priority, one.fence, one.granted_at, one.ttl,
-                )  # fmt: skip
-            case SaveHold(device_id, lease_id, fence):
-                self._holds[device_id] = (device_id, lease_id, fence)
-            case EventHappened(e):
-                puts["events"][e.cursor] = (
-                    e.cursor, e.at, e.kind.value, e.subject, e.action, e.detail,
-                )  # fmt: skip
-                self._last_event = e.cursor
-            case SaveRequest(r):
-                w = r.wish
-                puts["requests"][r.id] = (
-                    w.request_id, _needs(w), w.priority, w.user, w.purpose, w.wait_timeout,
-                    int(w.wait_for_key), w.ttl, int(w.maintenance), r.seq, r.queued_at,
-                    " ".join(r.lease_ids),
-                )  # fmt: skip
-            case DropLease(lease_id):
-                puts["leases"][lease_id] = None
-            case EndRequest(end):
-                why = end.failure
-                words = (why.kind.value, why.message, why.hint) if why else (None, None, None)
-                puts["requests"][end.request_id] = None
-                puts["ends"][end.request_id] = (end.request_id, end.at, *words)
-            case SaveUsage(u):
-                puts["usage"][u.user, u.key] = (u.user, u.key, u.amount, u.at)
-            case SaveDevice(device):
-                self._devices[device.id] = _device(device)
-                self._holds.pop(device.id, None)
-            case ForgetEnds(request_ids):
-                puts["ends"].update(dict.fromkeys(request_ids))
-            case SaveQuota(q):
-                puts["quotas"][q.user] = (q.user, q.max_devices, q.max_requests)
+        _ADD[type(change)](self, change)
+
+    def _event(self, change: EventHappened) -> None:
+        e = change.event
+        row = (e.cursor, e.at, e.kind.value, e.subject, e.action, e.detail)
+        self._puts["events"][e.cursor] = row
+        self._last_event = e.cursor
+
+    def _lease(self, change: SaveLease) -> None:
+        one = change.lease
+        self._puts["leases"][one.id] = (
+            one.id, one.request_id, one.device_id, one.device_key, one.holder,
+            one.purpose, one.priority, one.fence, one.granted_at, one.ttl,
+        )  # fmt: skip
+
+    def _drop_lease(self, change: DropLease) -> None:
+        self._puts["leases"][change.lease_id] = None
+
+    def _request(self, change: SaveRequest) -> None:
+        r = change.request
+        w = r.wish
+        self._puts["requests"][r.id] = (
+            w.request_id, _needs(w.needs), w.priority, w.user, w.purpose, w.wait_timeout,
+            int(w.wait_for_key), w.ttl, int(w.maintenance), r.seq, r.queued_at,
+            " ".join(r.lease_ids),
+        )  # fmt: skip
+
+    def _end(self, change: EndRequest) -> None:
+        end = change.end
+        why = end.failure
+        words = (why.kind.value, why.message, why.hint) if why else (None, None, None)
+        self._puts["requests"][end.request_id] = None
+        self._puts["ends"][end.request_id] = (end.request_id, end.at, *words)
+
+    def _forget_ends(self, change: ForgetEnds) -> None:
+        self._puts["ends"].update(dict.fromkeys(change.request_ids))
+
+    def _usage(self, change: SaveUsage) -> None:
+        u = change.usage
+        self._puts["usage"][u.user, u.key] = (u.user, u.key, u.amount, u.at)
+
+    def _quota(self, change: SaveQuota) -> None:
+        q = change.quota
+        self._puts["quotas"][q.user] = (q.user, q.max_devices, q.max_requests)
+
+    def _hold(self, change: SaveHold) -> None:
+        self._holds[change.device_id] = (change.device_id, change.lease_id, change.fence)
+
+    def _device(self, change: SaveDevice) -> None:
+        d = change.device
+        faults = json.dumps([astuple(one) for one in d.faults])
+        self._devices[d.id] = (
+            d.id, d.key, json.dumps(d.addresses), d.facts, d.instance, d.fence, d.health.value,
+            d.health_reason, d.lease_id, json.dumps(d.attributes), d.draining, faults,
+        )  # fmt: skip
+        self._holds.pop(d.id, None)
 
     def execute(self, connection: sqlite3.Connection) -> None:
         """Carry them out in the open transaction."""
@@ -136,13 +157,20 @@ class Gathered:
             execute("DELETE FROM events WHERE cursor <= ?", (self._last_event - KEPT_EVENTS,))
 
 
-def _device(d: Device) -> Row:
-    faults = json.dumps([astuple(one) for one in d.faults])
-    return (
-        d.id, d.key, json.dumps(d.addresses), d.facts, d.instance, d.fence, d.health.value,
-        d.health_reason, d.lease_id, json.dumps(d.attributes), d.draining, faults,
-    )  # fmt: skip
+@functools.lru_cache(256)
+def _needs(needs: tuple[Need, ...]) -> str:
+    return json.dumps([[need.keys, [astuple(one) for one in need.where]] for need in needs])
 
 
-def _needs(wish: Wish) -> str:
-    return json.dumps([[need.keys, [astuple(one) for one in need.where]] for need in wish.needs])
+_ADD: dict[type[Change], Callable[[Gathered, Any], None]] = {
+    EventHappened: Gathered._event,
+    SaveLease: Gathered._lease,
+    DropLease: Gathered._drop_lease,
+    SaveRequest: Gathered._request,
+    EndRequest: Gathered._end,
+    ForgetEnds: Gathered._forget_ends,
+    SaveUsage: Gathered._usage,
+    SaveQuota: Gathered._quota,
+    SaveHold: Gathered._hold,
+    SaveDevice: Gathered._device,
+}

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from tunefarm_proto.errors import InternalError, TrackerUnreachableError, TunefarmError
 
@@ -18,7 +18,6 @@ from tunefarm_tracker.core.records import Event
 from tunefarm_tracker.store import Store
 
 _log = logging.getLogger(__name__)
-Told: TypeAlias = EventHappened | Message | Action
 KEPT_EVENTS = 4096
 
 
@@ -136,9 +135,7 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._boxes: dict[int, Box] = {}
         self._streams = 0
-        self._outbox: deque[
-            tuple[Future[None] | None, Sequence[EventHappened | Message | Action]]
-        ] = deque()
+        self._outbox: deque[tuple[Future[None] | None, Sequence[Effect]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._closed = False
@@ -181,8 +178,13 @@ class Hub:
                 _log.exception("the scheduler failed on %r", event)
                 self._fail(InternalError(f"the scheduler failed: {error!r}"))
                 return
-        changes = [one for one in effects if isinstance(one, Change)]
-        told = [one for one in effects if isinstance(one, Told)]
+        changes, told = list[Change](), list[Effect]()
+        for effect in effects:
+            if isinstance(effect, Change):
+                changes.append(effect)
+                if not isinstance(effect, EventHappened):
+                    continue
+            told.append(effect)
         if changes:
             kept = self.store.write(changes)
             self._outbox.append((kept, told))
@@ -224,8 +226,10 @@ class Hub:
                         listener(effect.event)
                 elif isinstance(effect, Action):
                     self.on_action(effect)
-                elif (box := self._boxes.get(effect.to)) is not None:
-                    box.put(effect)
+                elif isinstance(effect, Message):
+                    box = self._boxes.get(effect.to)
+                    if box is not None:
+                        box.put(effect)
 
     def _fail(self, error: BaseException) -> None:
         # What is in memory and what is kept differ now; only a restart makes them one again.

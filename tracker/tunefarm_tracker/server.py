@@ -191,7 +191,7 @@ def serve(
     Raises: InvalidRequestError as `start` does; InternalError where its state cannot be kept.
     """
     set_up(log_format, log_level)
-    # A large fleet is many small objects that live long: a full collection is a pause for everybody.
+    # A large fleet is many small objects that live long: a full collection is a pause for all.
     gc.set_threshold(20_000, 50, 100)
 
     async def run() -> None:

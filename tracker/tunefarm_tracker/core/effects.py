@@ -1,7 +1,6 @@
 """What the scheduler wants done. Changes must be durable before the messages after them go out."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from tunefarm_tracker.core.records import (
     Device,
@@ -15,15 +14,40 @@ from tunefarm_tracker.core.records import (
 )
 
 
+class Effect:
+    """Anything that the scheduler wants done."""
+
+    __slots__ = ()
+
+
+class Change(Effect):
+    """Something to be kept."""
+
+    __slots__ = ()
+
+
+class Message(Effect):
+    """Something to be told to the stream `to`."""
+
+    __slots__ = ()
+    to: int
+
+
+class Action(Effect):
+    """Something to be done outside."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class SaveDevice:
+class SaveDevice(Change):
     """Keep a device."""
 
     device: Device
 
 
 @dataclass(frozen=True, slots=True)
-class SaveHold:
+class SaveHold(Change):
     """Keep which lease a device serves ("" is none), and its fence."""
 
     device_id: str
@@ -32,63 +56,63 @@ class SaveHold:
 
 
 @dataclass(frozen=True, slots=True)
-class SaveRequest:
+class SaveRequest(Change):
     """Keep a request."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
-class SaveLease:
+class SaveLease(Change):
     """Keep a lease."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
-class DropLease:
+class DropLease(Change):
     """A lease has ended."""
 
     lease_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class EndRequest:
+class EndRequest(Change):
     """A request has ended: drop it, keep how it ended."""
 
     end: End
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetEnds:
+class ForgetEnds(Change):
     """Ends that are no longer remembered."""
 
     request_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SaveQuota:
+class SaveQuota(Change):
     """Keep what a user may have."""
 
     quota: Quota
 
 
 @dataclass(frozen=True, slots=True)
-class SaveUsage:
+class SaveUsage(Change):
     """Keep what a user has used."""
 
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
-class EventHappened:
+class EventHappened(Change):
     """Keep an event, then tell the watchers."""
 
     event: Event
 
 
 @dataclass(frozen=True, slots=True)
-class DesiredLease:
+class DesiredLease(Message):
     """Tell a device what it should serve (None: nothing) and how often to report (seconds)."""
 
     to: int
@@ -97,7 +121,7 @@ class DesiredLease:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamReplaced:
+class StreamReplaced(Message):
     """Close a device's stream: a newer one has taken its place."""
 
     to: int
@@ -118,7 +142,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(Message):
     """Tell a client where it stands."""
 
     to: int
@@ -135,7 +159,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Message):
     """Tell a client that the devices are its own, in the order of its needs."""
 
     to: int
@@ -148,7 +172,7 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(Message):
     """Tell a holder its moved deadline."""
 
     to: int
@@ -156,7 +180,7 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Message):
     """Tell a client that its request or lease is over; no failure after a release."""
 
     to: int
@@ -164,7 +188,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class CancelAnswered:
+class CancelAnswered(Message):
     """Tell whoever cancelled whether there was anything to cancel."""
 
     to: int
@@ -172,7 +196,7 @@ class CancelAnswered:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceAnswered:
+class DeviceAnswered(Message):
     """Tell an operator what has become of a device, or why nothing was done."""
 
     to: int
@@ -181,7 +205,7 @@ class DeviceAnswered:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecovery:
+class RunRecovery(Action):
     """Run a step of the operator's ladder for a device; its end is to be fed back."""
 
     device: Device
@@ -189,34 +213,8 @@ class RunRecovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(Action):
     """Tell the operator, outside the farm, that a device needs a person."""
 
     device: Device
     text: str
-
-
-Change: TypeAlias = (
-    SaveDevice
-    | SaveHold
-    | SaveRequest
-    | SaveLease
-    | DropLease
-    | EndRequest
-    | ForgetEnds
-    | SaveQuota
-    | SaveUsage
-    | EventHappened
-)
-Message: TypeAlias = (
-    DesiredLease
-    | StreamReplaced
-    | Queued
-    | Granted
-    | Renewed
-    | Ended
-    | CancelAnswered
-    | DeviceAnswered
-)
-Action: TypeAlias = RunRecovery | Notify
-Effect: TypeAlias = Change | Message | Action

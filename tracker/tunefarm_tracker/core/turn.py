@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tunefarm_tracker.core.effects import Effect, EventHappened
+from tunefarm_tracker.core.effects import Effect, EventHappened, Message
 from tunefarm_tracker.core.records import Config, Event, EventKind
 from tunefarm_tracker.core.state import State
 
@@ -20,7 +20,7 @@ class Turn:
 
     def want(self, effect: Effect) -> None:
         """Add an effect. Messages to stream 0, which is nobody, are dropped."""
-        if getattr(effect, "to", -1) != 0:
+        if not (isinstance(effect, Message) and effect.to == 0):
             self.effects.append(effect)
 
     def happened(self, kind: EventKind, subject: str, action: str, detail: str) -> None:
