@@ -259,7 +259,8 @@ def lease_revoked(turn: Turn, event: LeaseRevoked) -> None:
         why = f": {event.reason}" if event.reason else ""
         failure = Failure(
             FailureKind.LEASE_LOST,
-            f"lease {lease.id} on {lease.device_id} was revoked by {event.by or 'an operator'}{why}",
+            f"lease {lease.id} on {lease.device_id} was revoked"
+            f" by {event.by or 'an operator'}{why}",
             "request the device again",
         )
         end_leases(turn, turn.state.requests[lease.request_id], failure, "revoked")
