@@ -24,6 +24,17 @@ def tracker_unreachable(address: str) -> TrackerUnreachableError:
     )
 
 
+def wanted(request: tpb.DeviceRequest) -> str:
+    """What a request is for, in one line: its key, or the keys and conditions of its needs."""
+    if request.key:
+        return request.key
+    return " + ".join(
+        " or ".join(need.keys)
+        + (f" [{'; '.join(f'{k} {v}' for k, v in need.where.items())}]" if need.where else "")
+        for need in request.needs
+    )
+
+
 class Tracker:
     """A connection to a tracker. A context manager; all methods raise TrackerUnreachableError.
 

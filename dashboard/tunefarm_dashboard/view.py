@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tunefarm.timing import Timing
+from tunefarm.tracker import wanted
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -59,6 +60,7 @@ class QueueRow:
     purpose: str
     priority: int
     reason: str
+    estimate: str
     queued_at: str
 
 
@@ -151,15 +153,24 @@ def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
     )
 
 
+def _estimate(place: tpb.QueuePosition) -> str:
+    """How long a request may still wait, "" where nothing is known."""
+    if not place.HasField("estimate"):
+        return ""
+    seconds = place.estimate.ToTimedelta().total_seconds()
+    return f"about {seconds / 60:.0f} min" if seconds >= 120 else f"about {seconds:.0f} s"
+
+
 def _queue_row(waiting: tpb.QueuedRequest) -> QueueRow:
     return QueueRow(
         request_id=waiting.request.request_id,
         position=waiting.position.position,
-        key=waiting.request.key,
+        key=wanted(waiting.request),
         user=waiting.request.user,
         purpose=waiting.request.purpose,
         priority=waiting.request.priority,
         reason=waiting.position.reason,
+        estimate=_estimate(waiting.position),
         queued_at=iso(moment_of(waiting, "queued_at")),
     )
 

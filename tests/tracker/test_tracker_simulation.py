@@ -110,4 +110,4 @@ def test_days_of_failures_and_restarts_lose_nothing():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_weeks_of_thousands_of_devices():
-    weeks(crowded(devices=2000, users=1000, hold=3600.0, seed=6), days=14, restarts_a_day=1)
+    weeks(crowded(devices=1000, users=500, hold=7200.0, seed=6), days=14, restarts_a_day=1)

@@ -31,7 +31,7 @@ from tunefarm_tracker.core.inputs import (
     Tick,
 )
 from tunefarm_tracker.core.records import Need, Report, Wish
-from tunefarm_tracker.store import MemoryStore
+from tunefarm_tracker.store import MemoryStore, Store
 
 CLEANING_S = 0.5
 HEARTBEATS = 2  # of the client in one lease: enough to keep it alive, cheap to simulate
@@ -81,7 +81,13 @@ class Simulation:
     restart changes the state.
     """
 
-    def __init__(self, plans: list[UserPlan], devices: dict[str, int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        plans: list[UserPlan],
+        devices: dict[str, int],
+        seed: int = 0,
+        open_store: Callable[[], Store] | None = None,
+    ) -> None:
         # Devices are heard of when something happens; their silence is not simulated.
         self.config = Config(
             ttl=30.0,
@@ -93,7 +99,8 @@ class Simulation:
             faults_to_quarantine=10**6,
         )
         self.random = random.Random(seed)  # noqa: S311 (a simulation)
-        self.store = MemoryStore()
+        self._open_store = open_store
+        self.store: Store = open_store() if open_store is not None else MemoryStore()
         self.now = 1e6
         self.outcome = Outcome()
         self._ids = itertools.count(1)
@@ -139,6 +146,9 @@ class Simulation:
     def restart(self) -> None:
         """Kill the tracker and start it from its store: every stream breaks."""
         before = self.core.state.snapshot()
+        if self._open_store is not None:
+            self.store.close()
+            self.store = self._open_store()
         state = restore(self.store.load(), self.now, self.config)
         assert state.snapshot() == before, "the store does not hold the state"  # noqa: S101
         self.core = Scheduler(state, self.config, self._new_id)
@@ -146,12 +156,17 @@ class Simulation:
         for hear in list(self._streams.values()):
             hear(None)
 
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
     def _feed(self, event: Input) -> None:
         self.outcome.inputs += 1
         effects = self.core.handle(event, self.now)
         changes = [one for one in effects if isinstance(one, Change)]
         self.store.write(changes)
-        del self.store.events[:-1]  # all but the cursor
+        if isinstance(self.store, MemoryStore):
+            del self.store.events[:-1]  # all but the cursor
         for effect in effects:
             hear = self._streams.get(getattr(effect, "to", 0))
             if hear is not None:

@@ -8,7 +8,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.cli.output import add_json, add_tracker, print_json, table
-from tunefarm.tracker import Tracker
+from tunefarm.tracker import Tracker, wanted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +25,6 @@ def state_name(device: tpb.Device) -> str:
 def health_name(device: tpb.Device) -> str:
     """The health in one lower-case word."""
     return tpb.DeviceHealth.Name(device.health).removeprefix("DEVICE_HEALTH_").lower()
-
-
-def wanted(request: tpb.DeviceRequest) -> str:
-    """What a request is for, in one line."""
-    if request.key:
-        return request.key
-    return " + ".join(
-        " or ".join(need.keys)
-        + (f" [{'; '.join(f'{k} {v}' for k, v in need.where.items())}]" if need.where else "")
-        for need in request.needs
-    )
 
 
 def as_dict(
