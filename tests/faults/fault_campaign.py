@@ -38,6 +38,7 @@ TARGETS = {"tracker": 1, "device": 9, "client": 7}
 AT_ONCE = 6  # members under a fault
 GAP_S = 0.25  # mean, between two faults
 LAST_S = (0.8, 8.0)  # mean and longest of a fault
+START_S = 10.0  # until it takes SIGTERM gracefully
 END_S = 20.0  # for a graceful end
 HEAL_S = 60.0
 
@@ -53,6 +54,7 @@ class Fault:
     at: float
     lasts: float
     over: float = 0.0
+    pid: int = 0
 
 
 class Watcher:
@@ -189,6 +191,7 @@ class Campaign:
 
     def _strike(self, fault: Fault) -> None:
         member = self.farm.members[fault.member]
+        fault.pid = member.pid
         if fault.link:
             link = member.links[fault.link.rpartition(" ")[2]]
             network = self.farm.network
@@ -213,7 +216,8 @@ class Campaign:
                 member.send(signal.SIGKILL)
             return False
         code = member.process.returncode if member.process else 0
-        if fault.kind == "term" and code != 0:
+        unready = code == -signal.SIGTERM and fault.at - member.started < START_S
+        if fault.kind == "term" and code != 0 and not unready:
             self.outcome.problems.append(f"{member.name} ended with {code} on SIGTERM")
         member.start()
         return True
@@ -317,7 +321,8 @@ class Campaign:
         for client in farm.of_kind("client"):
             evidence.steps[client.name] = client_steps(farm.folder / f"{client.name}.jsonl")
         outcome.calls = check_calls(evidence)
-        outcome.requests = check_requests(evidence)
+        killed = {one.pid for one in outcome.faults if one.kind == "kill"}
+        outcome.requests = check_requests(evidence, killed)
         outcome.leases = len(
             {(device, one.lease) for device, spans in evidence.spans.items() for one in spans}
         )

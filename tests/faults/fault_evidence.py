@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,21 +131,23 @@ class Requests:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def check_requests(evidence: Evidence) -> Requests:
-    """Each request of a client that lived on ended in a grant or an error with a name."""
+def check_requests(evidence: Evidence, killed: Container[int] = ()) -> Requests:
+    """Each request of a client that lived on ended in a grant or an error with a name.
+
+    `killed` are the processes that were killed.
+    """
     all_ = Requests()
     for client, steps in evidence.steps.items():
         by_process: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for step in steps:
             by_process[step["pid"]].append(step)
-        last = steps[-1]["pid"] if steps else 0
         for pid, own in by_process.items():
-            _check_process(evidence, all_, f"{client} ({pid})", own, is_last=pid == last)
+            _check_process(evidence, all_, f"{client} ({pid})", own, killed=pid in killed)
     return all_
 
 
 def _check_process(
-    evidence: Evidence, all_: Requests, name: str, steps: list[dict[str, Any]], *, is_last: bool
+    evidence: Evidence, all_: Requests, name: str, steps: list[dict[str, Any]], *, killed: bool
 ) -> None:
     rounds: dict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
     for step in steps:
@@ -156,7 +159,7 @@ def _check_process(
         all_.acknowledged += "queued" in seen or "granted" in seen
         if (end := seen.get("end")) is None:
             all_.died += 1
-            if number != max(rounds) or is_last:
+            if number != max(rounds) or not killed:
                 evidence.problems.append(f"{name}: request {number} never ended")
             continue
         answered = seen.get("granted", end)["at"] - seen["ask"]["at"]

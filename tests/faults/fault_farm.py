@@ -76,9 +76,11 @@ class Member:
     mark: str
     links: dict[str, Link] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
 
     def start(self) -> None:
         """Start it; its log goes on."""
+        self.started = time.monotonic()
         with self.log.open("ab") as log:
             log.write(f"--- start at {time.monotonic():.6f}\n".encode())
             log.flush()

@@ -83,6 +83,8 @@ def test_requests_that_hang_or_end_without_a_name_are_found():
     hanging = Evidence(steps={"c": steps(("ask", 1, ""), ("queued", 1, ""))})
     assert check_requests(hanging).asked == 1
     assert "never ended" in hanging.problems[0]
+    hanging.problems.clear()
+    assert check_requests(hanging, killed={1}).died == 1 and hanging.problems == []
     unnamed = Evidence(steps={"c": steps(("ask", 1, ""), ("end", 1, "unnamed KeyError: 1"))})
     check_requests(unnamed)
     assert "unnamed" in unnamed.problems[0]
