@@ -73,10 +73,11 @@ class Device:
                 there.set()
                 self.heartbeat = told.heartbeat_interval.ToNanoseconds() * 1e-9
                 wanted = told.lease.id
-                if wanted != self.lease_id:
+                if wanted != self.lease_id or told.ended_lease_id:
                     self.leases += bool(wanted)
                     self.lease_id, self.fence = wanted, max(self.fence, told.lease.fence)
-                    await call.write(self.report())
+                    if not wanted:  # a new lease is reported by the next heartbeat
+                        await call.write(self.report())
         finally:
             beats.cancel()
             call.cancel()

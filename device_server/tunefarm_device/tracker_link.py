@@ -56,7 +56,8 @@ class TrackerLink:
         self._conditions = conditions
         self._clean = clean
         self._heartbeat_s = HEARTBEAT_S
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # a report is due, or heartbeats are quicker now
+        self._due = False
         self._reported_facts = False
         self._heard = time.monotonic()
         self._wanted = Latest()
@@ -122,10 +123,13 @@ class TrackerLink:
 
     async def _reports(self) -> AsyncIterator[tpb.SynchronizeRequest]:
         while True:
-            self._changed.clear()
+            self._due = False
             yield self._report()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._heartbeat_s)
+            sent = time.monotonic()
+            while not self._due and (left := sent + self._heartbeat_s - time.monotonic()) > 0:
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), left)
 
     def _report(self) -> tpb.SynchronizeRequest:
         report = tpb.SynchronizeRequest()
@@ -160,11 +164,12 @@ class TrackerLink:
             lease = None
         if self._gate.lease_id and (lease is None or lease.id != self._gate.lease_id):
             await self._end()
+        elif wanted.ended_lease_id:  # heard of, if at all, by its end alone
+            self._due = True
+            self._changed.set()
         if lease is not None:
-            new = lease.id != self._gate.lease_id
+            # The tracker knows what it has told: the next heartbeat says that it came to be.
             await self._gate.serve(lease, wanted.token_sha256)
-            if new:
-                self._changed.set()
 
     async def _end(self) -> None:
         self._cleaning = self._gate.lease_id
@@ -173,6 +178,7 @@ class TrackerLink:
             await asyncio.shield(asyncio.ensure_future(self._clean()))
         finally:
             self._cleaning = ""
+            self._due = True
             self._changed.set()
 
     async def _end_if_forgotten(self) -> None:

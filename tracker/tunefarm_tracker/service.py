@@ -82,6 +82,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             lease=convert.lease_message(lease) if lease else None,
             token_sha256=self._tokens.digest(lease.id) if lease else "",
             heartbeat_interval=convert.duration(message.heartbeat),
+            ended_lease_id=message.ended,
         )
 
     async def RequestDevice(  # noqa: N802

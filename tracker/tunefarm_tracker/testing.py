@@ -100,7 +100,8 @@ class SimulatedDevice:
 
     def _take(self, answer: tpb.SynchronizeResponse) -> None:
         wanted = answer.lease.id if answer.HasField("lease") else ""
-        if wanted != self.lease_id and (self.obey or wanted):
+        news = wanted != self.lease_id or answer.ended_lease_id
+        if news and (self.obey or wanted):
             self.lease_id, self.fence = wanted, max(self.fence, answer.lease.fence)
             self.report()
 

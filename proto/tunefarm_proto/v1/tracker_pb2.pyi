@@ -247,8 +247,13 @@ class SynchronizeResponse(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     TOKEN_SHA256_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    ENDED_LEASE_ID_FIELD_NUMBER: _builtins.int
     token_sha256: _builtins.str
     """sha256 of the token that opens it, in hex."""
+    ended_lease_id: _builtins.str
+    """The lease that has just ended: send at once when nothing of it is left, even if it was never
+    heard of. Absent in answers to heartbeats.
+    """
     @_builtins.property
     def lease(self) -> _common_pb2.Lease:
         """The lease that the device should serve; absent: none, end whatever runs."""
@@ -263,10 +268,11 @@ class SynchronizeResponse(_message.Message):
         lease: _common_pb2.Lease | None = ...,
         token_sha256: _builtins.str = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        ended_lease_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lease", b"lease", "token_sha256", b"token_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_lease_id", b"ended_lease_id", "heartbeat_interval", b"heartbeat_interval", "lease", b"lease", "token_sha256", b"token_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

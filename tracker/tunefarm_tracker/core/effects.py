@@ -113,11 +113,15 @@ class EventHappened(Change):
 
 @dataclass(frozen=True, slots=True)
 class DesiredLease(Message):
-    """Tell a device what it should serve (None: nothing) and how often to report (seconds)."""
+    """Tell a device what it should serve (None: nothing) and how often to report (seconds).
+
+    `ended` is the lease that has just ended: the device is to say when it is clean of it.
+    """
 
     to: int
     lease: Lease | None
     heartbeat: float
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,9 +213,9 @@ def end_leases(turn: Turn, request: Request, failure: Failure | None, action: st
     state = turn.state
     leases = [state.leases.pop(one) for one in request.lease_ids]
     devices = [_unbind(turn, lease, failure, action) for lease in leases]
-    for device in devices:
+    for lease, device in zip(leases, devices, strict=True):
         expect_report(turn, device)
-        turn.want(DesiredLease(device.stream, None, turn.config.idle_heartbeat))
+        turn.want(DesiredLease(device.stream, None, turn.config.idle_heartbeat, lease.id))
     end_request(turn, request, failure)
     for device in devices:
         queue_changed(turn, device.key)
