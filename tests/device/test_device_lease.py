@@ -14,6 +14,7 @@ from tunefarm_device.server import start
 from tunefarm_device.state import StateDir
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import device_pb2 as dpb
+from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 
 def test_it_says_who_and_what_it_is(box):
@@ -236,3 +237,14 @@ def test_two_servers_do_not_share_a_folder(own_box):
     second = DeviceProcess(own_box.tracker.address, own_box.device.state)
     assert second.process.wait(20) == 1
     assert "another device server uses" in second.log.read_text()
+
+
+def test_the_end_of_a_lease_that_was_never_heard_of_is_answered_at_once(own_box):
+    tracker = own_box.tracker
+    with tracker.changed:
+        wanted = tpb.SynchronizeResponse(ended_lease_id="never-told")
+        wanted.heartbeat_interval.FromSeconds(3600)
+        tracker.wanted = wanted
+        tracker.reports.clear()
+        tracker.changed.notify_all()
+    tracker.wait(lambda report: len(tracker.reports) >= 3 and report.lease_id == "")
