@@ -39,6 +39,8 @@ class Use:
         finally:
             if not task.done():
                 task.cancel()
+            elif not task.cancelled():
+                task.exception()  # seen, or asyncio would tell of it in the log
 
 
 class LeaseGate:

@@ -21,6 +21,7 @@ from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.facts import find_facts
 from tunefarm_device.lease import LeaseGate
+from tunefarm_device.listener import Listener
 from tunefarm_device.processes import ProcessHost
 from tunefarm_device.service import DeviceService
 from tunefarm_device.session import Workbench
@@ -47,7 +48,7 @@ class RunningDevice:
         self._state = state
         self._gate = gate
         self._bench = bench
-        self._server: grpc.aio.Server | None = None
+        self._listener: Listener | None = None
         self._link: asyncio.Task[None] | None = None
 
     @property
@@ -69,15 +70,11 @@ class RunningDevice:
         access.credentials.check_tracker(tracker)
         facts = self._bench.facts
         facts.isolation.extend(await self._bench.host.start())
-        self._server = serving.new_server(serving.Guard(maximum_calls=MAXIMUM_CALLS))
-        serving.add_hello(self._server, "device")
-        service = DeviceService(self._gate, self._bench)
-        dpb_grpc.add_DeviceServiceServicer_to_server(service, self._server)
+        self._listener = Listener(serving.Guard(maximum_calls=MAXIMUM_CALLS), self._fill)
         # Each call shows its lease's token, so callers are known.
-        self.port = serving.bind(
-            self._server, host, port, tls=access.tls, guarded=True, insecure=access.insecure
+        self.port = await self._listener.start(
+            host, port, tls=access.tls, guarded=True, insecure=access.insecure
         )
-        await self._server.start()
         reached = local_address(tracker) if host in _ANYWHERE else host
         self.addresses = [advertise or f"{reached}:{self.port}"]
         presence = tpb.SynchronizeRequest(
@@ -86,6 +83,7 @@ class RunningDevice:
             addresses=self.addresses,
             facts=facts,
             labels=labels,
+            isolation=isolation,
         )
         link = TrackerLink(
             tracker,
@@ -96,6 +94,11 @@ class RunningDevice:
             credentials=access.credentials,
         )
         self._link = asyncio.create_task(link.run())
+
+    def _fill(self, server: grpc.aio.Server) -> None:
+        serving.add_hello(server, "device")
+        service = DeviceService(self._gate, self._bench)
+        dpb_grpc.add_DeviceServiceServicer_to_server(service, server)
 
     async def _clean(self) -> None:
         """Nothing that a lease started outlives it."""
@@ -110,8 +113,8 @@ class RunningDevice:
                 await self._link
         self._gate.shut()
         await self._bench.host.stop()
-        if self._server is not None:
-            await self._server.stop(1.0)
+        if self._listener is not None:
+            await self._listener.stop(1.0)
         self._state.close()
 
 
@@ -154,6 +157,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     cpu: str | None = None,
     timing_cpu: int | None = None,
     labels: Mapping[str, str] | None = None,
+    isolation: str = "full",
     access: Access | None = None,
 ) -> RunningDevice:
     """Start a device server in this process, which must not fork.
@@ -161,6 +165,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out.
     Kernels are timed on processor `timing_cpu`, off which this process then keeps; without one,
     wherever they run. `labels` are the operator's own words on the device, to be asked for.
+    `isolation` "basic" leaves out seccomp, Landlock and namespaces.
     `access` is how it shows itself: else credentials of the environment, and no TLS of its own,
     with which it listens on loopback only.
     Raises: InvalidRequestError, InternalError.
@@ -174,7 +179,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     state = StateDir.open(key, Path(state_dir) if state_dir is not None else None)
     try:
         bench = Workbench(
-            host=ProcessHost(),
+            host=ProcessHost(state.scratch, isolation),
             blobs=BlobCache(state.path),
             facts=find_facts(emulator=emulated, cpu=cpu),
             conditions=ConditionsReader(timing_cpu),
@@ -215,6 +220,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
     cpu: str | None = None,
     timing_cpu: int | None = None,
     labels: Mapping[str, str] | None = None,
+    isolation: str = "full",
     access: Access | None = None,
     on_ready: Callable[[RunningDevice], None] | None = None,
 ) -> None:
