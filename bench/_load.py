@@ -1,7 +1,8 @@
 """Load for a tracker: many simulated devices or clients in one process, as light as may be.
 
-Run as `python _load.py devices|clients ADDRESS JSON`; prints `ready` when all are there, then one
-JSON line at its end (after SIGTERM for devices).
+Run as `python _load.py devices|holders|clients ADDRESS JSON`; prints `ready` when all are there
+and one JSON line at its end. Reads words: `go` lets clients begin; `again` wants another `ready`
+once all are there by a stream opened later; `stop` ends devices and holders.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ import json
 import os
 import random
 import resource
-import signal
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import grpc
 from tunefarm_proto import rpc
@@ -21,7 +23,10 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
-STREAMS_PER_CHANNEL = 250
+FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.2, 5.0  # as a device server's
+PATIENCE_S = 120.0
+ANSWER_S = 10.0
+COUNTED = ("leases", "reports", "reconnects")
 OPTIONS = [*rpc.CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 FACTS = pb.DeviceFacts(
     target=pb.Target(triple="aarch64-unknown-linux-gnu", cpu="cortex-a53", features=["neon"]),
@@ -30,6 +35,9 @@ FACTS = pb.DeviceFacts(
     memory_bytes=1 << 30,
     os="simulated",
 )
+
+Stub: TypeAlias = "tpb_grpc.TrackerServiceAsyncStub"
+Stream: TypeAlias = Any  # an open call, which only grpc.aio can name
 
 
 class Device:
@@ -41,6 +49,8 @@ class Device:
         self.instance = uuid.uuid4().hex
         self.heartbeat = 5.0
         self.reports = self.leases = self.reconnects = 0
+        self.there = asyncio.Event()
+        self.beats: asyncio.Task[None]
 
     def report(self, facts: bool = False) -> tpb.SynchronizeRequest:
         """What is."""
@@ -55,34 +65,49 @@ class Device:
             instance_id=self.instance,
         )
 
-    async def run(self, stub: tpb_grpc.TrackerServiceStub, there: asyncio.Event) -> None:
+    async def run(self, stub: Stub) -> None:
         """Keep a stream until cancelled."""
+        backoff = FIRST_BACKOFF_S
         while True:
             with contextlib.suppress(grpc.RpcError):
-                await self.stream(stub, there)
+                if await self.stream(stub):
+                    backoff = FIRST_BACKOFF_S
             self.reconnects += 1
-            await asyncio.sleep(random.uniform(0.2, 2.0))
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+            backoff = min(backoff * 2, MOST_BACKOFF_S)
 
-    async def stream(self, stub: tpb_grpc.TrackerServiceStub, there: asyncio.Event) -> None:
-        """One stream from its start to its end."""
-        call = stub.Synchronize(metadata=rpc.call_metadata())
-        beats = asyncio.create_task(self.beat(call))
+    async def stream(self, stub: Stub) -> bool:
+        """One stream from its start to its end; whether anything was heard."""
+        call: Stream = stub.Synchronize(metadata=rpc.call_metadata())
+        self.beats, heard = asyncio.create_task(self.beat(call)), False
         try:
             await call.write(self.report(facts=True))
             while (told := await call.read()) is not grpc.aio.EOF:
-                there.set()
-                self.heartbeat = told.heartbeat_interval.ToNanoseconds() * 1e-9
-                wanted = told.lease.id
-                if wanted != self.lease_id or told.ended_lease_id:
-                    self.leases += bool(wanted)
-                    self.lease_id, self.fence = wanted, max(self.fence, told.lease.fence)
-                    if not wanted:  # a new lease is reported by the next heartbeat
-                        await call.write(self.report())
+                if not heard:
+                    heard = True
+                    self.there.set()
+                await self.obey(told, call)
+        except grpc.RpcError:
+            if not heard:
+                raise
         finally:
-            beats.cancel()
+            self.beats.cancel()
             call.cancel()
+        return heard
 
-    async def beat(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def obey(self, told: tpb.SynchronizeResponse, call: Stream) -> None:
+        """Take the lease, or drop it."""
+        heartbeat = told.heartbeat_interval.ToNanoseconds() * 1e-9
+        if heartbeat != self.heartbeat:
+            self.heartbeat = heartbeat
+            self.beats.cancel()
+            self.beats = asyncio.create_task(self.beat(call))
+        if told.lease.id != self.lease_id:
+            self.leases += bool(told.lease.id)
+            self.lease_id, self.fence = told.lease.id, max(self.fence, told.lease.fence)
+            await call.write(self.report())
+
+    async def beat(self, call: Stream) -> None:
         """Heartbeats at the interval told, not all at once."""
         await asyncio.sleep(random.uniform(0, self.heartbeat))
         while True:
@@ -90,42 +115,140 @@ class Device:
             await asyncio.sleep(self.heartbeat)
 
 
-async def devices(address: str, plan: dict) -> dict:
-    """`count` devices named from `first` on, until SIGTERM."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    farm, tasks, there = [], [], []
-    for start in range(0, plan["count"], STREAMS_PER_CHANNEL):
-        stub = tpb_grpc.TrackerServiceStub(grpc.aio.insecure_channel(address, options=OPTIONS))
-        for n in range(start, min(start + STREAMS_PER_CHANNEL, plan["count"])):
-            number = plan["first"] + n
-            device, event = Device(f"d{number}", f"k{number % plan['keys']}"), asyncio.Event()
-            farm.append(device)
-            there.append(event)
-            tasks.append(asyncio.create_task(device.run(stub, event)))
-        await there[-1].wait()
-    for event in there:
-        await event.wait()
-    print("ready", flush=True)
-    await stop.wait()
+def stub_of(address: str) -> Stub:
+    """A connection of its own."""
+    return tpb_grpc.TrackerServiceStub(grpc.aio.insecure_channel(address, options=OPTIONS))
+
+
+async def until_stopped(again: Callable[[], list[asyncio.Event]]) -> None:
+    """Do as the words say; `again` has the events to wait for, cleared."""
+    waiting = None
+    while await asyncio.to_thread(sys.stdin.readline) == "again\n":
+        waiting = asyncio.create_task(all_there(again()))
+    if waiting is not None:
+        waiting.cancel()
+
+
+async def all_there(events: list[asyncio.Event]) -> None:
+    """Say so when they are, or how many are not after so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_S):
+            for event in events:
+                await event.wait()
+    missing = sum(not event.is_set() for event in events)
+    print(f"{missing} of {len(events)} are missing" if missing else "ready", flush=True)
+
+
+async def devices(address: str, plan: dict[str, Any]) -> dict[str, Any]:
+    """`count` devices named from `first` on, `streams` on each connection."""
+    farm = [
+        Device(f"d{number}", f"k{number % plan['keys']}")
+        for number in range(plan["first"], plan["first"] + plan["count"])
+    ]
+    tasks = []
+    for start in range(0, len(farm), plan["streams"]):
+        stub, some = stub_of(address), farm[start : start + plan["streams"]]
+        tasks += [asyncio.create_task(device.run(stub)) for device in some]
+        if not start % 250:
+            await some[-1].there.wait()
+    await all_there([device.there for device in farm])
+
+    def again() -> list[asyncio.Event]:
+        for device in farm:
+            device.there.clear()
+        return [device.there for device in farm]
+
+    await until_stopped(again)
     for task in tasks:
         task.cancel()
+    return {name: sum(getattr(one, name) for one in farm) for name in COUNTED}
+
+
+class Holder:
+    """Holds so many leases in one stream, and comes back with the same request ids."""
+
+    def __init__(self, address: str, plan: dict[str, Any]) -> None:
+        self.stub = stub_of(address)
+        names = [uuid.uuid4().hex for _ in range(plan["leases"])]
+        self.wishes = {
+            name: tpb.DeviceRequest(request_id=name, key=f"k{n % plan['keys']}", user="holder")
+            for n, name in enumerate(names)
+        }
+        self.there = {name: asyncio.Event() for name in names}
+        self.leases: dict[str, str] = {}
+        self.lost: dict[str, str] = {}
+
+    def again(self) -> list[asyncio.Event]:
+        """Wait for all grants to be told once more."""
+        for event in self.there.values():
+            event.clear()
+        return list(self.there.values())
+
+    async def run(self) -> None:
+        """Keep a stream until cancelled."""
+        while True:
+            with contextlib.suppress(grpc.RpcError):
+                await self.stream()
+            await asyncio.sleep(random.uniform(0.25, 0.75))
+
+    async def stream(self) -> None:
+        """One stream: open all, then heartbeats."""
+        call: Stream = self.stub.RequestDevices(metadata=rpc.call_metadata())
+        steps = [
+            tpb.RequestStep(request_id=name, step=tpb.RequestDeviceRequest(open=wish))
+            for name, wish in self.wishes.items()
+            if name not in self.lost
+        ]
+        await call.write(tpb.RequestDevicesRequest(steps=steps))
+        beats = asyncio.create_task(self.beat(call))
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                for one in message.answers:
+                    self.hear(one.request_id, one.answer)
+        finally:
+            beats.cancel()
+            call.cancel()
+
+    def hear(self, name: str, answer: tpb.RequestDeviceResponse) -> None:
+        """A grant is there, and must stay the same; any end is a loss."""
+        if answer.HasField("granted"):
+            lease_id = answer.granted.lease.id
+            if self.leases.setdefault(name, lease_id) != lease_id:
+                self.lost[name] = "another lease"
+        elif answer.HasField("ended"):
+            self.lost[name] = answer.ended.error.message
+        else:
+            return
+        self.there[name].set()
+
+    async def beat(self, call: Stream) -> None:
+        """One heartbeat for all, each second."""
+        step = tpb.RequestStep(step=tpb.RequestDeviceRequest(heartbeat=tpb.Heartbeat()))
+        while True:
+            await asyncio.sleep(1.0)
+            await call.write(tpb.RequestDevicesRequest(steps=[step]))
+
+
+async def holders(address: str, plan: dict[str, Any]) -> dict[str, Any]:
+    """Leases that are held throughout."""
+    holder = Holder(address, plan)
+    task = asyncio.create_task(holder.run())
+    await all_there(list(holder.there.values()))
+    await until_stopped(holder.again)
+    task.cancel()
     return {
-        "leases": sum(one.leases for one in farm),
-        "reports": sum(one.reports for one in farm),
-        "reconnects": sum(one.reconnects for one in farm),
+        "held": len(holder.leases),
+        "lost": len(holder.lost),
+        "why": sorted(set(holder.lost.values()))[:3],
     }
 
 
 class Clients:
     """Requests: at a rate, each on a stream of its own; or so many at a time, many in a stream."""
 
-    def __init__(self, address: str, plan: dict) -> None:
+    def __init__(self, address: str, plan: dict[str, Any]) -> None:
         self.plan = plan
-        self.stubs = [
-            tpb_grpc.TrackerServiceStub(grpc.aio.insecure_channel(address, options=OPTIONS))
-            for _ in range(plan.get("channels", 2))
-        ]
+        self.stubs = [stub_of(address) for _ in range(plan.get("channels", 2))]
         self.latencies: list[float] = []
         self.errors: dict[str, int] = {}
         self.user = f"user{os.getpid()}"
@@ -146,9 +269,10 @@ class Clients:
             await asyncio.sleep(self.plan["hold"])
             await self.release(call)
         except (grpc.RpcError, RuntimeError) as error:
-            self.errors[type(error).__name__] = self.errors.get(type(error).__name__, 0) + 1
+            name = str(error) or type(error).__name__
+            self.errors[name] = self.errors.get(name, 0) + 1
 
-    async def granted(self, call: grpc.aio.StreamStreamCall, started: float) -> None:
+    async def granted(self, call: Stream, started: float) -> None:
         """Wait for the grant."""
         while True:
             answer = await call.read()
@@ -160,31 +284,39 @@ class Clients:
             if answer.HasField("ended"):
                 raise RuntimeError(answer.ended.error.message)
 
-    async def release(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def release(self, call: Stream) -> None:
         """Give it back and hear so."""
         await call.write(tpb.RequestDeviceRequest(release=tpb.Release()))
-        while not (answer := await call.read()).HasField("ended"):
-            if answer is grpc.aio.EOF:
+        while (answer := await call.read()) is not grpc.aio.EOF:
+            if answer.HasField("ended"):
                 return
 
     async def open_loop(self, rate: float, seconds: float) -> None:
         """Requests at a rate, whether or not the earlier ones are served."""
-        tasks, start, n = set(), time.perf_counter(), 0
+        tasks: set[asyncio.Task[None]] = set()
+        start, n = time.perf_counter(), 0
         while (due := start + n / rate) < start + seconds:
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             task = asyncio.create_task(self.once())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             n += 1
-        await asyncio.gather(*tasks)
+        if tasks:
+            _, unanswered = await asyncio.wait(tasks, timeout=ANSWER_S)
+            if unanswered:
+                self.errors["never answered"] = len(unanswered)
 
     async def closed_loop(self, parallel: int, seconds: float) -> None:
         """So many at a time, in one stream for each channel."""
         until = time.perf_counter() + seconds
         streams = [Together(stub) for stub in self.stubs]
-        await asyncio.gather(
-            *(self.chain(streams[n % len(streams)], until) for n in range(parallel))
-        )
+        chains = [
+            asyncio.create_task(self.chain(streams[n % len(streams)], until))
+            for n in range(parallel)
+        ]
+        _, unanswered = await asyncio.wait(chains, timeout=seconds + ANSWER_S)
+        if unanswered:
+            self.errors["never answered"] = len(unanswered)
 
     async def chain(self, stream: "Together", until: float) -> None:
         """One request after another."""
@@ -205,10 +337,10 @@ class Clients:
 class Together:
     """Many requests in one RequestDevices stream; steps that wait go together."""
 
-    def __init__(self, stub: tpb_grpc.TrackerServiceStub) -> None:
-        self.call = stub.RequestDevices(metadata=rpc.call_metadata())
+    def __init__(self, stub: Stub) -> None:
+        self.call: Stream = stub.RequestDevices(metadata=rpc.call_metadata())
         self.steps: list[tpb.RequestStep] = []
-        self.waiting: dict[str, tuple[str, asyncio.Future]] = {}
+        self.waiting: dict[str, tuple[str, asyncio.Future[tpb.RequestDeviceResponse]]] = {}
         self.changed = asyncio.Event()
         self.tasks = [asyncio.create_task(self.write()), asyncio.create_task(self.read())]
 
@@ -216,6 +348,7 @@ class Together:
         self, request_id: str, step: tpb.RequestDeviceRequest, until: str
     ) -> tpb.RequestDeviceResponse:
         """One step, and the answer that is waited for, or the end."""
+        future: asyncio.Future[tpb.RequestDeviceResponse]
         future = asyncio.get_running_loop().create_future()
         self.waiting[request_id] = (until, future)
         self.steps.append(tpb.RequestStep(request_id=request_id, step=step))
@@ -241,7 +374,7 @@ class Together:
                     future.set_result(one.answer)
 
 
-async def clients(address: str, plan: dict) -> dict:
+async def clients(address: str, plan: dict[str, Any]) -> dict[str, Any]:
     """Requests as planned."""
     load = Clients(address, plan)
     await load.once()
@@ -265,7 +398,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     kind, address, plan = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    work = {"devices": devices, "clients": clients}[kind]
+    work = {"devices": devices, "holders": holders, "clients": clients}[kind]
     print(json.dumps(asyncio.run(work(address, plan))), flush=True)
 
 
