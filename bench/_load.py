@@ -102,10 +102,11 @@ class Device:
             self.heartbeat = heartbeat
             self.beats.cancel()
             self.beats = asyncio.create_task(self.beat(call))
-        if told.lease.id != self.lease_id:
+        if told.lease.id != self.lease_id or told.ended_lease_id:
             self.leases += bool(told.lease.id)
             self.lease_id, self.fence = told.lease.id, max(self.fence, told.lease.fence)
-            await call.write(self.report())
+            if not self.lease_id:  # a new lease is reported by the next heartbeat
+                await call.write(self.report())
 
     async def beat(self, call: Stream) -> None:
         """Heartbeats at the interval told, not all at once."""
