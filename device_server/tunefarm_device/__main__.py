@@ -26,6 +26,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tls-cert", metavar="FILE", help="its certificate (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
     parser.add_argument("--insecure", action="store_true", help="listen anywhere without TLS")
+    parser.add_argument(
+        "--isolation", choices=("full", "basic"), default="full", help="what shuts kernels in"
+    )
     given = parser.parse_args(words)
     try:
         serve(
@@ -38,6 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
             emulated=given.emulated,
             cpu=given.cpu,
             timing_cpu=given.timing_cpu,
+            isolation=given.isolation,
             access=Access(
                 Credentials.from_environment(),
                 ServerTls.read(given.tls_cert, given.tls_key),

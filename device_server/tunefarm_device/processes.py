@@ -24,10 +24,11 @@ MOST_HEADER = 64 << 20
 MOST_PAYLOAD = 4 << 20
 
 
-def zygote_command() -> list[str]:
+def zygote_command(isolation: str, folder: Path) -> list[str]:
     """How to start the zygote. TUNEFARM_PYTHON, shell-quoted words, overrides the interpreter."""
     words = shlex.split(os.environ.get("TUNEFARM_PYTHON", "")) or [sys.executable]
-    return [*words, "-I", str(Path(__file__).with_name("zygote.py"))]
+    script = str(Path(__file__).with_name("zygote.py"))
+    return [*words, "-I", script, isolation, str(folder.absolute())]
 
 
 def describe_status(status: int) -> str:
@@ -156,7 +157,7 @@ class Runner:
 class Zygote:
     """One zygote process and the runners it forked."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: list[str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         read, write = os.pipe()
@@ -164,7 +165,7 @@ class Zygote:
             try:
                 # subprocess execs by vfork: nothing of gRPC is forked.
                 self._process = subprocess.Popen(
-                    zygote_command(), stdin=theirs.fileno(), stdout=write, start_new_session=True
+                    command, stdin=theirs.fileno(), stdout=write, start_new_session=True
                 )
             except OSError:
                 os.close(read)
@@ -255,9 +256,13 @@ class Zygote:
 
 
 class ProcessHost:
-    """Spawns runners; starts another zygote where one died."""
+    """Spawns runners; starts another zygote where one died.
 
-    def __init__(self) -> None:
+    `isolation` is "full" or "basic"; runners may read `folder` besides the system's libraries.
+    """
+
+    def __init__(self, folder: Path, isolation: str = "full") -> None:
+        self._command = zygote_command(isolation, folder)
         self._zygote: Zygote | None = None
         self._lock = asyncio.Lock()
         self._stopped = False
@@ -274,7 +279,7 @@ class ProcessHost:
                 raise InternalError("the device server is stopping")
             if self._zygote is None or not self._zygote.alive:
                 try:
-                    self._zygote = Zygote()
+                    self._zygote = Zygote(self._command)
                 except OSError as error:
                     raise InternalError(f"the zygote did not start: {error}") from None
                 try:

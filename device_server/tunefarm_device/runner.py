@@ -258,9 +258,13 @@ def limit(resource_id: int, most: int) -> None:
         resource.setrlimit(resource_id, (most, most))
 
 
-def main(session_fd: int, parent: int) -> None:
-    """Obey frames until the socket closes. `parent`: end at once if that is not our parent."""
+def main(session_fd: int, parent: int, shut_in: Callable[[], None]) -> None:
+    """Obey frames until the socket closes. `parent`: end at once if that is not our parent.
+
+    `shut_in` applies the sandbox, after all that needs the rest of the system.
+    """
     isolate(parent)
+    shut_in()
     gc.disable()
     runner = Runner()
     with socket.socket(fileno=session_fd) as connection:

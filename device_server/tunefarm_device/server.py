@@ -83,7 +83,6 @@ class RunningDevice:
             addresses=self.addresses,
             facts=facts,
             labels=labels,
-            isolation=isolation,
         )
         link = TrackerLink(
             tracker,
@@ -243,6 +242,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
         device = await start(
             key, tracker, host, port, advertise, state_dir,
             emulated=emulated, cpu=cpu, timing_cpu=timing_cpu, labels=labels, access=access,
+            isolation=isolation,
         )  # fmt: skip
         try:
             where = ", ".join(device.addresses)

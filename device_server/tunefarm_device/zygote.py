@@ -1,4 +1,7 @@
-"""Forks runners: a script run as `python -I zygote.py`, with the standard library alone.
+"""Forks runners: `python -I zygote.py MODE FOLDER` runs it, with the standard library alone.
+
+MODE is "full" or "basic", which leaves out what the sandbox module does; FOLDER is what runners may
+read besides the system.
 
 Standard input is a SOCK_SEQPACKET socket: each packet is an id as text, with two descriptors: the
 runner's end of its socket, and a file for its output. End of file ends everything. Standard output
@@ -26,9 +29,9 @@ CONTROL_FD = 0
 REPORT_FD = 1
 
 
-def load_runner() -> ModuleType:
-    """The runner's code, by path: -I leaves the script's folder out of the search path."""
-    spec = importlib.util.spec_from_file_location("runner", Path(__file__).with_name("runner.py"))
+def load_beside(name: str) -> ModuleType:
+    """A module beside this script, by path: -I leaves the folder out of the search path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None  # noqa: S101 (for the type checker)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,8 +41,11 @@ def load_runner() -> ModuleType:
 class Zygote:
     """The one loop: requests to fork, and children that ended."""
 
-    def __init__(self, runner: ModuleType) -> None:
+    def __init__(self, runner: ModuleType, sandbox: ModuleType, full: bool, folder: str) -> None:
         self.runner = runner
+        self.sandbox = sandbox
+        self.primitives: list[str] = sandbox.probe() if full else []
+        self.folder = folder
         self.children: set[int] = set()
         self.server = os.getppid()
         self.leaving = False
@@ -56,7 +62,7 @@ class Zygote:
         # Never raises: the server's end closes the socket first and signals a moment later, when
         # an exception would cut off kill_all.
         signal.signal(signal.SIGTERM, self.leave)
-        holds = list(self.runner.ISOLATION)
+        holds = [*self.runner.ISOLATION, *self.primitives]
         if self.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) == 0:
             holds.append("parent-death-signal")
         if self.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
@@ -117,10 +123,15 @@ class Zygote:
                 os.dup2(old, new)
             os.close(null)
             os.close(output)
-            self.runner.main(session, parent)
+            self.runner.main(session, parent, self.shut_in)
             status = 0
         finally:
             os._exit(status)
+
+    def shut_in(self) -> None:
+        """In the child: apply what holds here."""
+        os.chdir("/")
+        self.sandbox.enter(self.primitives, [self.folder])
 
     def reap(self) -> None:
         """Report children that ended, and kill what they left."""
@@ -180,8 +191,10 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    runner_module = load_runner()
+    zygote = Zygote(
+        load_beside("runner"), load_beside("sandbox"), sys.argv[1] == "full", sys.argv[2]
+    )
     gc.collect()
     gc.freeze()
-    Zygote(runner_module).run()
+    zygote.run()
     sys.exit(0)

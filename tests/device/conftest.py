@@ -114,9 +114,9 @@ class Box:
         self.tracker.wait(lambda report: not report.lease_id)
 
 
-def boxed(folder: Path) -> Iterator[Box]:
+def boxed(folder: Path, *words: str) -> Iterator[Box]:
     tracker = FakeTracker()
-    device = DeviceProcess(tracker.address, folder / "state")
+    device = DeviceProcess(tracker.address, folder / "state", *words)
     box = Box(tracker, device, "")
     try:
         box.address = tracker.wait(lambda report: True).addresses[0]
@@ -136,6 +136,23 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 def own_box(tmp_path: Path) -> Iterator[Box]:
     """For tests that kill it."""
     yield from boxed(tmp_path)
+
+
+@pytest.fixture
+def basic_box(tmp_path: Path) -> Iterator[Box]:
+    """Without the sandbox, as on a system that has none: what it would refuse must be survived."""
+    yield from boxed(tmp_path, "--isolation", "basic")
+
+
+@pytest.fixture
+def basic_session(basic_box: Box, kernels: Kernels) -> Iterator[SessionClient]:
+    """An open session on a device without the sandbox."""
+    client = basic_box.lease()
+    client.upload(kernels.native.data)
+    session = client.session()
+    yield session
+    session.close()
+    client.close()
 
 
 @pytest.fixture

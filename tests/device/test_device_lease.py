@@ -161,18 +161,18 @@ def test_a_killed_zygote_heals(own_box, kernels):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_end_of_the_server_leaves_no_process(own_box, kernels, number):
-    client = own_box.lease()
+def test_the_end_of_the_server_leaves_no_process(basic_box, kernels, number):
+    client = basic_box.lease()
     client.upload(kernels.native.data)
     session = client.session()
     module, x = session.load(kernels.native.digest), session.empty(16)
     session.call(module, "fork_", x)
     call = dpb.CallFunction(module_id=module, function="loop", array_ids=[x])
     session.outgoing.put(dpb.SessionRequest(id=9, call=call))
-    below = own_box.device.children()
+    below = basic_box.device.children()
     assert len(below) >= 5  # zygote, runner, and what the kernel forked
-    own_box.device.process.send_signal(number)
-    status = own_box.device.process.wait(20)
+    basic_box.device.process.send_signal(number)
+    status = basic_box.device.process.wait(20)
     assert status == (-number if number == signal.SIGKILL else 0)
     eventually(lambda: gone(below))
     client.close()

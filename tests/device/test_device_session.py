@@ -135,7 +135,6 @@ def test_bundles_that_do_not_fit(session, client, kernels):
         ("exit_", errors.KernelCrashedError, "exit status 0"),
         ("close_all", errors.KernelCrashedError, "ended its process"),
         ("babble", errors.KernelCrashedError, "SIGABRT"),
-        ("kill_parent", errors.KernelCrashedError, "ended its process"),
         ("loop", errors.KernelTimeoutError, "0.3 s"),
     ],
 )
@@ -163,17 +162,30 @@ def test_a_status_is_told_and_nothing_is_lost(session, module):
     assert numbers(session.read(x))[0] == 1
 
 
-def test_a_kernel_cannot_fill_the_disk(session, module):
-    x = session.empty(16)
+def test_a_kernel_cannot_fill_the_disk(basic_session, kernels):
+    session = basic_session
+    module, x = session.load(kernels.native.digest), session.empty(16)
     session.call(module, "fill_disk", x)
     assert 0 < numbers(session.read(x))[0] <= 1024  # KiB
 
 
-def test_what_a_kernel_forks_is_killed(session, module, box):
-    before = box.device.children()
-    x = session.empty(16)
+def test_what_a_kernel_forks_is_killed(basic_session, basic_box, kernels):
+    session = basic_session
+    module, x = session.load(kernels.native.digest), session.empty(16)
+    before = basic_box.device.children()
     session.call(module, "fork_", x)
-    forked = eventually(lambda: box.device.children() - before)
+    forked = eventually(lambda: basic_box.device.children() - before)
     assert len(forked) >= 3
     session.close()
     eventually(lambda: gone(forked))
+
+
+@pytest.mark.parametrize("use", ["call", "time"])
+def test_a_kernel_that_kills_the_zygote_ends_itself_alone(basic_session, kernels, use):
+    session = basic_session
+    module, x = session.load(kernels.native.digest), session.empty(16)
+    with pytest.raises(errors.KernelCrashedError, match="ended its process"):
+        getattr(session, use)(module, "kill_parent", x, timeout=10)
+    again, y = session.load(kernels.native.digest), session.empty(16)
+    session.call(again, "count", y)
+    assert numbers(session.read(y))[0] == 1

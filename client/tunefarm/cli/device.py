@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_tls(parser)
     parser.add_argument(
+        "--isolation",
+        choices=("full", "basic"),
+        default="full",
+        help="what shuts kernels in: all that this system has, or only what every system has",
+    )
+    parser.add_argument(
         "--label",
         action="append",
         default=[],
@@ -53,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         advertise=arguments.advertise,
         state_dir=arguments.state,
         labels=labels_of(arguments.label),
+        isolation=arguments.isolation,
         access=Access(
             Credentials.from_environment(),
             ServerTls.read(arguments.tls_cert, arguments.tls_key),

@@ -1,0 +1,141 @@
+"""What the sandbox refuses a kernel, each where the device says that the primitive holds."""
+
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tunefarm_device import sandbox
+from tunefarm_proto import bundle as bundle_file
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+from ziglang import __file__ as zig_file
+
+EPERM, EACCES, ENOSYS = 1, 13, 38
+HEAD = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define REPORT(what) do { errno = 0; long r = (long)(what); \\
+  ((float *)args[0])[0] = r < 0 ? errno : 0; return 0; } while (0)
+static void *count(void *at) { *(float *)at = 7; return 0; }
+"""
+
+# Kernel, the primitive that refuses, the errno that the kernel is to see (0: it is allowed).
+REFUSED = {
+    "fork_": ("fork()", sandbox.SECCOMP, EPERM),
+    "vfork_": ("syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)", sandbox.SECCOMP, EPERM),
+    "clone3_": ("syscall(SYS_clone3, 0, 0)", sandbox.SECCOMP, ENOSYS),
+    "exec_": ('execl("/bin/true", "true", (char *)0)', sandbox.SECCOMP, EPERM),
+    "socket_": ("socket(AF_INET, SOCK_STREAM, 0)", sandbox.SECCOMP, EPERM),
+    "kill_parent": ("kill(getppid(), 0)", sandbox.SECCOMP, EPERM),
+    "kill_all": ("kill(-1, 0)", sandbox.SECCOMP, EPERM),
+    "kill_self": ("kill(getpid(), 0)", "", 0),
+    "ptrace_": ("ptrace(PTRACE_ATTACH, getppid(), 0, 0)", sandbox.SECCOMP, EPERM),
+    "unshare_": ("syscall(SYS_unshare, 0x10000000)", sandbox.SECCOMP, EPERM),
+    "write_tmp": ('open("/tmp/left-behind", O_CREAT | O_WRONLY, 0600)', sandbox.LANDLOCK, EACCES),
+    "read_passwd": ('open("/etc/passwd", O_RDONLY)', sandbox.LANDLOCK, EACCES),
+    "read_parent": ("open_environ()", sandbox.LANDLOCK, EACCES),
+    "list_root": ('open("/", O_RDONLY)', sandbox.LANDLOCK, EACCES),
+    "write_null": ('open("/dev/null", O_WRONLY)', "", 0),
+    "read_cpuinfo": ('open("/proc/cpuinfo", O_RDONLY)', "", 0),
+}
+READ_PARENT = """
+static int open_environ(void) {
+  char path[64]; snprintf(path, 64, "/proc/%d/environ", getppid());
+  return open(path, O_RDONLY);
+}
+"""
+THREADS = """
+int32_t threads(void *const *args) {
+  pthread_t one; if (pthread_create(&one, 0, count, args[0])) return 1;
+  return pthread_join(one, 0);
+}
+int32_t interfaces(void *const *args) {
+  FILE *file = fopen("/proc/self/net/dev", "r"); char line[256]; float lines = 0;
+  if (!file) return 1;
+  while (fgets(line, 256, file)) lines += strchr(line, ':') != 0;
+  ((float *)args[0])[0] = lines; fclose(file); return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def probing(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("probing")
+    bodies = "".join(
+        f"int32_t {name}(void *const *args) {{ REPORT({what}); }}\n"
+        for name, (what, _, _) in REFUSED.items()
+    )
+    source, library = folder / "probing.c", folder / "probing.so"
+    source.write_text(HEAD + READ_PARENT + bodies + THREADS)
+    zig = Path(zig_file).parent / "zig"
+    words = ["cc", "-shared", "-O1", "-fno-sanitize=all", "-pthread", "-o", str(library)]
+    subprocess.run([str(zig), *words, str(source)], check=True, capture_output=True)
+    argument = bpb.ArgumentSignature(name="x", dtype="float32", shape=[16], output=True)
+    functions = [
+        bpb.FunctionSignature(name=name, arguments=[argument])
+        for name in (*REFUSED, "threads", "interfaces")
+    ]
+    from tunefarm_device.facts import find_facts
+
+    target = find_facts().target
+    manifest = bpb.BundleManifest(workload="probing", functions=functions)
+    return bundle_file.pack(manifest, [(type(target)(triple=target.triple), library.read_bytes())])
+
+
+@pytest.fixture
+def tell(client, box, probing) -> Callable[[str, str], float]:
+    """Run a kernel and tell what it left in its array; skip where a primitive does not hold."""
+    (holding,) = [set(r.facts.isolation) for r in box.tracker.reports if r.HasField("facts")][:1]
+    client.upload(probing.data)
+    session = client.session()
+
+    def run(kernel: str, primitive: str) -> float:
+        if primitive and primitive not in holding:
+            pytest.skip(f"this system has no {primitive}")
+        x = session.empty(16)
+        session.call(session.load(probing.digest), kernel, x)
+        return float(struct.unpack_from("<f", session.read(x))[0])
+
+    return run
+
+
+@pytest.mark.parametrize("kernel", REFUSED)
+def test_what_a_kernel_may_not_do_is_refused_by_name(tell, kernel):
+    _, primitive, error = REFUSED[kernel]
+    assert tell(kernel, primitive) == error
+
+
+def test_threads_are_allowed(tell):
+    assert tell("threads", "") == 7
+
+
+def test_the_network_is_empty(tell):
+    assert tell("interfaces", sandbox.NETWORK) <= 1  # the loopback, which is down
+
+
+def test_an_unknown_machine_has_no_filter():
+    with pytest.raises(KeyError):
+        sandbox.seccomp_program("pdp11", 1)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_jump_of_the_filter_lands_inside_and_it_ends_by_allowing(machine):
+    code = sandbox.seccomp_program(machine, 4711)
+    steps = [struct.unpack_from("HBBI", code, at) for at in range(0, len(code), 8)]
+    for index, (_, yes, no, _) in enumerate(steps):
+        assert index + 1 + max(yes, no) < len(steps) or (yes, no) == (0, 0)
+    assert steps[-1] == (0x06, 0, 0, 0x7FFF0000)
+    assert len(steps) < 4096  # the kernel's limit
