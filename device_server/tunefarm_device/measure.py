@@ -14,7 +14,7 @@ from tunefarm_proto.errors import (
 )
 from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_device.session import DeviceSession, Workbench
+from tunefarm_device.session import DeviceSession, Workbench, time_limit
 
 CANDIDATE_S = 60.0
 AHEAD = 2
@@ -29,16 +29,15 @@ class Candidate:
         self._bench = bench
         self._request = request
         self._session = DeviceSession(bench, check)
-        self._limit = CANDIDATE_S
-        if request.HasField("timeout"):
-            self._limit = request.timeout.ToNanoseconds() * 1e-9
-        self._left = self._limit
+        self._limit = self._left = CANDIDATE_S
         self._loading: asyncio.Task[tuple[int, list[int]]] = asyncio.create_task(self._load())
 
     async def _load(self) -> tuple[int, list[int]]:
         """The module and the arguments, filled."""
         request, session = self._request, self._session
         start = time.monotonic()
+        if request.HasField("timeout"):
+            self._limit = self._left = time_limit(request.timeout)
         try:
             async with asyncio.timeout(self._limit):
                 module = await session.load(request.bundle_digest)
@@ -140,5 +139,7 @@ async def measure(
         while not waiting.empty():  # or the feeder could not put its end
             waiting.get_nowait()
         await asyncio.wait({feeder})
+        if not feeder.cancelled():
+            feeder.exception()  # seen, or asyncio would tell of it in the log
         for candidate in list(open_):
             await candidate.close()

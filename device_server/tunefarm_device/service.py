@@ -11,7 +11,9 @@ from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
 from tunefarm_device.lease import LeaseGate, Use
 from tunefarm_device.measure import measure
-from tunefarm_device.session import CALL_S, TIMING_S, DeviceSession, Workbench
+from tunefarm_device.session import CALL_S, TIMING_S, DeviceSession, Workbench, time_limit
+
+MOST_DIGESTS = 10_000  # of one question
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,6 +38,11 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
     ) -> dpb.FindMissingDigestsResponse:
         """Which digests are missing, and how much of each is here."""
         await self._check(context)
+        if len(request.digests) > MOST_DIGESTS:
+            raise InvalidRequestError(
+                f"{len(request.digests)} digests are asked for at once",
+                f"ask for at most {MOST_DIGESTS}",
+            )
         answer = dpb.FindMissingDigestsResponse()
         for digest in request.digests:
             held = self._blobs.held_bytes(digest)
@@ -123,9 +130,7 @@ async def _carry_out(
     kind = request.WhichOneof("operation")
     limit = TIMING_S if kind == "time" else CALL_S
     if request.HasField("timeout"):
-        limit = request.timeout.ToNanoseconds() * 1e-9
-        if limit <= 0:
-            raise InvalidRequestError(f"a time limit of {limit:g} s is none", "give more than 0 s")
+        limit = time_limit(request.timeout)
     if kind == "read":
         async for piece, last in _marked(session.read(request.read.array_id, limit)):
             yield dpb.SessionResponse(data=dpb.ArrayData(data=piece, last=last))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from tunefarm_proto.bundle import ITEM_BYTES, Bundle, choose_library, find_function
 from tunefarm_proto.errors import (
     ArgumentMismatchError,
@@ -34,6 +35,8 @@ CALL_S = 60.0
 TIMING_S = 600.0
 MIN_REPEAT_S = 0.02
 REPEAT = 10
+LONGEST_S = 7 * 86400.0  # of a time limit
+MOST_AXES = 64
 MOST_REPEAT = 1_000_000
 MOST_NUMBER = 1 << 40
 
@@ -139,6 +142,10 @@ class DeviceSession:
         if dtype not in ITEM_BYTES:
             raise ArgumentMismatchError(
                 f"unknown dtype {dtype!r}", f"known are {', '.join(ITEM_BYTES)}"
+            )
+        if len(shape) > MOST_AXES:  # the product of very many is a day's work
+            raise ArgumentMismatchError(
+                f"an array of {len(shape)} axes is asked for", f"at most {MOST_AXES} are there"
             )
         array = Array(dtype, tuple(shape), math.prod(shape) * ITEM_BYTES[dtype])
         if array.size > (free := available_memory()):
@@ -295,12 +302,22 @@ def check_arguments(signature: bpb.FunctionSignature, arrays: Sequence[Array]) -
             )
 
 
+def time_limit(given: Duration) -> float:
+    """A time limit in seconds. Raises: InvalidRequestError for one that is none."""
+    limit = given.seconds + given.nanos * 1e-9
+    if not 0 < limit <= LONGEST_S:
+        raise InvalidRequestError(
+            f"a time limit of {limit:g} s is none", f"give more than 0 and at most {LONGEST_S:g} s"
+        )
+    return limit
+
+
 def timing_frame(options: pb.TimingOptions) -> dict[str, Any]:
     """The options with the device's defaults. Raises: InvalidRequestError."""
     repeat = options.repeat or REPEAT
     seconds = MIN_REPEAT_S
     if options.HasField("min_repeat"):
-        seconds = options.min_repeat.ToNanoseconds() * 1e-9
+        seconds = options.min_repeat.seconds + options.min_repeat.nanos * 1e-9
     if repeat > MOST_REPEAT or options.number > MOST_NUMBER or not 0 <= seconds <= TIMING_S:
         raise InvalidRequestError(
             f"cannot time with number={options.number}, repeat={repeat}, min_repeat={seconds:g} s",
