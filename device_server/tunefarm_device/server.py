@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 from tunefarm_proto import security, serving
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.listener import Listener
 from tunefarm_proto.security import Access, Credentials
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -21,7 +22,6 @@ from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.facts import find_facts
 from tunefarm_device.lease import LeaseGate
-from tunefarm_device.listener import Listener
 from tunefarm_device.processes import ProcessHost
 from tunefarm_device.service import DeviceService
 from tunefarm_device.session import Workbench

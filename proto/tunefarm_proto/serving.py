@@ -167,14 +167,16 @@ def _named(error: Exception) -> TunefarmError:
 
 
 def new_server(
-    guard: Guard | None = None, receive_bytes: int = rpc.MESSAGE_BYTES
+    *interceptors: grpc.aio.ServerInterceptor, receive_bytes: int = rpc.MESSAGE_BYTES
 ) -> grpc.aio.Server:
-    """An asyncio gRPC server with the farm's options and guard. Needs a running loop.
+    """An asyncio gRPC server with the farm's options. Needs a running loop.
 
     `receive_bytes` is the largest message that it takes.
     """
     options = dict(rpc.SERVER_OPTIONS) | {"grpc.max_receive_message_length": receive_bytes}
-    return grpc.aio.server(interceptors=[guard or Guard()], options=list(options.items()))
+    return grpc.aio.server(
+        interceptors=list(interceptors) or [Guard()], options=list(options.items())
+    )
 
 
 def add_hello(server: grpc.aio.Server, component: str) -> None:

@@ -19,7 +19,14 @@ from tunefarm_tracker.accounts import Accounts
 from tunefarm_tracker.server import start
 
 VIEWER = {"ListDevices", "ListQueue", "ListLeases", "ListResults", "ListUsers", "WatchEvents"}
-USER = VIEWER | {"RequestDevice", "RenewLease", "ReleaseLease", "CancelRequest", "RecordResult"}
+USER = VIEWER | {
+    "RequestDevice",
+    "RequestDevices",
+    "RenewLease",
+    "ReleaseLease",
+    "CancelRequest",
+    "RecordResult",
+}
 ALLOWED = {Role.VIEWER: VIEWER, Role.USER: USER, Role.DEVICE: {"Synchronize"}}
 
 

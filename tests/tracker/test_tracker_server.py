@@ -364,3 +364,80 @@ def test_a_restart_keeps_lease_token_and_queue(tmp_path):
                     assert (await waits.granted()).lease.fence == before.lease.fence + 1
 
     asyncio.run(test())
+
+
+def test_a_path_that_is_no_text_does_not_end_the_tracker(farm):
+    async def test(tracker: Tracker) -> None:
+        async with tracker.device(), tracker.client("r1") as client:
+            await client.granted()
+            broken = tracker.channel.unary_unary(b"/tunefarm.v1.\xff\xfe/X")
+            with contextlib.suppress(grpc.RpcError):
+                await broken(b"", timeout=5)
+            await client.heartbeat()
+            await client.renewed()  # what was under way goes on
+        while True:  # and new callers are heard
+            try:
+                await tracker.call("ListDevices", tpb.ListDevicesRequest())
+            except errors.TrackerUnreachableError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    farm(test)
+
+
+def test_many_requests_in_one_stream(farm):
+    async def test(tracker: Tracker) -> None:
+        stream = tracker.stub.RequestDevices(metadata=rpc.call_metadata())
+
+        async def say(**steps: tpb.RequestDeviceRequest) -> None:
+            each = [tpb.RequestStep(request_id=name, step=step) for name, step in steps.items()]
+            await stream.write(tpb.RequestDevicesRequest(steps=each))
+
+        heard: list[tuple[str, str]] = []
+
+        async def until(*wanted: tuple[str, str]) -> None:
+            while not set(wanted) <= set(heard):
+                for one in (await stream.read()).answers:
+                    heard.append((one.request_id, one.answer.WhichOneof("message")))
+
+        def opens(name: str) -> tpb.RequestDeviceRequest:
+            return tpb.RequestDeviceRequest(open=tpb.DeviceRequest(request_id=name, key="k"))
+
+        release = tpb.RequestDeviceRequest(release=tpb.Release())
+        async with tracker.device("d1"), tracker.device("d2"):
+            await say(a=opens("a"), b=opens("b"), c=opens("c"))
+            await until(("a", "granted"), ("b", "granted"), ("c", "queued"))
+            heartbeat = tpb.RequestStep(step=tpb.RequestDeviceRequest(heartbeat=tpb.Heartbeat()))
+            await stream.write(tpb.RequestDevicesRequest(steps=[heartbeat]))
+            await until(("a", "renewed"), ("b", "renewed"))
+            await say(a=release)
+            await until(("a", "ended"), ("c", "granted"))
+            await say(a=release, nosuch=release)  # ended, and never opened: nothing to be said
+            stream.cancel()  # without a word: the others end by their grace
+            while (await tracker.call("ListLeases", tpb.ListLeasesRequest())).leases:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    farm(test)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        tpb.RequestStep(request_id="a"),
+        tpb.RequestStep(
+            request_id="a",
+            step=tpb.RequestDeviceRequest(open=tpb.DeviceRequest(request_id="b", key="k")),
+        ),
+    ],
+)
+def test_a_senseless_step_ends_its_stream_with_a_line(farm, step):
+    async def test(tracker: Tracker) -> None:
+        stream = tracker.stub.RequestDevices(metadata=rpc.call_metadata())
+        await stream.write(tpb.RequestDevicesRequest(steps=[step]))
+        with pytest.raises(grpc.RpcError) as caught:
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+        assert isinstance(rpc.error_of_call(caught.value, UNREACHABLE), errors.InvalidRequestError)
+
+    farm(test)

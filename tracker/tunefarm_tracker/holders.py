@@ -192,19 +192,19 @@ def _check_order(request: tpb.RequestDeviceRequest, opened: bool) -> None:
 
 def _inputs(step: tpb.RequestStep, batch: Batch, caller: Identity) -> Iterator[inputs.Input]:
     """The inputs that one step of a stream of many makes. Raises: InvalidRequestError."""
-    name, request = step.request_id, step.step
-    if not name and request.WhichOneof("message") == "heartbeat":
+    name, request, kind = step.request_id, step.step, step.step.WhichOneof("message")
+    if not name and kind == "heartbeat":
         for each in batch.request_ids():
             yield _input_of(request, batch.number(each), each, caller)
         return
-    if request.WhichOneof("message") == "open":
+    if kind == "open":
         if request.open.request_id != name:
             raise InvalidRequestError(
                 f"the step names request {name[:200]!r} and opens another", "give both the same id"
             )
         _check_order(request, name in batch)
         yield _input_of(request, batch.open(name), name, caller)
-    elif name in batch:  # else it has ended, and the client is about to hear so
+    elif name in batch or kind is None:  # else it has ended, and the client is about to hear so
         yield _input_of(request, batch.number(name), name, caller)
 
 

@@ -17,6 +17,7 @@ from typing import IO
 import grpc
 from tunefarm_proto import rpc, serving
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.listener import Listener
 from tunefarm_proto.security import ServerTls
 from tunefarm_proto.v1 import account_pb2_grpc as apb_grpc
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
@@ -45,7 +46,7 @@ class RunningTracker:
     port: int
     hub: Hub
     accounts: Accounts
-    _server: grpc.aio.Server
+    _listener: Listener
     _store: SqliteStore
     _lock: IO[str]
     _sweeper: "asyncio.Task[None]"
@@ -61,7 +62,7 @@ class RunningTracker:
         await self._operator.stop()
         if self.metrics is not None:
             await asyncio.to_thread(self.metrics.close)
-        await self._server.stop(0.1)
+        await self._listener.stop(0.1)
         await asyncio.to_thread(self._store.close)
         await asyncio.to_thread(self.accounts.close)
         self._lock.close()
@@ -136,21 +137,26 @@ async def start(
         accounts = Accounts(folder)
         authorizer = Authorizer(accounts, required=require_tokens)
         guard = serving.Guard(authorizer)
-        server = serving.new_server(guard, rpc.TRACKER_MESSAGE_BYTES)
-        bound = serving.bind(server, host, port, tls=tls, guarded=authorizer.on, insecure=insecure)
         store = SqliteStore(folder / "state.sqlite")
         clock = Clock()
         state = restore(store.load(), clock(), config)
         hub = Hub(Scheduler(state, config, lease_ids()), store, clock)
-        tokens = Tokens(read_secret(folder / "secret"))
-        serving.add_hello(server, "tracker")
-        tpb_grpc.add_TrackerServiceServicer_to_server(TrackerService(hub, tokens, accounts), server)
-        apb_grpc.add_AccountServiceServicer_to_server(
-            AccountService(accounts, lambda: authorizer.sweep(guard)), server
-        )
+        service = TrackerService(hub, Tokens(read_secret(folder / "secret")), accounts)
+        account_service = AccountService(accounts, lambda: authorizer.sweep(guard))
+
+        def fill(server: grpc.aio.Server) -> None:
+            serving.add_hello(server, "tracker")
+            tpb_grpc.add_TrackerServiceServicer_to_server(service, server)
+            apb_grpc.add_AccountServiceServicer_to_server(account_service, server)
+
         log_events(hub)
-        numbers = Metrics(hub, *metrics) if metrics is not None else None
-        await server.start()
+        listener = Listener(guard, fill, rpc.TRACKER_MESSAGE_BYTES)
+        bound = await listener.start(host, port, tls=tls, guarded=authorizer.on, insecure=insecure)
+        try:
+            numbers = Metrics(hub, *metrics) if metrics is not None else None
+        except BaseException:
+            await listener.stop(0)
+            raise
     except BaseException:
         if accounts is not None:
             accounts.close()
@@ -169,7 +175,7 @@ async def start(
     )
     sweeper = asyncio.create_task(_sweep(authorizer, guard))
     operator = Operator(hub, operations)
-    return RunningTracker(bound, hub, accounts, server, store, lock, sweeper, operator, numbers)
+    return RunningTracker(bound, hub, accounts, listener, store, lock, sweeper, operator, numbers)
 
 
 def serve(

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+
 from tunefarm_proto import rpc, serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.security import ServerTls
@@ -86,12 +87,19 @@ class Listener:
 
     A request whose path is no UTF-8 ends the loop of grpc.aio's server (grpcio 1.85), and anybody
     can send one. Calls that are under way go on in the broken server until they end; new ones come
-    to the next. `fill` adds the services to a server.
+    to the next. `fill` adds the services to a server; `receive_bytes` is the largest message that
+    it takes.
     """
 
-    def __init__(self, guard: serving.Guard, fill: Callable[[grpc.aio.Server], None]) -> None:
+    def __init__(
+        self,
+        guard: serving.Guard,
+        fill: Callable[[grpc.aio.Server], None],
+        receive_bytes: int = rpc.MESSAGE_BYTES,
+    ) -> None:
         self._guard = guard
         self._fill = fill
+        self._receive_bytes = receive_bytes
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._broken: set[grpc.aio.Server] = set()
@@ -103,9 +111,7 @@ class Listener:
         """Listen; port 0 takes a free one. Returns the port. Raises: InvalidRequestError."""
 
         async def listen(port: int) -> int:
-            server = grpc.aio.server(
-                interceptors=[self._guard, Forgiving()], options=rpc.SERVER_OPTIONS
-            )
+            server = serving.new_server(self._guard, Forgiving(), receive_bytes=self._receive_bytes)
             self._fill(server)
             bound = serving.bind(server, host, port, tls=tls, guarded=guarded, insecure=insecure)
             await server.start()
