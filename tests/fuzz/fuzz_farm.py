@@ -30,8 +30,8 @@ FORBIDDEN = ("CRITICAL", "Exception in ", "Fatal", "Task was destroyed")
 # Found in the tracker and not mended yet: an absurd Timestamp or Duration. To be taken out then.
 OPEN = ("Timestamp is not valid", "Value out of range")
 UNSEEN = "exception was never retrieved"
-# grpcio 1.84 and 1.85 end the server's loop at a path that is no UTF-8, with a traceback.
-GRPC_BROKE = "_server_main_loop"
+# Tracebacks without a frame of ours: at a path that is no UTF-8, or a peer that has gone.
+GRPC = "/grpc/_cython/"
 REPLACED = "the server broke and is replaced"
 
 
@@ -60,7 +60,7 @@ def forbidden(log: Path) -> list[str]:
                 if any(word in line for word in OPEN):
                     trace = None
                     continue
-                if any(GRPC_BROKE in one for one in trace):  # the server is replaced then
+                if all(GRPC in one for one in trace if "File" in one):
                     trace, unseen = None, max(unseen - 1, 0)
                     continue
                 where = " <- ".join(one.strip()[:120] for one in reversed(trace) if "File" in one)
@@ -83,8 +83,10 @@ class Size:
     def of(cls, pid: int) -> "Size":
         """Now."""
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-        return cls(kib * 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+        kib = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
+        if not kib:  # it has ended
+            return cls(0, 0)
+        return cls(kib[0] * 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
 @dataclass

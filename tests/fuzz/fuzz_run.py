@@ -256,7 +256,10 @@ class Fuzzer:
         hello = pb.HelloRequest(peer=rpc.this_peer("client")).SerializeToString()
         for name in SERVERS:
             call = self.channels[name][0].unary_unary("/tunefarm.v1.HelloService/Hello")
-            await call(hello, metadata=self._metadata(name, "user", "none"), timeout=UNARY_S)
+            try:
+                await call(hello, metadata=self._metadata(name, "user", "none"), timeout=UNARY_S)
+            except grpc.aio.AioRpcError as error:
+                self.outcome.problems.append(f"{name} answers no more: {error.details()}")
 
 
 async def _each(messages: list[bytes], wait: float = 0.0) -> AsyncIterator[bytes]:
