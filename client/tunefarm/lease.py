@@ -47,6 +47,7 @@ class LeaseHolder:
         self.grant: tpb.Grant | None = None
         self.error: errors.TunefarmError | None = None
         self._over = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tunefarm-lease", daemon=True)
         self._thread.start()
 
@@ -91,6 +92,8 @@ class LeaseHolder:
             self._released = tpb.RequestDeviceRequest(release=release)
             self._outgoing.put(self._released)
             self._thread.join(2.0)
+            self._over = True  # also where the tracker did not confirm it: nobody waits any more
+            self._wake.set()
             if self._stream is not None:
                 self._stream.cancel()
 
@@ -125,11 +128,13 @@ class LeaseHolder:
                 busy = isinstance(named, errors.OverloadedError) and self.grant is not None
                 if named is not unreachable and not busy:
                     self._end(named)
+            except ValueError:  # our user closed the connection, and waits for nothing
+                return
             outgoing.put(None)
             if self._released is not None:
                 self._end(None)
             if not self._over:
-                time.sleep(RECONNECT_S * (0.5 + random.random()))  # noqa: S311 (jitter)
+                self._wake.wait(RECONNECT_S * (0.5 + random.random()))  # noqa: S311 (jitter)
 
     def _take(self, answer: tpb.RequestDeviceResponse) -> None:
         kind = answer.WhichOneof("message")
