@@ -1,5 +1,6 @@
 """What timing a kernel gives: every sample, and the numbers read off them."""
 
+import math
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,10 +70,51 @@ class Timing:
         """Median absolute deviation from the median."""
         return statistics.median(abs(sample - self.median) for sample in self.samples)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% confidence interval of the median, as the device reckoned it, in this session.
+
+        Between sessions a device may differ by more: compare in turns (`tunefarm compare`).
+        """
+        return self.raw.median_low_s, self.raw.median_high_s
+
+    @cached_property
+    def p90(self) -> float:
+        """The sample that 90% of them do not exceed."""
+        ordered = sorted(self.samples)
+        return ordered[min(math.ceil(0.9 * len(ordered)), len(ordered)) - 1]
+
+    @cached_property
+    def cov(self) -> float:
+        """Coefficient of variation: standard deviation by mean."""
+        return self.std / self.mean if self.mean else 0.0
+
+    @property
+    def unconverged(self) -> bool:
+        """The precision asked for was not reached within the budget."""
+        return self.raw.unconverged
+
+    @property
+    def cache(self) -> str:
+        """Part of what was measured: "hot" or "cold"."""
+        return self.raw.cache
+
+    @property
+    def disturbances(self) -> list[str]:
+        """What disturbed rounds that are among the samples: throttling, stolen time."""
+        found = [one.disturbed for one in self.raw.rounds if one.disturbed and not one.discarded]
+        return list(dict.fromkeys(found))
+
     def __str__(self) -> str:
         name = f"{self.function}: " if self.function else ""
         spread = 100 * self.mad / self.median if self.median else 0.0
         note = " [emulated: says nothing about the real processor]" if self.emulated else ""
+        if self.cache == "cold":
+            note += " [cold cache]"
+        if self.unconverged:
+            note += " [unconverged]"
+        if self.disturbances:
+            note += f" [{'; '.join(self.disturbances)}]"
         return (
             f"{name}{format_seconds(self.median)} median, {format_seconds(self.mean)} mean, "
             f"{format_seconds(self.min)} min, MAD {spread:.1f}% "

@@ -33,6 +33,7 @@ WARMUP_S = 0.2
 WARMUP_BATCH = 5
 WARMUP_AGREE = 0.05
 MOST_CALLS = 1 << 40
+UNKNOWN_CACHE = 32 << 20
 HUGE_SHARE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
 Header = dict[str, Any]
@@ -152,6 +153,7 @@ class Runner:
         self.libraries: dict[int, ctypes.CDLL] = {}
         self.arrays: dict[int, Array] = {}
         self.first_s: dict[tuple[int, str], float] = {}
+        self.evicting: Array | None = None
 
     def obey(self, header: Header, payload: bytearray) -> tuple[Header, bytes]:
         """Carry out one frame."""
@@ -171,8 +173,9 @@ class Runner:
             return {}, b""
         if kind == "load":
             return self.load(header), b""
+        timers = {"call": self.call, "time": self.time, "sample": self.sample}
         with pinned(header.get("cpu")):
-            return (self.call(header) if kind == "call" else self.time(header)), b""
+            return timers[kind](header), b""
 
     def load(self, header: Header) -> Header:
         """Load a library and look its functions up."""
@@ -209,13 +212,48 @@ class Runner:
         if number == 0:
             number, calls = calibrate(kernel, header["min_repeat_s"])
             warmup_calls += calls
-        samples = [kernel.sample(number) / number for _ in range(header["repeat"])]
         return {
-            "samples_s": samples,
+            **self.samples(kernel, header | {"number": number}),
             "number": number,
             "first_call_s": self.first_s[key],
             "warmup_calls": warmup_calls,
         }
+
+    def sample(self, header: Header) -> Header:
+        """More samples of what has been timed."""
+        return self.samples(self.kernel(header)[0], header)
+
+    def samples(self, kernel: Kernel, header: Header) -> Header:
+        """One round: `repeat` samples of `number` calls each."""
+        number = header["number"]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        samples = []
+        for _ in range(header["repeat"]):
+            if header["cache"] == "cold":
+                self.flush()
+            samples.append(kernel.sample(number) / number)
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
+        return {"samples_s": samples, "switches": switches}
+
+    def flush(self) -> None:
+        """Read twice the largest cache, so that nothing else is left in any.
+
+        It reads: large writes go past the caches on many processors.
+        """
+        if self.evicting is None:
+            self.evicting = Array(2 * largest_cache())
+        self.evicting.memory.find(b"\1")
+
+
+def largest_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes of the largest cache of the first processor; 32 MiB where the system does not say."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    sizes = []
+    for file in root.glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            text = file.read_text().strip()
+            sizes.append(int(text[:-1]) * units[text[-1]])
+    return max(sizes, default=UNKNOWN_CACHE)
 
 
 @contextlib.contextmanager

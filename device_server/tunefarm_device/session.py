@@ -30,6 +30,7 @@ from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.processes import ProcessHost, Runner
 from tunefarm_device.runner import RunnerError
+from tunefarm_device.timing import COLD, HOT, timed
 
 CALL_S = 60.0
 TIMING_S = 600.0
@@ -204,20 +205,15 @@ class DeviceSession:
         """Time a function: see `runner.Runner.time`. Waiting for other timings takes no time."""
         frame = self._call_frame("time", module, function, arrays)
         frame |= timing_frame(options)
+
+        async def ask(frame: dict[str, Any], left_s: float) -> dict[str, Any]:
+            answer, _ = await self._run(frame, limit_s=left_s, doing="the kernel")
+            return answer
+
         async with self._bench.timing:
-            before = self._bench.conditions.read()
-            answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel")
-            after = self._bench.conditions.read()
-        return pb.Timing(
-            samples_s=answer["samples_s"],
-            number=answer["number"],
-            first_call_s=answer["first_call_s"],
-            warmup_calls=answer["warmup_calls"],
-            before=before,
-            after=after,
-            emulated=self._bench.facts.emulated,
-            cache="hot",
-        )
+            timing = await timed(ask, self._bench.conditions.read, frame, options, limit_s)
+        timing.emulated = self._bench.facts.emulated
+        return timing
 
     def _call_frame(
         self, kind: str, module: int, function: str, arrays: Sequence[int]
@@ -323,4 +319,8 @@ def timing_frame(options: pb.TimingOptions) -> dict[str, Any]:
             f"cannot time with number={options.number}, repeat={repeat}, min_repeat={seconds:g} s",
             f"at most {MOST_NUMBER} calls, {MOST_REPEAT} samples, {TIMING_S:g} s a sample",
         )
-    return {"number": options.number, "repeat": repeat, "min_repeat_s": seconds}
+    cache = options.cache or HOT
+    if cache not in (HOT, COLD):
+        raise InvalidRequestError(f"{options.cache[:20]!r} is no state of a cache", "hot or cold")
+    number = 1 if cache == COLD else options.number
+    return {"number": number, "repeat": repeat, "min_repeat_s": seconds, "cache": cache}

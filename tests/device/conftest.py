@@ -18,6 +18,8 @@ ZIG = Path(ziglang.__file__).parent / "zig"
 KERNELS = {
     "add": "float *a = args[0], *b = args[1], *c = args[2];"
     " for (int i = 0; i < 16; ++i) c[i] = a[i] + b[i]; return 0;",
+    "walk": "float *a = args[0], sum = 0; for (int i = 1; i < 65536; i += 16) sum += a[i];"
+    " a[0] = sum; return 0;",
     "count": "++*(float *)args[0]; return 0;",
     "segfault": "*(volatile int *)8 = 1; return 0;",
     "abort_": 'fprintf(stderr, "it hurts\\n"); abort();',
@@ -68,6 +70,7 @@ def _manifest(names: tuple[str, ...]) -> bpb.BundleManifest:
         function = manifest.functions.add(name=name)
         for argument in wanted:
             x.name = argument
+            x.shape[:] = [1 << 16] if name == "walk" else [16]
             x.output = argument in ("c", "x")
             function.arguments.append(x)
     return manifest

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from tunefarm import Bundle, Device, Timing, Tracker, request_device
+from tunefarm.module import Module, TimeEvaluator
 from tunefarm.request import Where, current_user
 from tunefarm.timing import format_seconds
 from tunefarm_compiler import targets, workload
@@ -20,12 +21,31 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How to time: calls a sample (0: calibrated), samples, shortest sample in ms, limit in s."""
+    """How to time: calls a sample (0: calibrated), samples, shortest sample in ms, limit in s.
+
+    `precision`, `budget` in s and `cache` are those of `Module.time_evaluator`.
+    """
 
     number: int = 0
     repeat: int = 10
     min_repeat_ms: float = 20.0
     timeout: float | None = None
+    precision: float = 0.0
+    budget: float = 5.0
+    cache: str = "hot"
+
+    def evaluator(self, module: Module, function: str) -> TimeEvaluator:
+        """What times that function so."""
+        return module.time_evaluator(
+            function,
+            self.number,
+            self.repeat,
+            self.min_repeat_ms,
+            self.timeout,
+            precision=self.precision,
+            budget=self.budget,
+            cache=self.cache,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,12 @@ class Measurement:
             "min_s": timing.min,
             "std_s": timing.std,
             "mad_s": timing.mad,
+            "p90_s": timing.p90,
+            "cov": timing.cov,
+            "median_interval_s": list(timing.interval),
+            "unconverged": timing.unconverged,
+            "disturbances": timing.disturbances,
+            "discarded_s": list(timing.raw.discarded_s),
             "samples_s": list(timing.samples),
             "number": timing.number,
             "first_call_s": timing.first_call,
@@ -164,9 +190,7 @@ def measure(device: Device, parsed: Workload, bundle: Bundle, plan: TimingPlan) 
     arguments = [*arrays, *outputs]
     module[parsed.function](*arguments, timeout=plan.timeout)
     correct = bool(parsed.check([output.numpy() for output in outputs], expected))
-    timing = module.time_evaluator(
-        parsed.function, plan.number, plan.repeat, plan.min_repeat_ms, plan.timeout
-    )(*arguments)
+    timing = plan.evaluator(module, parsed.function)(*arguments)
     for array in arguments:
         array.free()
     return Measurement(

@@ -17,6 +17,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-repeat-ms", type=float, default=20.0, help="shortest sample (default 20)"
     )
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="go on until the median's 95%% interval is this narrow to either side, as in 0.01",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="go on no longer than this, and say unconverged (default 5)",
+    )
+    parser.add_argument(
+        "--cold", action="store_true", help="flush the caches before each single call"
+    )
     parser.add_argument("--kernel-timeout", type=float, help="seconds of the device's own clock")
     add_json(parser)
 
@@ -26,7 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     from tunefarm_tuner.bench import TimingPlan, bench
 
     plan = TimingPlan(
-        arguments.number, arguments.repeat, arguments.min_repeat_ms, arguments.kernel_timeout
+        arguments.number,
+        arguments.repeat,
+        arguments.min_repeat_ms,
+        arguments.kernel_timeout,
+        arguments.precision,
+        arguments.budget,
+        "cold" if arguments.cold else "hot",
     )
     measured = bench(
         arguments.workload,

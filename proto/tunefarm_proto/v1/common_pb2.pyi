@@ -512,6 +512,11 @@ class Timing(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     EMULATED_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    UNCONVERGED_FIELD_NUMBER: _builtins.int
+    MEDIAN_LOW_S_FIELD_NUMBER: _builtins.int
+    MEDIAN_HIGH_S_FIELD_NUMBER: _builtins.int
+    DISCARDED_S_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Calls in each sample."""
     first_call_s: _builtins.float
@@ -521,7 +526,13 @@ class Timing(_message.Message):
     emulated: _builtins.bool
     """True where an emulated processor gave these numbers."""
     cache: _builtins.str
-    """"hot": nothing is evicted between calls."""
+    """"hot": nothing is evicted between calls. "cold": the caches are flushed before each call."""
+    unconverged: _builtins.bool
+    """The precision asked for was not reached within the budget."""
+    median_low_s: _builtins.float
+    """Lower end of the 95% confidence interval of the median, in seconds."""
+    median_high_s: _builtins.float
+    """Its upper end."""
     @_builtins.property
     def samples_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Seconds for one call, one value a repeat, in the order measured. Nothing is averaged away
@@ -536,6 +547,14 @@ class Timing(_message.Message):
     def after(self) -> Global___Conditions:
         """Conditions after the last sample."""
 
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimingRound]:
+        """The rounds in which the samples were taken, in order."""
+
+    @_builtins.property
+    def discarded_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Samples of rounds that were disturbed and measured again."""
+
     def __init__(
         self,
         *,
@@ -547,14 +566,61 @@ class Timing(_message.Message):
         after: Global___Conditions | None = ...,
         emulated: _builtins.bool = ...,
         cache: _builtins.str = ...,
+        rounds: _abc.Iterable[Global___TimingRound] | None = ...,
+        unconverged: _builtins.bool = ...,
+        median_low_s: _builtins.float = ...,
+        median_high_s: _builtins.float = ...,
+        discarded_s: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cache", b"cache", "emulated", b"emulated", "first_call_s", b"first_call_s", "number", b"number", "samples_s", b"samples_s", "warmup_calls", b"warmup_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cache", b"cache", "discarded_s", b"discarded_s", "emulated", b"emulated", "first_call_s", b"first_call_s", "median_high_s", b"median_high_s", "median_low_s", b"median_low_s", "number", b"number", "rounds", b"rounds", "samples_s", b"samples_s", "unconverged", b"unconverged", "warmup_calls", b"warmup_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Timing: _TypeAlias = Timing  # noqa: Y015
+
+@_typing.final
+class TimingRound(_message.Message):
+    """Samples taken without a break."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    DISTURBED_FIELD_NUMBER: _builtins.int
+    DISCARDED_FIELD_NUMBER: _builtins.int
+    INVOLUNTARY_SWITCHES_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    """How many."""
+    disturbed: _builtins.str
+    """What disturbed it, in one line: throttling, stolen time, a frequency that fell. Empty: nothing
+    that the device can see.
+    """
+    discarded: _builtins.bool
+    """Its samples are among the discarded ones."""
+    involuntary_switches: _builtins.int
+    """Times that the runner was pushed off its processor."""
+    @_builtins.property
+    def after(self) -> Global___Conditions:
+        """Conditions after the last of them."""
+
+    def __init__(
+        self,
+        *,
+        samples: _builtins.int = ...,
+        after: Global___Conditions | None = ...,
+        disturbed: _builtins.str = ...,
+        discarded: _builtins.bool = ...,
+        involuntary_switches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "discarded", b"discarded", "disturbed", b"disturbed", "involuntary_switches", b"involuntary_switches", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimingRound: _TypeAlias = TimingRound  # noqa: Y015
 
 @_typing.final
 class TimingOptions(_message.Message):
@@ -565,13 +631,26 @@ class TimingOptions(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     MIN_REPEAT_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Calls in each sample; 0 calibrates until a sample lasts min_repeat."""
     repeat: _builtins.int
     """Samples to take; 0 means 10."""
+    precision: _builtins.float
+    """Half-width of the median's 95% confidence interval, relative to the median, to go on for after
+    `repeat` samples; 0: these are enough.
+    """
+    cache: _builtins.str
+    """"hot" (also when empty) or "cold"."""
     @_builtins.property
     def min_repeat(self) -> _duration_pb2.Duration:
         """Shortest duration of a sample when calibrating; absent means 20 ms."""
+
+    @_builtins.property
+    def budget(self) -> _duration_pb2.Duration:
+        """How long to go on for that; absent means 5 s."""
 
     def __init__(
         self,
@@ -579,10 +658,13 @@ class TimingOptions(_message.Message):
         number: _builtins.int = ...,
         repeat: _builtins.int = ...,
         min_repeat: _duration_pb2.Duration | None = ...,
+        precision: _builtins.float = ...,
+        budget: _duration_pb2.Duration | None = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["min_repeat", b"min_repeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "min_repeat", b"min_repeat"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_repeat", b"min_repeat", "number", b"number", "repeat", b"repeat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "min_repeat", b"min_repeat", "number", b"number", "precision", b"precision", "repeat", b"repeat"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

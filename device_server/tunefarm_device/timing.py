@@ -1,0 +1,143 @@
+"""How a kernel is timed: rounds of samples until the median is sure, disturbed rounds again.
+
+The runner takes samples; here is decided how many. The interval of the median is read off the
+ordered samples, which assumes nothing about their distribution: from rank (n - 1.96 sqrt n) / 2 on
+either side (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.v1 import common_pb2 as pb
+
+ROUND = 10  # samples
+BUDGET_S = 5.0
+MOST_BUDGET_S = 3600.0
+REDONE = 5  # disturbed rounds measured again, at most
+THROTTLED_NOW = 0x0F  # of the Raspberry Pi's bits: under-voltage, capped, throttled, soft limit
+STOLEN = 0.05
+SLOWED = 0.9
+HOT, COLD = "hot", "cold"
+
+Ask = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """When to stop: `relative` half-width of the median's interval, or `budget_s` spent."""
+
+    relative: float
+    budget_s: float
+
+    @classmethod
+    def of(cls, options: pb.TimingOptions) -> "Precision":
+        """What was asked for. Raises: InvalidRequestError."""
+        budget = BUDGET_S
+        if options.HasField("budget"):
+            budget = options.budget.ToNanoseconds() * 1e-9
+        if not 0 <= options.precision < 1 or not 0 < budget <= MOST_BUDGET_S:
+            raise InvalidRequestError(
+                f"a precision of {options.precision:g} within {budget:g} s makes no sense",
+                f"ask for 0 to 1, as in 0.01, and a budget above 0 and up to {MOST_BUDGET_S:g} s",
+            )
+        return cls(options.precision, budget)
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """The 95% confidence interval of the median; all of the samples where they are few."""
+    ordered = sorted(samples)
+    rank = int((len(ordered) - 1.96 * math.sqrt(len(ordered))) / 2)
+    if rank < 1:
+        return ordered[0], ordered[-1]
+    return ordered[rank - 1], ordered[-rank]
+
+
+def sure(samples: Sequence[float], relative: float) -> bool:
+    """Whether the median is known so well."""
+    low, high = median_interval(samples)
+    middle = sorted(samples)[len(samples) // 2]
+    return high - low <= 2 * relative * middle
+
+
+def disturbance(before: pb.Conditions, after: pb.Conditions, fastest_hz: int) -> str:
+    """What disturbed a round, "" where nothing did that this device can see."""
+    if bits := (before.throttle_bits | after.throttle_bits) & THROTTLED_NOW:
+        return f"throttled (bits {bits:#x})"
+    if after.steal_fraction > STOLEN:
+        return f"{after.steal_fraction:.0%} of the time stolen"
+    if 0 < after.frequency_hz < SLOWED * fastest_hz:
+        return f"frequency fell to {after.frequency_hz / fastest_hz:.0%}"
+    return ""
+
+
+@dataclass
+class Rounds:
+    """The rounds of one timing."""
+
+    conditions: Callable[[], pb.Conditions]
+    timing: pb.Timing
+    fastest_hz: int = 0
+    redone: int = 0
+    last: pb.Conditions = field(default_factory=pb.Conditions)
+
+    def begin(self) -> None:
+        """Before the first."""
+        self.last = self.conditions()
+        self.timing.before.CopyFrom(self.last)
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """One round's samples: kept, or kept apart where it was disturbed and goes again."""
+        before, self.last = self.last, self.conditions()
+        self.fastest_hz = max(self.fastest_hz, before.frequency_hz, self.last.frequency_hz)
+        why = disturbance(before, self.last, self.fastest_hz)
+        again = bool(why) and self.redone < REDONE
+        self.redone += again
+        self.timing.rounds.add(
+            samples=len(answer["samples_s"]),
+            after=self.last,
+            disturbed=why,
+            discarded=again,
+            involuntary_switches=answer["switches"],
+        )
+        kept = self.timing.discarded_s if again else self.timing.samples_s
+        kept.extend(answer["samples_s"])
+        self.timing.after.CopyFrom(self.last)
+
+
+async def timed(
+    ask: Ask,
+    conditions: Callable[[], pb.Conditions],
+    frame: dict[str, Any],
+    options: pb.TimingOptions,
+    limit_s: float,
+) -> pb.Timing:
+    """Time one function. `ask` sends a frame to the runner, which has so many seconds.
+
+    `limit_s` is for all of it. Raises what `ask` does, and InvalidRequestError.
+    """
+    precision, deadline = Precision.of(options), time.monotonic() + limit_s
+    rounds = Rounds(conditions, pb.Timing(cache=frame["cache"]))
+    rounds.begin()
+    answer = await ask(frame, limit_s)
+    timing, wanted = rounds.timing, frame["repeat"]
+    timing.number, timing.first_call_s = answer["number"], answer["first_call_s"]
+    timing.warmup_calls = answer["warmup_calls"]
+    more = frame | {"do": "sample", "number": timing.number}
+    until = time.monotonic() + precision.budget_s
+    while True:
+        rounds.take(answer)
+        missing = wanted - len(timing.samples_s)
+        if missing <= 0:
+            if not precision.relative or sure(timing.samples_s, precision.relative):
+                break
+            if time.monotonic() > until:
+                timing.unconverged = True
+                break
+        more["repeat"] = missing if missing > 0 else ROUND
+        answer = await ask(more, max(deadline - time.monotonic(), 0.001))
+    timing.median_low_s, timing.median_high_s = median_interval(timing.samples_s)
+    return timing

@@ -1,0 +1,129 @@
+"""The timing protocol: when it stops, what it says of disturbed rounds, hot and cold caches."""
+
+import asyncio
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tunefarm_device.timing import median_interval, timed
+from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.v1 import common_pb2 as pb
+
+FRAME = {"do": "time", "repeat": 10, "cache": "hot"}
+
+
+def quiet() -> pb.Conditions:
+    return pb.Conditions(frequency_hz=10**9)
+
+
+def run(
+    samples: Iterator[float],
+    conditions: Callable[[], pb.Conditions] = quiet,
+    **options: Any,
+) -> pb.Timing:
+    """Time a kernel whose samples these are."""
+
+    async def ask(frame: dict[str, Any], left_s: float) -> dict[str, Any]:
+        taken = [next(samples) for _ in range(frame["repeat"])]
+        return {
+            "samples_s": taken,
+            "switches": 2,
+            "number": 5,
+            "first_call_s": 1.0,
+            "warmup_calls": 3,
+        }
+
+    return asyncio.run(timed(ask, conditions, FRAME, pb.TimingOptions(**options), 60))
+
+
+def alternating(low: float, high: float) -> Iterator[float]:
+    while True:
+        yield low
+        yield high
+
+
+def test_without_a_precision_it_takes_the_samples_asked_for() -> None:
+    timing = run(alternating(1.0, 2.0))
+    assert len(timing.samples_s) == 10 and not timing.unconverged
+    assert (timing.number, timing.first_call_s, timing.warmup_calls) == (5, 1.0, 3)
+    assert (timing.median_low_s, timing.median_high_s) == (1.0, 2.0)
+
+
+def test_steady_samples_are_enough_at_once() -> None:
+    timing = run(alternating(1.0, 1.001), precision=0.01)
+    assert len(timing.samples_s) == 10 and not timing.unconverged
+
+
+def test_it_goes_on_until_the_median_is_sure() -> None:
+    def settling() -> Iterator[float]:
+        yield from (1.5, 0.5, 1.4, 0.6, 1.3, 0.7, 1.2, 0.8, 1.1, 0.9)
+        while True:
+            yield 1.0
+
+    timing = run(settling(), precision=0.01)
+    assert len(timing.samples_s) > 10 and not timing.unconverged
+    assert timing.median_high_s - timing.median_low_s <= 0.02
+
+
+def test_at_the_end_of_its_budget_it_says_unconverged() -> None:
+    options = pb.TimingOptions(precision=0.01)
+    options.budget.FromMilliseconds(50)
+    timing = run(alternating(1.0, 2.0), precision=0.01, budget=options.budget)
+    assert timing.unconverged and len(timing.samples_s) >= 10
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "word"),
+    [
+        (pb.Conditions(throttle_bits=0x4, frequency_hz=10**9), "throttled"),
+        (pb.Conditions(steal_fraction=0.2, frequency_hz=10**9), "20% of the time stolen"),
+        (pb.Conditions(frequency_hz=6 * 10**8), "frequency fell to 60%"),
+    ],
+)
+def test_a_disturbed_round_is_measured_again(disturbed: pb.Conditions, word: str) -> None:
+    readings = iter([quiet(), disturbed, *[quiet()] * 9])
+    timing = run(iter([9.0] * 10 + [1.0] * 40), lambda: next(readings))
+    assert list(timing.samples_s) == [1.0] * 10
+    assert list(timing.discarded_s[:10]) == [9.0] * 10
+    first, *rest = timing.rounds
+    # What was throttled when it began may have been so at first: that round goes again too.
+    assert word in first.disturbed and first.discarded and first.involuntary_switches == 2
+    assert not rest[-1].discarded
+
+
+def test_what_is_always_disturbed_is_measured_and_marked() -> None:
+    throttled = pb.Conditions(throttle_bits=0x4)
+    timing = run(alternating(1.0, 1.0), lambda: throttled)
+    assert len(timing.samples_s) == 10 and timing.discarded_s
+    assert "throttled" in timing.rounds[-1].disturbed and not timing.rounds[-1].discarded
+
+
+@pytest.mark.parametrize("options", [{"precision": 1.5}, {"precision": -0.1}, {"budget_s": 0.0}])
+def test_a_precision_without_sense_is_refused(options: dict[str, float]) -> None:
+    asked = pb.TimingOptions(precision=options.get("precision", 0.01))
+    asked.budget.FromNanoseconds(round(options.get("budget_s", 1.0) * 1e9))
+    with pytest.raises(InvalidRequestError, match="makes no sense"):
+        run(alternating(1.0, 1.0), precision=asked.precision, budget=asked.budget)
+
+
+@given(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=200))
+def test_the_interval_holds_the_median(samples: list[float]) -> None:
+    low, high = median_interval(samples)
+    assert min(samples) <= low <= statistics.median(samples) <= high <= max(samples)
+
+
+def test_a_cold_cache_is_slower_and_part_of_the_answer(session: Any, kernels: Any) -> None:
+    module = session.load(kernels.native.digest)
+    x = session.empty(1 << 16)
+    timings = {}
+    for cache in ("hot", "cold"):
+        timings[cache] = timing = session.time(module, "walk", x, repeat=15, cache=cache)
+        assert timing.cache == cache and len(timing.samples_s) == 15
+    assert timings["cold"].number == 1
+    hot, cold = (statistics.median(timing.samples_s) for timing in timings.values())
+    assert cold > 1.5 * hot
+    with pytest.raises(InvalidRequestError, match="hot or cold"):
+        session.time(module, "walk", x, cache="tepid")
