@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
+import uvloop
 from tunefarm_proto import rpc
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -400,7 +401,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     kind, address, plan = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     work = {"devices": devices, "holders": holders, "clients": clients}[kind]
-    print(json.dumps(asyncio.run(work(address, plan))), flush=True)
+    print(json.dumps(uvloop.run(work(address, plan))), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -20,7 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 class _Unreadable:
-    """Stands for a message that is none of its type."""
+    """Stands for a message that is none of its type: says so to whoever looks into it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise InvalidRequestError(
+            "a message cannot be read as one of its type", "send what the protocol says"
+        )
 
 
 class Forgiving(grpc.aio.ServerInterceptor):
@@ -42,10 +47,8 @@ class Forgiving(grpc.aio.ServerInterceptor):
         kind = f"{'stream' if handler.request_streaming else 'unary'}_" + (
             "stream" if handler.response_streaming else "unary"
         )
-        behaviour = getattr(handler, kind)
-        check = _each_checked if handler.request_streaming else _checked
         return getattr(grpc, f"{kind}_rpc_method_handler")(
-            lambda request, context: behaviour(check(request), context),
+            getattr(handler, kind),
             request_deserializer=_forgiving(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
@@ -59,19 +62,6 @@ def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return _Unreadable()
 
     return decoded
-
-
-def _checked(request: Any) -> Any:
-    if isinstance(request, _Unreadable):
-        raise InvalidRequestError(
-            "a message cannot be read as one of its type", "send what the protocol says"
-        )
-    return request
-
-
-async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request)
 
 
 def one_line(record: logging.LogRecord) -> bool:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,12 +145,13 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _wrap_stream(
         self, behaviour: Any, details: grpc.HandlerCallDetails
-    ) -> Callable[[Any, _Context], AsyncIterator[Any]]:
-        async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+    ) -> Callable[[Any, _Context], Awaitable[None]]:
+        async def call(request: Any, context: _Context) -> None:
             try:
                 with self._admitted(details, context):
-                    async for answer in behaviour(request, context):
-                        yield answer
+                    async with aclosing(behaviour(request, context)) as answers:
+                        async for answer in answers:
+                            await context.write(answer)
             except Exception as error:
                 await rpc.abort(context, _named(error))
 

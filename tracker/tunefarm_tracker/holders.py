@@ -30,7 +30,7 @@ class Holders:
     ) -> AsyncIterator[tpb.RequestDeviceResponse]:
         """A stream of one request."""
         with self._hub.mailbox() as box, reading(box, self._read_one(requests, box)):
-            async for message in box:
+            while (message := await box.next()) is not None:
                 answer = self._answer(message)
                 if answer is not None:
                     yield answer

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
@@ -41,7 +41,7 @@ class Mailbox:
         self._messages: deque[Message] = deque()
         self._error: TunefarmError | None = None
         self._closed = False
-        self._changed = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
 
     def put(self, message: Message) -> None:
         """Add a message."""
@@ -51,30 +51,33 @@ class Mailbox:
         if type(last) is type(message):
             self._messages.pop()
         self._messages.append(message)
-        self._changed.set()
+        self._wake()
 
     def close(self, error: TunefarmError | None = None) -> None:
         """Let the reader end, with an error if there is one."""
         self._closed, self._error = True, error
-        self._changed.set()
+        self._wake()
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """The messages, until closed."""
-        while True:
-            while self._messages:
-                yield self._messages.popleft()
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def next(self) -> Message | None:
+        """The next message; None after the last. One reader at a time."""
+        while not self._messages:
             if self._error is not None:
                 raise self._error
             if self._closed:
-                return
-            self._changed.clear()
-            await self._changed.wait()
+                return None
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        return self._messages.popleft()
 
     async def take(self) -> Message:
         """The one answer to a unary call."""
-        async for message in self:
-            return message
-        raise TrackerUnreachableError("the tracker is stopping", "try again when it is back")
+        if (message := await self.next()) is None:
+            raise TrackerUnreachableError("the tracker is stopping", "try again when it is back")
+        return message
 
 
 class Box(Protocol):

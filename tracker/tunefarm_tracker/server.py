@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import os
+import resource
 import secrets
 import signal
 from collections.abc import Callable
@@ -36,6 +37,9 @@ from tunefarm_tracker.tokens import Tokens, read_secret
 
 _log = logging.getLogger(__name__)
 DEFAULT_PORT = 9190
+COLLECT_S = 1.0
+COLLECT_RECENT = 10  # of these
+COLLECT_ALL = 600  # 0.7 s with 10,000 devices
 SWEEP_S = 1.0  # streams of a token that ended otherwise than by our own service go on so long
 
 
@@ -98,6 +102,30 @@ def lease_ids() -> Callable[[], str]:
     """New ids, never the same again: this start's random part, and a number."""
     start, numbers = secrets.token_hex(6), itertools.count(1)
     return lambda: f"{start}{next(numbers):04x}"
+
+
+async def _collect_garbage() -> None:
+    """Collect garbage by the clock instead of by Python's counts.
+
+    Records that replace others do not count, so what is young would grow for minutes, and then one
+    collection stop everybody for 0.2 s with 10,000 devices. Taken often it is a few ms.
+    """
+    gc.disable()
+    try:
+        for number in itertools.count(1):
+            await asyncio.sleep(COLLECT_S)
+            gc.collect(0 if number % COLLECT_RECENT else 1 if number % COLLECT_ALL else 2)
+    finally:
+        gc.enable()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed (extra "speed"): about 10% more grants a second."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _sweep(authorizer: Authorizer, guard: serving.Guard) -> None:
@@ -197,10 +225,12 @@ def serve(
     Raises: InvalidRequestError as `start` does; InternalError where its state cannot be kept.
     """
     set_up(log_format, log_level)
-    # A large fleet is many small objects that live long: a full collection is a pause for all.
-    gc.set_threshold(20_000, 50, 100)
+    # Each device and client is a connection; the usual soft limit is 1024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run() -> None:
+        collector = asyncio.create_task(_collect_garbage())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -213,7 +243,9 @@ def serve(
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((stopped, running.hub.failed), return_when=asyncio.FIRST_COMPLETED)
         await running.stop()
+        collector.cancel()
         if running.hub.failed.done():
             await running.hub.failed
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run())

@@ -53,7 +53,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     ) -> AsyncIterator[tpb.SynchronizeResponse]:
         """A device's stream."""
         with self._hub.mailbox() as box, reading(box, self._read_reports(requests, box)):
-            async for message in box:
+            while (message := await box.next()) is not None:
                 if isinstance(message, StreamReplaced):
                     raise convert.error_of(message.failure)
                 if isinstance(message, DesiredLease):

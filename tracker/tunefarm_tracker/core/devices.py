@@ -6,8 +6,6 @@ two servers that take it from each other in turn end in quarantine. A new instan
 server that was started anew: it has nothing left of a lease.
 """
 
-from dataclasses import replace
-
 from tunefarm_tracker.core import health
 from tunefarm_tracker.core.effects import SaveDevice, StreamReplaced
 from tunefarm_tracker.core.inputs import DeviceReported
@@ -25,6 +23,7 @@ from tunefarm_tracker.core.records import (
     Failure,
     FailureKind,
     Report,
+    evolve,
 )
 from tunefarm_tracker.core.turn import Turn
 
@@ -82,7 +81,7 @@ def _changed(turn: Turn, old: Device, new: Device) -> None:
 
 def _updated(turn: Turn, old: Device, event: DeviceReported) -> Device:
     report = event.report
-    return replace(
+    return evolve(
         old,
         key=report.key,
         addresses=report.addresses,
@@ -114,7 +113,7 @@ def disconnected(turn: Turn, stream: int, device_id: str) -> None:
     device = turn.state.devices.get(device_id)
     if device is not None and device.stream == stream:
         turn.state.timers.clear(("silent", device_id))
-        _offline(turn, replace(device, stream=0), "its stream is gone")
+        _offline(turn, evolve(device, stream=0), "its stream is gone")
 
 
 def silent(turn: Turn, device_id: str) -> None:
@@ -124,7 +123,7 @@ def silent(turn: Turn, device_id: str) -> None:
 
 def _offline(turn: Turn, device: Device, why: str) -> None:
     was_online = device.online
-    device = replace(device, online=False)
+    device = evolve(device, online=False)
     turn.state.fleet.put(device)
     if not was_online:
         return

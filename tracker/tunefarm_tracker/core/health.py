@@ -6,8 +6,6 @@ so until an operator enables it. A device that stays offline is brought back by 
 steps, one after another; where none helps it is quarantined too.
 """
 
-from dataclasses import replace
-
 from tunefarm_tracker.core.effects import DeviceAnswered, Notify, RunRecovery, SaveDevice
 from tunefarm_tracker.core.inputs import (
     DeviceAction,
@@ -23,6 +21,7 @@ from tunefarm_tracker.core.records import (
     FailureKind,
     Fault,
     Health,
+    evolve,
 )
 from tunefarm_tracker.core.turn import Turn
 
@@ -37,7 +36,7 @@ def fault(turn: Turn, device_id: str, reason: str, witness: str = "") -> None:
         return
     faults = (*faults, Fault(turn.now, reason, witness))[-_KEPT_FAULTS:]
     turn.state.timers.set(("trust", device_id), turn.now + turn.config.fault_window)
-    device = replace(device, faults=faults)
+    device = evolve(device, faults=faults)
     many = len(faults) >= turn.config.faults_to_quarantine
     if device.health in (Health.QUARANTINED, Health.RETIRED):
         _put(turn, device)
@@ -60,7 +59,7 @@ def faults_aged(turn: Turn, device_id: str) -> None:
     if faults:
         by = faults[0].at + turn.config.fault_window
         turn.state.timers.set(("trust", device_id), by)
-    device = replace(device, faults=faults)
+    device = evolve(device, faults=faults)
     if device.health is Health.SUSPECT and not faults:
         _set_health(turn, device, Health.GOOD, "")
     else:
@@ -72,7 +71,7 @@ def dropped(turn: Turn, device: Device) -> None:
     config = turn.config
     after = turn.now - config.drop_window
     drops = (*(at for at in device.drops if at > after), turn.now)[-config.drops_to_quarantine :]
-    device = replace(device, drops=drops)
+    device = evolve(device, drops=drops)
     turn.state.fleet.put(device)
     if not device.usable:
         return
@@ -80,7 +79,7 @@ def dropped(turn: Turn, device: Device) -> None:
         minutes = max(round((turn.now - drops[0]) / 60), 1)
         _quarantine(
             turn,
-            replace(device, drops=()),
+            evolve(device, drops=()),
             f"flapping: its connection was lost {len(drops)} times in {minutes} min"
             " (do two device servers use its name?)",
         )
@@ -93,7 +92,7 @@ def returned(turn: Turn, device: Device) -> None:
     turn.state.timers.clear(("recover", device.id))
     if device.recovery_step >= 0:
         step = turn.config.recovery[device.recovery_step].name
-        turn.state.fleet.put(replace(device, recovery_step=-1))
+        turn.state.fleet.put(evolve(device, recovery_step=-1))
         turn.happened(EventKind.DEVICE, device.id, "recovered", f"{device.key}: after {step}")
 
 
@@ -104,7 +103,7 @@ def recover(turn: Turn, device_id: str) -> None:
         return
     step = device.recovery_step + 1
     if step < len(ladder):
-        device = replace(device, recovery_step=step)
+        device = evolve(device, recovery_step=step)
         turn.state.fleet.put(device)
         turn.state.timers.set(("recover", device_id), turn.now + ladder[step].wait)
         turn.happened(
@@ -113,7 +112,7 @@ def recover(turn: Turn, device_id: str) -> None:
         turn.want(RunRecovery(device, step))
     else:
         tried = ", ".join(one.name for one in ladder)
-        device = replace(device, recovery_step=-1)
+        device = evolve(device, recovery_step=-1)
         _quarantine(turn, device, f"offline, and did not come back after: {tried}")
 
 
@@ -134,7 +133,7 @@ def checked(turn: Turn, event: HealthChecked) -> None:
     word = "passed" if event.passed else "failed"
     turn.happened(EventKind.DEVICE, device.id, "checked", f"{word}: {event.detail}")
     if event.passed and device.health is Health.SUSPECT:
-        _set_health(turn, replace(device, faults=()), Health.GOOD, "")
+        _set_health(turn, evolve(device, faults=()), Health.GOOD, "")
     elif not event.passed and event.severe and device.health is not Health.RETIRED:
         _quarantine(turn, device, f"health check: {event.detail}")
     elif not event.passed:
@@ -151,10 +150,10 @@ def managed(turn: Turn, event: DeviceManaged) -> None:
     why = f"{event.by or 'an operator'}: {event.reason or 'no reason given'}"
     match event.action:
         case DeviceAction.DRAIN:
-            _put(turn, replace(device, draining=True, health_reason=why))
+            _put(turn, evolve(device, draining=True, health_reason=why))
             turn.happened(EventKind.DEVICE, device.id, "draining", f"{device.key}: {why}")
         case DeviceAction.ENABLE:
-            fresh = replace(device, draining=False, faults=(), drops=(), recovery_step=-1)
+            fresh = evolve(device, draining=False, faults=(), drops=(), recovery_step=-1)
             _set_health(turn, fresh, Health.GOOD, "", f"enabled by {why}")
         case DeviceAction.QUARANTINE:
             _set_health(turn, device, Health.QUARANTINED, why)
@@ -181,7 +180,7 @@ def _set_health(turn: Turn, device: Device, health: Health, reason: str, detail:
     """Change health, keep why, tell of it, and grant the device if it may be granted now."""
     if health in (Health.QUARANTINED, Health.RETIRED):
         turn.state.timers.clear(("recover", device.id))
-    _put(turn, replace(device, health=health, health_reason=reason))
+    _put(turn, evolve(device, health=health, health_reason=reason))
     turn.happened(EventKind.DEVICE, device.id, health.value, f"{device.key}: {detail or reason}")
 
 

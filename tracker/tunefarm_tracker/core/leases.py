@@ -5,8 +5,6 @@ begin together and end together: by release, by their deadline, by an operator, 
 devices. Nothing revives them. A device is not free again before it says that it is clean.
 """
 
-from dataclasses import replace
-
 from tunefarm_tracker.core.effects import (
     DesiredLease,
     DropLease,
@@ -31,6 +29,7 @@ from tunefarm_tracker.core.records import (
     FailureKind,
     Lease,
     Request,
+    evolve,
 )
 from tunefarm_tracker.core.turn import Turn
 
@@ -94,13 +93,15 @@ def tell_grant(turn: Turn, request: Request) -> None:
 def tell_device(turn: Turn, device: Device) -> None:
     """Tell a device what it should serve."""
     lease = turn.state.leases.get(device.lease_id)
-    turn.state.fleet.put(replace(device, told_at=turn.now))
+    turn.state.fleet.put(evolve(device, told_at=turn.now))
     turn.want(DesiredLease(device.stream, lease, heartbeat_of(turn, device)))
 
 
 def heartbeat_of(turn: Turn, device: Device) -> float:
-    """How often a device should report."""
-    return turn.config.busy_heartbeat if device.lease_id else turn.config.idle_heartbeat
+    """How often a device should report: in a large fleet the idle ones do so less often."""
+    if device.lease_id:
+        return turn.config.busy_heartbeat
+    return max(turn.config.idle_heartbeat, len(turn.state.devices) / turn.config.idle_reports)
 
 
 def expect_report(turn: Turn, device: Device) -> None:
@@ -114,7 +115,7 @@ def grant(turn: Turn, request: Request, devices: tuple[Device, ...]) -> None:
     """Give a request its devices. Each must be idle."""
     before = reserved_by(turn, request) if request.id in turn.state.reserving else []
     leases = [_lease(turn, request, device) for device in devices]
-    request = replace(request, lease_ids=tuple(lease.id for lease in leases))
+    request = evolve(request, lease_ids=tuple(lease.id for lease in leases))
     turn.state.put_request(request)
     for kind in ("wait", "absent", "reserve"):
         turn.state.timers.clear((kind, request.id))
@@ -151,7 +152,7 @@ def _lease(turn: Turn, request: Request, device: Device) -> Lease:
 
 
 def _bind(turn: Turn, lease: Lease, device: Device) -> None:
-    device = replace(device, lease_id=lease.id, fence=lease.fence, told_at=turn.now)
+    device = evolve(device, lease_id=lease.id, fence=lease.fence, told_at=turn.now)
     turn.state.put_lease(lease)
     turn.state.fleet.put(device)
     turn.state.timers.set(("lease", lease.id), lease.deadline)
@@ -168,7 +169,7 @@ def _who(lease: Lease) -> str:
 def move_deadlines(turn: Turn, request: Request, deadline: float) -> None:
     """Let the leases of a request end then, unless renewed."""
     for lease_id in request.lease_ids:
-        turn.state.leases[lease_id] = replace(turn.state.leases[lease_id], deadline=deadline)
+        turn.state.leases[lease_id] = evolve(turn.state.leases[lease_id], deadline=deadline)
         turn.state.timers.set(("lease", lease_id), deadline)
 
 
@@ -182,7 +183,7 @@ def renew(turn: Turn, lease_id: str, stream: int, ttl: float | None = None) -> N
     if ttl is not None and ttl != lease.ttl:
         ttl = min(max(ttl, turn.config.min_ttl), turn.config.max_ttl)
         for one in request.lease_ids:
-            turn.state.leases[one] = replace(turn.state.leases[one], ttl=ttl)
+            turn.state.leases[one] = evolve(turn.state.leases[one], ttl=ttl)
             turn.want(SaveLease(turn.state.leases[one]))
             tell_device(turn, turn.state.devices[turn.state.leases[one].device_id])
     move_deadlines(turn, request, turn.now + turn.state.leases[lease_id].ttl)
@@ -215,7 +216,7 @@ def end_leases(turn: Turn, request: Request, failure: Failure | None, action: st
     devices = [_unbind(turn, lease, failure, action) for lease in leases]
     for lease, device in zip(leases, devices, strict=True):
         expect_report(turn, device)
-        turn.want(DesiredLease(device.stream, None, turn.config.idle_heartbeat, lease.id))
+        turn.want(DesiredLease(device.stream, None, heartbeat_of(turn, device), lease.id))
     end_request(turn, request, failure)
     for device in devices:
         queue_changed(turn, device.key)
@@ -227,7 +228,7 @@ def end_leases(turn: Turn, request: Request, failure: Failure | None, action: st
 def _unbind(turn: Turn, lease: Lease, failure: Failure | None, action: str) -> Device:
     state = turn.state
     device = state.devices[lease.device_id]
-    device = replace(device, lease_id="", clean=False, told_at=turn.now)
+    device = evolve(device, lease_id="", clean=False, told_at=turn.now)
     state.fleet.put(device)
     state.timers.clear(("lease", lease.id))
     state.timers.clear(("lost", device.id))

@@ -1,9 +1,15 @@
 """What the scheduler knows, as plain records. Times are seconds by the tracker's clock."""
 
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from tunefarm_tracker.core.where import Condition
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,8 @@ class Config:
     holder_grace: float = 3.0  # a client without its stream may come back for so long
     device_grace: float = 3.0  # a leased device that went offline likewise
     restart_grace: float = 10.0  # everybody likewise, after the tracker came back
-    idle_heartbeat: float = 5.0
+    idle_heartbeat: float = 5.0  # longer in a large fleet:
+    idle_reports: float = 1000.0  # all idle devices together report so often a second at most
     busy_heartbeat: float = 0.5
     missed_heartbeats: int = 3  # so many make a device offline, but
     min_silence: float = 3.0  # never a shorter silence than this
@@ -75,6 +82,25 @@ class FailureKind(StrEnum):
     UNKNOWN_DEVICE = "unknown_device"
     LEASE_LOST = "lease_lost"
     DEVICE_LOST = "device_lost"
+
+
+@functools.cache
+def _fields_of(kind: type) -> tuple[Callable[[Any], tuple[Any, ...]], dict[str, int]]:
+    names = [one.name for one in fields(kind)]
+    return attrgetter(*names), {name: index for index, name in enumerate(names)}
+
+
+def evolve(record: R, **changes: Any) -> R:
+    """The record with some fields changed: dataclasses.replace in a third of its time.
+
+    Of records alone, which have two fields or more and no rules of their own for making one.
+    """
+    kind: type = type(record)
+    get, index = _fields_of(kind)
+    values = list(get(record))
+    for name, value in changes.items():
+        values[index[name]] = value
+    return type(record)(*values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +187,7 @@ class Device:
 
     def durable(self) -> "Device":
         """What a restart keeps of it."""
-        return replace(
+        return evolve(
             self,
             stream=0,
             online=False,
@@ -246,7 +272,7 @@ class Request:
 
     def durable(self) -> "Request":
         """What a restart keeps of it."""
-        return replace(self, stream=0, present=True)
+        return evolve(self, stream=0, present=True)
 
 
 @dataclass(frozen=True, slots=True)

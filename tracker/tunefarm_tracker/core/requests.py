@@ -5,8 +5,6 @@ hears the same end. A client whose stream is gone may come back within a grace; 
 request keeps its place and is not served.
 """
 
-from dataclasses import replace
-
 from tunefarm_tracker.core import health
 from tunefarm_tracker.core.effects import CancelAnswered, Ended, SaveQuota, SaveRequest
 from tunefarm_tracker.core.inputs import LeaseRevoked, Released
@@ -33,6 +31,7 @@ from tunefarm_tracker.core.records import (
     Quota,
     Request,
     Wish,
+    evolve,
 )
 from tunefarm_tracker.core.turn import Turn
 
@@ -175,7 +174,7 @@ def _continued(turn: Turn, request: Request, stream: int) -> None:
     if request.stream not in (0, stream):
         what = f"another stream has taken over request {request.id}"
         turn.want(Ended(request.stream, Failure(FailureKind.INVALID_REQUEST, what)))
-    request = replace(request, stream=stream, present=True)
+    request = evolve(request, stream=stream, present=True)
     turn.state.put_request(request)
     turn.state.timers.clear(("absent", request.id))
     turn.state.told.pop(request.id, None)
@@ -201,7 +200,7 @@ def disconnected(turn: Turn, stream: int, request_id: str) -> None:
         return
     by = turn.now + turn.config.holder_grace
     kept = reserved_by(turn, request) if request_id in turn.state.reserving else []
-    turn.state.put_request(replace(request, stream=0, present=False))
+    turn.state.put_request(evolve(request, stream=0, present=False))
     if request.granted:
         lease = turn.state.leases[request.lease_ids[0]]
         move_deadlines(turn, request, min(lease.deadline, by))

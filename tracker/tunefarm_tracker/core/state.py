@@ -1,7 +1,6 @@
 """The scheduler's whole state, with the indexes that make it quick."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from tunefarm_tracker.core.effects import Place
 from tunefarm_tracker.core.fleet import Fleet, word_of
@@ -14,6 +13,7 @@ from tunefarm_tracker.core.records import (
     Lease,
     Request,
     Snapshot,
+    evolve,
 )
 from tunefarm_tracker.core.shares import Shares
 from tunefarm_tracker.core.timers import Timers
@@ -195,7 +195,7 @@ class State:
         return Snapshot(
             devices=tuple(self.devices[one].durable() for one in sorted(self.devices)),
             requests=tuple(self.requests[one].durable() for one in sorted(self.requests)),
-            leases=tuple(replace(self.leases[one], deadline=0.0) for one in sorted(self.leases)),
+            leases=tuple(evolve(self.leases[one], deadline=0.0) for one in sorted(self.leases)),
             ends=tuple(self.ends[one] for one in sorted(self.ends)),
             quotas=tuple(quotas[one] for one in sorted(quotas)),
             usage=tuple(usage[one] for one in sorted(usage)),
@@ -225,7 +225,7 @@ def restore(snapshot: Snapshot, now: float, config: Config) -> State:
             state.timers.set(("trust", device.id), by)
     for lease in snapshot.leases:
         deadline = max(by, now + lease.ttl)
-        state.put_lease(replace(lease, deadline=deadline))
+        state.put_lease(evolve(lease, deadline=deadline))
         state.timers.set(("lease", lease.id), deadline)
     for request in sorted(snapshot.requests, key=lambda one: one.seq):
         _restore_request(state, request, now, config)
