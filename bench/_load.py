@@ -51,6 +51,7 @@ class Device:
         self.heartbeat = 5.0
         self.reports = self.leases = self.reconnects = 0
         self.there = asyncio.Event()
+        self.changed = asyncio.Event()  # the interval of the heartbeats
         self.beats: asyncio.Task[None]
 
     def report(self, facts: bool = False) -> tpb.SynchronizeRequest:
@@ -101,8 +102,7 @@ class Device:
         heartbeat = told.heartbeat_interval.ToNanoseconds() * 1e-9
         if heartbeat != self.heartbeat:
             self.heartbeat = heartbeat
-            self.beats.cancel()
-            self.beats = asyncio.create_task(self.beat(call))
+            self.changed.set()
         if told.lease.id != self.lease_id or told.ended_lease_id:
             self.leases += bool(told.lease.id)
             self.lease_id, self.fence = told.lease.id, max(self.fence, told.lease.fence)
@@ -111,10 +111,16 @@ class Device:
 
     async def beat(self, call: Stream) -> None:
         """Heartbeats at the interval told, not all at once."""
-        await asyncio.sleep(random.uniform(0, self.heartbeat))
+        wait = random.uniform(0, self.heartbeat)
         while True:
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                # Never by cancelling this task: a cancelled write ends its whole stream.
+                await asyncio.wait_for(self.changed.wait(), wait)
+                wait = random.uniform(0, self.heartbeat)
+                continue
             await call.write(self.report())
-            await asyncio.sleep(self.heartbeat)
+            wait = self.heartbeat
 
 
 def stub_of(address: str) -> Stub:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -28,6 +29,10 @@ _EMULATION = {
     "armv7": "armelf_linux_eabi",
     "riscv64": "elf64lriscv",
 }
+# A module as `backends/wasm.py` of the device takes it: memory and table are its own, and may grow.
+# The stack lies first, so that one that overflows leaves the memory instead of reaching the data.
+_WASM_LINKER = ["wasm-ld", "--no-entry", "--stack-first", "-z", "stack-size=1048576"]
+_WASM_EXPORTS = ["--export-dynamic", "--export-table", "--growable-table"]
 
 # The native timing loop: calls a kernel `number` times, stops at the first status that is not 0.
 _REPEAT = """
@@ -64,6 +69,8 @@ def module_text(functions: str, spec: TargetSpec) -> str:
         attributes += [f'"prefer-vector-width"="{width}"', f'"min-legal-vector-width"="{width}"']
         # Code is for the features; the CPU's name only orders instructions.
         attributes += [f'"tune-cpu"="{spec.cpu}"']
+    if spec.arch == "wasm32":  # fused, it would be a call for each lane
+        functions = functions.replace("@llvm.fma.", "@llvm.fmuladd.")
     flags = ""
     if spec.abi:
         flags = f'!llvm.module.flags = !{{!0}}\n!0 = !{{i32 1, !"target-abi", !"{spec.abi}"}}\n'
@@ -82,13 +89,13 @@ def _machine(spec: TargetSpec) -> llvm.TargetMachine:
         cpu=cpu,
         features=",".join(f"+{feature}" for feature in spec.features),
         opt=2,
-        reloc="pic",
+        reloc="static" if spec.arch == "wasm32" else "pic",
         abiname=spec.abi,
     )
 
 
 def emit_object(text: str, spec: TargetSpec) -> bytes:
-    """An ELF object of the text. Raises: BuildFailedError for text that LLVM refuses."""
+    """An object of the text. Raises: BuildFailedError for text that LLVM refuses."""
     try:
         with llvm.parse_assembly(text) as module:
             module.verify()
@@ -98,29 +105,41 @@ def emit_object(text: str, spec: TargetSpec) -> bytes:
 
 
 def link(objects: bytes, spec: TargetSpec) -> bytes:
-    """A shared library of one object. Raises: BuildFailedError."""
+    """A shared library of one object, or a WebAssembly module. Raises: BuildFailedError."""
+    if spec.arch == "wasm32":
+        return _run_linker([*_WASM_LINKER, *_WASM_EXPORTS], objects)
+    command = ["ld.lld", "-shared", "-m", _EMULATION[spec.arch], "--build-id=none"]
+    data = _run_linker([*command, "-z", "noexecstack"], objects)
+    _refuse_foreign(undefined_symbols(data) - ALLOWED_UNDEFINED)
+    return data
+
+
+def _run_linker(command: list[str], objects: bytes) -> bytes:
+    """Run one of zig's linkers on an object. Raises: BuildFailedError."""
     with tempfile.TemporaryDirectory(prefix="tunefarm-link-") as scratch:
         source, library = Path(scratch, "kernel.o"), Path(scratch, "kernel.so")
         source.write_bytes(objects)
         zig = Path(ziglang.__file__).parent / "zig"
-        command = [str(zig), "ld.lld", "-shared", "-m", _EMULATION[spec.arch], "--build-id=none"]
         done = subprocess.run(
-            [*command, "-z", "noexecstack", "-o", str(library), str(source)],
+            [str(zig), *command, "-o", str(library), str(source)],
             capture_output=True,
             text=True,
             check=False,
             env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch},
         )
         if done.returncode:
+            _refuse_foreign(set(re.findall(r"undefined symbol: (\w+)", done.stderr)))
             said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
             raise BuildFailedError(f"the linker failed: {said}")
-        data = library.read_bytes()
-    if foreign := sorted(undefined_symbols(data) - ALLOWED_UNDEFINED):
+        return library.read_bytes()
+
+
+def _refuse_foreign(symbols: set[str]) -> None:
+    if symbols:
         raise BuildFailedError(
-            f"the kernel needs {', '.join(foreign)}, which a device may lack",
+            f"the kernel needs {', '.join(sorted(symbols))}, which a device may lack",
             f"allowed are {', '.join(sorted(ALLOWED_UNDEFINED))}",
         )
-    return data
 
 
 def undefined_symbols(library: bytes) -> set[str]:

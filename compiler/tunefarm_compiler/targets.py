@@ -14,6 +14,7 @@ USED_FEATURES: dict[str, tuple[str, ...]] = {
     "aarch64": ("dotprod", "fullfp16", "neon"),
     "armv7": ("neon", "vfp4"),
     "riscv64": ("a", "c", "d", "f", "m"),
+    "wasm32": ("bulk-memory", "simd128"),
 }  # fmt: skip
 # LLVM takes an unknown CPU name in silence, so only these are passed on.
 KNOWN_CPUS: dict[str, frozenset[str]] = {
@@ -32,13 +33,21 @@ KNOWN_CPUS: dict[str, frozenset[str]] = {
         "generic", "cortex-a7", "cortex-a8", "cortex-a9", "cortex-a15", "cortex-a53", "cortex-a72",
     )),
     "riscv64": frozenset(("generic-rv64", "sifive-u74")),
+    "wasm32": frozenset(("generic",)),
 }  # fmt: skip
-BASELINE = {"x86_64": "x86-64", "aarch64": "generic", "armv7": "generic", "riscv64": "generic-rv64"}
+BASELINE = {
+    "x86_64": "x86-64",
+    "aarch64": "generic",
+    "armv7": "generic",
+    "riscv64": "generic-rv64",
+    "wasm32": "generic",
+}
 TRIPLES = {
     "x86_64": "x86_64-unknown-linux-gnu",
     "aarch64": "aarch64-unknown-linux-gnu",
     "armv7": "armv7-unknown-linux-gnueabihf",
     "riscv64": "riscv64-unknown-linux-gnu",
+    "wasm32": "wasm32-unknown-unknown",
 }
 
 
@@ -60,19 +69,20 @@ class TargetSpec:
         """float32 values in the widest vector register."""
         if self.arch == "x86_64":
             return 16 if "avx512f" in self.features else 8 if "avx2" in self.features else 4
-        return 4 if "neon" in self.features else 1
+        return 4 if {"neon", "simd128"} & set(self.features) else 1
 
     @property
     def vector_registers(self) -> int:
         """Vector registers that a kernel can name."""
         if self.arch == "x86_64":
             return 32 if "avx512f" in self.features else 16
-        return 16 if self.arch == "armv7" else 32
+        # WebAssembly has no registers; those of x86-64, where it mostly runs, are the fewest.
+        return 16 if self.arch in ("armv7", "wasm32") else 32
 
     @property
     def index(self) -> str:
         """LLVM type of indices: i32 on 32-bit processors."""
-        return "i32" if self.arch == "armv7" else "i64"
+        return "i32" if self.arch in ("armv7", "wasm32") else "i64"
 
     @property
     def abi(self) -> str:
@@ -111,6 +121,7 @@ _NAMED = {
     "rasp4b": ("aarch64", "cortex-a72", {"neon"}),
     "rasp3b-32": ("armv7", "cortex-a53", {"neon", "vfp4"}),
     "riscv64": ("riscv64", "generic-rv64", {"m", "a", "f", "d", "c"}),
+    "wasm": ("wasm32", "generic", {"bulk-memory", "simd128"}),
 }
 NAMES = ("local", *_NAMED)
 

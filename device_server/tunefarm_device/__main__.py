@@ -29,6 +29,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--isolation", choices=("full", "basic"), default="full", help="what shuts kernels in"
     )
+    parser.add_argument(
+        "--backend", default="native", metavar="NAME", help="native, wasm, or a backend's file"
+    )
     given = parser.parse_args(words)
     try:
         serve(
@@ -42,6 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
             cpu=given.cpu,
             timing_cpu=given.timing_cpu,
             isolation=given.isolation,
+            backend=given.backend,
             access=Access(
                 Credentials.from_environment(),
                 ServerTls.read(given.tls_cert, given.tls_key),

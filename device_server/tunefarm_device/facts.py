@@ -10,6 +10,7 @@ from pathlib import Path
 from tunefarm_proto.v1 import common_pb2 as pb
 
 from tunefarm_device import processors
+from tunefarm_device.backend import Description
 from tunefarm_device.conditions import read_text
 
 AT_HWCAP = 16
@@ -97,11 +98,13 @@ def find_facts(
     emulator: str | None = None,
     cpu: str | None = None,
     isolation: Iterable[str] = (),
+    description: Description | None = None,
     root: Path = Path("/"),
 ) -> pb.DeviceFacts:
     """Everything that can be found out. `emulator` and `cpu` override what would be found;
 
-    so do the environment's TUNEFARM_EMULATED and TUNEFARM_CPU.
+    so do the environment's TUNEFARM_EMULATED and TUNEFARM_CPU. `description` is of a backend that
+    runs other code than this processor's.
     """
     arch = architecture(platform.machine(), struct.calcsize("P"))
     info = first_processor(read_text(root / "proc/cpuinfo"))
@@ -113,9 +116,15 @@ def find_facts(
     frequency = read_text(cpufreq / "cpuinfo_max_freq")
     name = info.get("model name") or info.get("Processor") or info.get("uarch") or ""
     board = "" if found else _machine_model(root)
+    model = f"{target.cpu} emulated on {name}".strip() if found else name or target.cpu
+    if description is not None:
+        target = pb.Target(
+            triple=description.triple, cpu=description.cpu, features=sorted(description.features)
+        )
+        model = f"{description.name} on {model}"
     return pb.DeviceFacts(
         target=target,
-        cpu_model=f"{target.cpu} emulated on {name}".strip() if found else name or target.cpu,
+        cpu_model=model,
         cpu_count=len(os.sched_getaffinity(0)),
         memory_bytes=_memory_bytes(root),
         os=_os_name(root),

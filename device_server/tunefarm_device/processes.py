@@ -16,19 +16,21 @@ from typing import Any
 from tunefarm_proto.errors import InternalError, KernelCrashedError, KernelTimeoutError
 
 from tunefarm_device import runner as runner_code
+from tunefarm_device.backend import RunnerError
 
 START_S = 30.0  # an emulated processor is slow
 END_S = 10.0
+GRACE_S = 1.0
 WORDS_BYTES = 4096
 MOST_HEADER = 64 << 20
 MOST_PAYLOAD = 4 << 20
 
 
-def zygote_command(isolation: str, folder: Path) -> list[str]:
+def zygote_command(isolation: str, folder: Path, backend: str) -> list[str]:
     """How to start the zygote. TUNEFARM_PYTHON, shell-quoted words, overrides the interpreter."""
     words = shlex.split(os.environ.get("TUNEFARM_PYTHON", "")) or [sys.executable]
     script = str(Path(__file__).with_name("zygote.py"))
-    return [*words, "-I", script, isolation, str(folder.absolute())]
+    return [*words, "-I", script, isolation, str(folder.absolute()), backend]
 
 
 def describe_status(status: int) -> str:
@@ -44,8 +46,9 @@ def describe_status(status: int) -> str:
 class Runner:
     """One runner process. Whoever spawned it closes it."""
 
-    def __init__(self, output: int) -> None:
+    def __init__(self, output: int, grace_s: float) -> None:
         self.pid = 0
+        self._grace_s = grace_s
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._output = output
         self._reader: asyncio.StreamReader | None = None
@@ -68,21 +71,26 @@ class Runner:
     ) -> tuple[dict[str, Any], bytes]:
         """One frame and its answer. Kills the runner at the time limit (in seconds).
 
-        Raises: KernelCrashedError, KernelTimeoutError, runner.RunnerError.
+        Raises: KernelCrashedError, KernelTimeoutError, RunnerError.
         """
+        too_long = KernelTimeoutError(
+            f"{doing} ran longer than the {limit_s:g} s it was allowed to", "give a longer timeout"
+        )
         try:
-            async with asyncio.timeout(limit_s):
-                answer, data = await self._exchange(header, payload)
+            async with asyncio.timeout(limit_s + self._grace_s):
+                answer, data = await self._exchange({**header, "limit_s": limit_s}, payload)
         except TimeoutError:
             await self.close()
-            raise KernelTimeoutError(
-                f"{doing} ran longer than the {limit_s:g} s it was allowed to",
-                "give a longer timeout",
-            ) from None
+            raise too_long from None
         except (OSError, EOFError, ValueError):
             raise await self._crashed(doing) from None
+        if answer.get("failed") in ("crash", "timeout"):  # its last answer
+            await self.close()
+            if answer["failed"] == "timeout":
+                raise too_long
+            raise KernelCrashedError(f"{doing} was ended by the device: {answer['text']}")
         if "failed" in answer:
-            raise runner_code.RunnerError(answer["failed"], answer["text"])
+            raise RunnerError(answer["failed"], answer["text"])
         return answer, data
 
     async def _exchange(
@@ -157,7 +165,8 @@ class Runner:
 class Zygote:
     """One zygote process and the runners it forked."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], grace_s: float) -> None:
+        self._grace_s = grace_s
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         read, write = os.pipe()
@@ -219,7 +228,7 @@ class Zygote:
     async def spawn(self) -> Runner:
         """A new runner, ready. Raises: InternalError."""
         output = os.memfd_create("output", os.MFD_CLOEXEC)
-        runner = Runner(output)
+        runner = Runner(output, self._grace_s)
         ours, theirs = socket.socketpair()
         identity = self._next_id
         self._next_id += 1
@@ -259,10 +268,19 @@ class ProcessHost:
     """Spawns runners; starts another zygote where one died.
 
     `isolation` is "full" or "basic"; runners may read `folder` besides the system's libraries.
+    `backend` is a name or a file. Where it ends runaways itself (`ends_runaways`), the runner is
+    killed only when it has had a second for that.
     """
 
-    def __init__(self, folder: Path, isolation: str = "full") -> None:
-        self._command = zygote_command(isolation, folder)
+    def __init__(
+        self,
+        folder: Path,
+        isolation: str = "full",
+        backend: str = "native",
+        ends_runaways: bool = False,
+    ) -> None:
+        self._command = zygote_command(isolation, folder, backend)
+        self._grace_s = GRACE_S if ends_runaways else 0.0
         self._zygote: Zygote | None = None
         self._lock = asyncio.Lock()
         self._stopped = False
@@ -279,7 +297,7 @@ class ProcessHost:
                 raise InternalError("the device server is stopping")
             if self._zygote is None or not self._zygote.alive:
                 try:
-                    self._zygote = Zygote(self._command)
+                    self._zygote = Zygote(self._command, self._grace_s)
                 except OSError as error:
                     raise InternalError(f"the zygote did not start: {error}") from None
                 try:

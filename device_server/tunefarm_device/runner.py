@@ -1,9 +1,10 @@
-"""What runs kernels: loads libraries, holds arrays, calls, times. Standard library alone.
+"""What runs kernels: obeys frames, has a backend load, hold and call, and times. Standard library.
 
 Loaded by the zygote and run in a process of its own for each session. It obeys frames on one
 socket: a prefix (length of the header, length of the payload), a JSON header, raw bytes. Each is
 answered by one frame. A header `{"failed": KIND, "text": ...}` says why there is no result; the
-server, which checks everything that can be checked, gives it its name.
+server, which checks everything that can be checked, gives it its name. Kinds "crash" and "timeout"
+are the last answer of a runner.
 """
 
 import contextlib
@@ -23,6 +24,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tunefarm_device.backend import (
+    Array,
+    Backend,
+    Device,
+    Kernel,
+    KernelEnded,
+    Library,
+    RunnerError,
+)
+
 PREFIX = struct.Struct("<IQ")
 ISOLATION = ("own-process", "process-group", "rlimits", "no-new-privileges")
 PR_SET_PDEATHSIG = 1
@@ -34,87 +45,15 @@ WARMUP_BATCH = 5
 WARMUP_AGREE = 0.05
 MOST_CALLS = 1 << 40
 UNKNOWN_CACHE = 32 << 20
-HUGE_SHARE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
 Header = dict[str, Any]
-
-
-class RunnerError(Exception):
-    """A failure with its kind: "status", "memory", "library"."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
 
 
 def encode(header: Header, payload_bytes: int = 0) -> bytes:
     """A frame but for its payload."""
     text = json.dumps(header).encode()
     return PREFIX.pack(len(text), payload_bytes) + text
-
-
-class Array:
-    """Anonymous memory. Page-aligned, and populated: untouched pages would all be one page."""
-
-    def __init__(self, size: int) -> None:
-        try:
-            self.memory = mmap.mmap(-1, max(size, 1), flags=HUGE_SHARE)
-        except (OSError, OverflowError, ValueError) as error:
-            raise RunnerError("memory", f"{size} bytes: {error}") from None
-        self._view: Any = ctypes.c_char.from_buffer(self.memory)
-        self.address = ctypes.addressof(self._view)
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self._view = None
-        self.memory.close()
-
-
-class Kernel:
-    """A function with its arguments, ready to be called."""
-
-    def __init__(self, library: ctypes.CDLL, name: str, arrays: list[Array]) -> None:
-        self._function = library[name]
-        self._function.restype = ctypes.c_int32
-        self._function.argtypes = [ctypes.c_void_p]
-        self._pointers = (ctypes.c_void_p * max(len(arrays), 1))(*[a.address for a in arrays])
-        self._arguments = ctypes.addressof(self._pointers)
-        self._address = ctypes.cast(self._function, ctypes.c_void_p)
-        self._repeat = self._native_repeat(library) or self._python_repeat
-
-    def _native_repeat(self, library: ctypes.CDLL) -> Callable[[int], int] | None:
-        try:
-            repeat = library["tunefarm_repeat"]
-        except AttributeError:
-            return None
-        repeat.restype = ctypes.c_int32
-        repeat.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        return lambda number: int(repeat(self._address, self._arguments, number))
-
-    def _python_repeat(self, number: int) -> int:
-        function, arguments = self._function, self._arguments
-        for _ in range(number):
-            if status := function(arguments):
-                return int(status)
-        return 0
-
-    def call(self) -> float:
-        """Call it once; seconds."""
-        start = time.perf_counter_ns()
-        status = self._function(self._arguments)
-        return self._seconds(start, status)
-
-    def sample(self, number: int) -> float:
-        """Call it `number` times; seconds for all of them."""
-        start = time.perf_counter_ns()
-        status = self._repeat(number)
-        return self._seconds(start, status)
-
-    def _seconds(self, start: int, status: int) -> float:
-        end = time.perf_counter_ns()
-        if status:
-            raise RunnerError("status", str(status))
-        return (end - start) * 1e-9
 
 
 def warm_up(kernel: Kernel, first_s: float) -> int:
@@ -149,43 +88,35 @@ def calibrate(kernel: Kernel, min_repeat_s: float) -> tuple[int, int]:
 class Runner:
     """The state of one session: libraries, arrays, and what has been called."""
 
-    def __init__(self) -> None:
-        self.libraries: dict[int, ctypes.CDLL] = {}
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.libraries: dict[int, Library] = {}
         self.arrays: dict[int, Array] = {}
         self.first_s: dict[tuple[int, str], float] = {}
-        self.evicting: Array | None = None
+        self.evicting: mmap.mmap | None = None
 
     def obey(self, header: Header, payload: bytearray) -> tuple[Header, bytes]:
         """Carry out one frame."""
         kind = header["do"]
         if kind == "write":
-            start = header["offset"]
-            self.arrays[header["array"]].memory[start : start + len(payload)] = payload
+            self.arrays[header["array"]].write(header["offset"], payload)
             return {}, b""
         if kind == "read":
-            start, end = header["start"], header["end"]
-            return {}, self.arrays[header["array"]].memory[start:end]
+            return {}, self.arrays[header["array"]].read(header["start"], header["end"])
         if kind == "allocate":
-            self.arrays[header["array"]] = Array(header["size"])
+            self.arrays[header["array"]] = self.device.array(header["size"])
             return {}, b""
         if kind == "free":
             self.arrays.pop(header["array"]).close()
             return {}, b""
-        if kind == "load":
-            return self.load(header), b""
-        timers = {"call": self.call, "time": self.time, "sample": self.sample}
-        with pinned(header.get("cpu")):
-            return timers[kind](header), b""
+        does = {"load": self.load, "call": self.call, "time": self.time, "sample": self.sample}
+        with pinned(header.get("cpu")), self.device.limited(header.get("limit_s", math.inf)):
+            return does[kind](header), b""
 
     def load(self, header: Header) -> Header:
         """Load a library and look its functions up."""
         start = time.perf_counter()
-        try:
-            library = ctypes.CDLL(header["path"])
-            for name in header["functions"]:
-                library[name]
-        except (OSError, AttributeError) as error:
-            raise RunnerError("library", str(error)) from None
+        library = self.device.load(header["path"], header["functions"])
         self.libraries[header["module"]] = library
         return {"load_s": time.perf_counter() - start}
 
@@ -193,12 +124,12 @@ class Runner:
         """The function and arguments that a frame names."""
         key = (header["module"], header["function"])
         arrays = [self.arrays[array] for array in header["arrays"]]
-        return Kernel(self.libraries[key[0]], key[1], arrays), key
+        return self.libraries[key[0]].kernel(key[1], arrays), key
 
     def call(self, header: Header) -> Header:
         """Call once."""
         kernel, key = self.kernel(header)
-        elapsed = kernel.call()
+        elapsed = kernel.sample(1)
         self.first_s.setdefault(key, elapsed)
         return {"elapsed_s": elapsed}
 
@@ -206,7 +137,7 @@ class Runner:
         """First call apart, warm up, calibrate once, then the samples."""
         kernel, key = self.kernel(header)
         if key not in self.first_s:
-            self.first_s[key] = kernel.call()
+            self.first_s[key] = kernel.sample(1)
         warmup_calls = warm_up(kernel, self.first_s[key])
         number = header["number"]
         if number == 0:
@@ -238,11 +169,18 @@ class Runner:
     def flush(self) -> None:
         """Read twice the largest cache, so that nothing else is left in any.
 
-        It reads: large writes go past the caches on many processors.
+        It reads: large writes go past the caches on many processors. A populated map of zeros:
+        untouched pages would all be one page.
         """
+        if self.device.flush():
+            return
         if self.evicting is None:
-            self.evicting = Array(2 * largest_cache())
-        self.evicting.memory.find(b"\1")
+            size = 2 * largest_cache()
+            try:
+                self.evicting = mmap.mmap(-1, size, flags=POPULATED)
+            except OSError as error:
+                raise RunnerError("memory", f"{size} bytes: {error}") from None
+        self.evicting.find(b"\1")
 
 
 def largest_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
@@ -296,15 +234,16 @@ def limit(resource_id: int, most: int) -> None:
         resource.setrlimit(resource_id, (most, most))
 
 
-def main(session_fd: int, parent: int, shut_in: Callable[[], None]) -> None:
+def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Backend) -> None:
     """Obey frames until the socket closes. `parent`: end at once if that is not our parent.
 
     `shut_in` applies the sandbox, after all that needs the rest of the system.
     """
     isolate(parent)
+    device = backend.open()
     shut_in()
     gc.disable()
-    runner = Runner()
+    runner = Runner(device)
     with socket.socket(fileno=session_fd) as connection:
         stream = connection.makefile("rb")
         connection.sendall(encode({"ready": True}))
@@ -317,6 +256,9 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None]) -> None:
                 answer, data = runner.obey(header, payload)
             except RunnerError as error:
                 answer, data = {"failed": error.kind, "text": str(error)}, b""
+            except KernelEnded as error:
+                connection.sendall(encode({"failed": error.kind, "text": str(error)}))
+                return
             connection.sendall(encode(answer, len(data)))
             if data:
                 connection.sendall(data)

@@ -18,6 +18,7 @@ from tunefarm_proto.security import Access, Credentials
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
+from tunefarm_device.backend import Backend, UnknownBackendError, find
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.facts import find_facts
@@ -144,6 +145,20 @@ def claim_cpu(allowed: set[int]) -> tuple[int | None, socket.socket | None]:
     return None, None
 
 
+def choose_backend(name: str) -> Backend:
+    """The backend of that name or file. Raises: InvalidRequestError where it cannot work here."""
+    try:
+        backend = find(name)
+    except UnknownBackendError as error:
+        raise InvalidRequestError(f"there is no backend {name!r}", str(error)) from None
+    except Exception as error:  # whatever a file of the user's own raises
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InvalidRequestError(f"backend {name!r} cannot be read: {said}") from None
+    if lacking := backend.lacking():
+        raise InvalidRequestError(f"backend {name!r} does not work here: {lacking}")
+    return backend
+
+
 async def start(  # noqa: PLR0917 (all but the key are optional)
     key: str,
     tracker: str = "127.0.0.1:9190",
@@ -157,6 +172,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     timing_cpu: int | None = None,
     labels: Mapping[str, str] | None = None,
     isolation: str = "full",
+    backend: str = "native",
     access: Access | None = None,
 ) -> RunningDevice:
     """Start a device server in this process, which must not fork.
@@ -164,7 +180,8 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     `emulated` names the emulator and `cpu` the LLVM processor where they are not to be found out.
     Kernels are timed on processor `timing_cpu`, off which this process then keeps; without one,
     wherever they run. `labels` are the operator's own words on the device, to be asked for.
-    `isolation` "basic" leaves out seccomp, Landlock and namespaces.
+    `isolation` "basic" leaves out seccomp, Landlock and namespaces. `backend` is the kind of
+    device: a name, or the path of a file that defines one.
     `access` is how it shows itself: else credentials of the environment, and no TLS of its own,
     with which it listens on loopback only.
     Raises: InvalidRequestError, InternalError.
@@ -175,12 +192,13 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
         raise InvalidRequestError(
             f"{key!r} is no device key", "use letters, digits, dots and dashes, as in rasp3b"
         )
+    kind = choose_backend(backend)
     state = StateDir.open(key, Path(state_dir) if state_dir is not None else None)
     try:
         bench = Workbench(
-            host=ProcessHost(state.scratch, isolation),
+            host=ProcessHost(state.scratch, isolation, backend, kind.ends_runaways),
             blobs=BlobCache(state.path),
-            facts=find_facts(emulator=emulated, cpu=cpu),
+            facts=find_facts(emulator=emulated, cpu=cpu, description=kind.describe()),
             conditions=ConditionsReader(timing_cpu),
             timing=asyncio.Lock(),
             scratch=state.scratch,
@@ -220,6 +238,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
     timing_cpu: int | None = None,
     labels: Mapping[str, str] | None = None,
     isolation: str = "full",
+    backend: str = "native",
     access: Access | None = None,
     on_ready: Callable[[RunningDevice], None] | None = None,
 ) -> None:
@@ -242,7 +261,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
         device = await start(
             key, tracker, host, port, advertise, state_dir,
             emulated=emulated, cpu=cpu, timing_cpu=timing_cpu, labels=labels, access=access,
-            isolation=isolation,
+            isolation=isolation, backend=backend,
         )  # fmt: skip
         try:
             where = ", ".join(device.addresses)

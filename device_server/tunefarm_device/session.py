@@ -26,10 +26,10 @@ from tunefarm_proto.rpc import CHUNK_BYTES
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
 
+from tunefarm_device.backend import RunnerError
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.processes import ProcessHost, Runner
-from tunefarm_device.runner import RunnerError
 from tunefarm_device.timing import COLD, HOT, timed
 
 CALL_S = 60.0

@@ -1,7 +1,7 @@
-"""Forks runners: `python -I zygote.py MODE FOLDER` runs it, with the standard library alone.
+"""Forks runners: `python -I zygote.py MODE FOLDER BACKEND` runs it, with the standard library.
 
 MODE is "full" or "basic", which leaves out what the sandbox module does; FOLDER is what runners may
-read besides the system.
+read besides the system; BACKEND is loaded once, here, and may import more than that library.
 
 Standard input is a SOCK_SEQPACKET socket: each packet is an id as text, with two descriptors: the
 runner's end of its socket, and a file for its output. End of file ends everything. Standard output
@@ -29,23 +29,28 @@ CONTROL_FD = 0
 REPORT_FD = 1
 
 
-def load_beside(name: str) -> ModuleType:
-    """A module beside this script, by path: -I leaves the folder out of the search path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None  # noqa: S101 (for the type checker)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def make_importable() -> None:
+    """This folder as the package it is: -I leaves it out of the search path."""
+    folder = Path(__file__).parent
+    spec = importlib.util.spec_from_file_location(
+        "tunefarm_device", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None  # noqa: S101 (for the type checker)
+    sys.modules["tunefarm_device"] = importlib.util.module_from_spec(spec)
 
 
 class Zygote:
     """The one loop: requests to fork, and children that ended."""
 
-    def __init__(self, runner: ModuleType, sandbox: ModuleType, full: bool, folder: str) -> None:
+    def __init__(
+        self, runner: ModuleType, sandbox: ModuleType, full: bool, folder: str, backend: Any
+    ) -> None:
         self.runner = runner
         self.sandbox = sandbox
         self.primitives: list[str] = sandbox.probe() if full else []
         self.folder = folder
+        self.backend = backend
+        backend.prepare()
         self.children: set[int] = set()
         self.server = os.getppid()
         self.leaving = False
@@ -123,7 +128,7 @@ class Zygote:
                 os.dup2(old, new)
             os.close(null)
             os.close(output)
-            self.runner.main(session, parent, self.shut_in)
+            self.runner.main(session, parent, self.shut_in, self.backend)
             status = 0
         finally:
             os._exit(status)
@@ -191,9 +196,11 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    zygote = Zygote(
-        load_beside("runner"), load_beside("sandbox"), sys.argv[1] == "full", sys.argv[2]
-    )
+    make_importable()
+    from tunefarm_device import backend, runner, sandbox
+
+    mode, folder, name = sys.argv[1:]
+    zygote = Zygote(runner, sandbox, mode == "full", folder, backend.find(name))
     gc.collect()
     gc.freeze()
     zygote.run()

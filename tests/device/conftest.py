@@ -1,14 +1,13 @@
 """Kernels in C, and a device server that serves a lease."""
 
 import subprocess
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import ziglang
-from device_harness import Client, DeviceProcess, FakeTracker, SessionClient
+from device_harness import Box, Client, SessionClient, boxed
 from tunefarm_proto import bundle as bundle_file
 from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.v1 import bundle_pb2 as bpb
@@ -97,36 +96,6 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
         bundle_file.pack(manifest, [(other, native)]),
         bundle_file.pack(lying, [(here, plain)]),
     )
-
-
-@dataclass
-class Box:
-    """A device server with a tracker; `lease()` makes a client of a fresh lease."""
-
-    tracker: FakeTracker
-    device: DeviceProcess
-    address: str
-
-    def lease(self) -> Client:
-        lease_id = uuid.uuid4().hex
-        self.tracker.want(lease_id)
-        return Client(self.address, lease_id)
-
-    def end(self) -> None:
-        self.tracker.want()
-        self.tracker.wait(lambda report: not report.lease_id)
-
-
-def boxed(folder: Path, *words: str) -> Iterator[Box]:
-    tracker = FakeTracker()
-    device = DeviceProcess(tracker.address, folder / "state", *words)
-    box = Box(tracker, device, "")
-    try:
-        box.address = tracker.wait(lambda report: True).addresses[0]
-        yield box
-    finally:  # a test may have put others in their place
-        box.device.kill()
-        box.tracker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +91,22 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer, pb_grpc.HelloServiceServicer)
 
 
 class DeviceProcess:
-    """`python -m tunefarm_device`."""
+    """`python -m tunefarm_device`, or another `command` that starts one."""
 
-    def __init__(self, tracker: str, state: Path, *words: str, **env: str) -> None:
+    def __init__(
+        self,
+        tracker: str,
+        state: Path,
+        *words: str,
+        command: list[str] | None = None,
+        **env: str,
+    ) -> None:
         self.state = state
         self.log = state.with_suffix(".log")
-        command = [sys.executable, "-m", "tunefarm_device", "--key", "box", "--tracker", tracker]
+        python = [sys.executable, "-m", "tunefarm_device", "--key", "box", "--tracker", tracker]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--state", str(state), *words],
+                command or [*python, "--state", str(state), *words],
                 stderr=log,
                 env={**os.environ, **env},
                 start_new_session=True,
@@ -269,3 +278,33 @@ class SessionClient:
     def close(self) -> None:
         self.outgoing.put(None)
         self.answers.cancel()
+
+
+@dataclass
+class Box:
+    """A device server with a tracker; `lease()` makes a client of a fresh lease."""
+
+    tracker: FakeTracker
+    device: DeviceProcess
+    address: str
+
+    def lease(self) -> Client:
+        lease_id = uuid.uuid4().hex
+        self.tracker.want(lease_id)
+        return Client(self.address, lease_id)
+
+    def end(self) -> None:
+        self.tracker.want()
+        self.tracker.wait(lambda report: not report.lease_id)
+
+
+def boxed(folder: Path, *words: str) -> Iterator[Box]:
+    tracker = FakeTracker()
+    device = DeviceProcess(tracker.address, folder / "state", *words)
+    box = Box(tracker, device, "")
+    try:
+        box.address = tracker.wait(lambda report: True).addresses[0]
+        yield box
+    finally:  # a test may have put others in their place
+        box.device.kill()
+        box.tracker.stop()

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what shuts kernels in: all that this system has, or only what every system has",
     )
     parser.add_argument(
+        "--backend",
+        default="native",
+        metavar="NAME",
+        help="kind of device: native (default), wasm, or the path of a file that defines one",
+    )
+    parser.add_argument(
         "--label",
         action="append",
         default=[],
@@ -60,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         state_dir=arguments.state,
         labels=labels_of(arguments.label),
         isolation=arguments.isolation,
+        backend=arguments.backend,
         access=Access(
             Credentials.from_environment(),
             ServerTls.read(arguments.tls_cert, arguments.tls_key),

@@ -65,6 +65,7 @@ def _packages() -> Iterator[Finding]:
         ("numpy", "host", "references for answers"),
         ("llvmlite", "host", "the compiler"),
         ("ziglang", "host", "the linker"),
+        ("wasmtime", "wasm", "`tunefarm device --backend wasm`"),
         ("cryptography", "tls", "`tunefarm tls`"),
         ("fastapi", "dashboard", "the dashboard"),
         ("uvicorn", "dashboard", "the dashboard"),

@@ -1,0 +1,174 @@
+"""The interface behind which a kind of device stands. Standard library alone.
+
+A backend is one file of `backends/`, named as it is asked for: a class `Backend`, and what that
+opens. Two processes use it. The device server asks whether it works here and what it is; the
+runners, forked from a zygote that has called `prepare`, open it and have it hold arrays, load
+libraries and run kernels. Timing is no backend's business: see `runner.py`.
+`docs/backends.md` shows how one is written.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).with_name("backends")
+
+
+class RunnerError(Exception):
+    """A failure that harms nothing, with its kind: "status", "memory", "library"."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class KernelEnded(Exception):  # noqa: N818 (it is the device's doing, no error of ours)
+    """The device ended a kernel: "crash" with the device's words, or "timeout".
+
+    What it leaves cannot be trusted, so the session starts anew, as after a crash of its process.
+    """
+
+    def __init__(self, kind: str, text: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class UnknownBackendError(Exception):
+    """There is no such backend. Its text says which there are."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What code a device runs: as in a bundle's target, and `name`, as in "wasmtime 27"."""
+
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    name: str
+
+
+class Array(ABC):
+    """Memory of the device, zeros at first."""
+
+    @abstractmethod
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`, which lie inside."""
+
+    @abstractmethod
+    def write(self, start: int, data: bytes | bytearray) -> None:
+        """Put bytes there; they fit."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Kernel(ABC):
+    """A function with its arguments, ready to be called."""
+
+    @abstractmethod
+    def run(self, number: int) -> int:
+        """Call it `number` times, up to the first status that is not 0. Returns the last status.
+
+        This is what is timed, so the loop belongs as near to the kernel as can be.
+        Raises: KernelEnded.
+        """
+
+    def sample(self, number: int) -> float:
+        """Call it `number` times; seconds for all of them. For a device with a clock of its own."""
+        start = time.perf_counter_ns()
+        status = self.run(number)
+        end = time.perf_counter_ns()
+        if status:
+            raise RunnerError("status", str(status))
+        return (end - start) * 1e-9
+
+
+class Library(ABC):
+    """What a bundle holds for this device, loaded."""
+
+    @abstractmethod
+    def kernel(self, name: str, arrays: list[Any]) -> Kernel:
+        """Bind a function to arrays of this device. Raises: RunnerError("memory", ...)."""
+
+
+class Device(ABC):
+    """A backend at work in one runner, for one session."""
+
+    @abstractmethod
+    def array(self, size: int) -> Array:
+        """Zeros, `size` bytes of them. Raises: RunnerError("memory", ...)."""
+
+    @abstractmethod
+    def load(self, path: str, functions: list[str]) -> Library:
+        """Load the file there, ready to run. Raises: RunnerError("library", ...), KernelEnded.
+
+        One of `functions` that it does not have is an error of the library.
+        """
+
+    def flush(self) -> bool:
+        """Empty the caches. False: they are the processor's, which the runner empties."""
+        return False
+
+    @contextlib.contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """What runs inside is ended after `seconds` by KernelEnded("timeout").
+
+        Only where `Backend.ends_runaways`; elsewhere the server kills the runner.
+        """
+        yield
+
+
+class Backend(ABC):
+    """A kind of device."""
+
+    # Whether `Device.limited` ends what runs too long.
+    ends_runaways = False
+
+    def lacking(self) -> str:
+        """In one line why it does not work here and what would help; "" where it works."""
+        return ""
+
+    def describe(self) -> Description | None:
+        """What it runs; None for this machine's own processor."""
+        return None
+
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Import what is slow to import. Once, in the zygote; it must start no thread."""
+
+    @abstractmethod
+    def open(self) -> Device:
+        """In a runner, before the sandbox shuts it in; it must start no thread."""
+
+
+def known() -> list[str]:
+    """The names of all backends there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def find(name: str) -> Backend:
+    """A backend by its name, or by the path of its file, as in "./mine.py".
+
+    Raises: UnknownBackendError, and what the file itself raises.
+    """
+    if name in known():
+        module = importlib.import_module(f"tunefarm_device.backends.{name}")
+    elif name.endswith(".py") and Path(name).is_file():
+        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        assert spec is not None and spec.loader is not None  # noqa: S101 (for the type checker)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    else:
+        raise UnknownBackendError(f"known are {', '.join(known())}, or the path of a file")
+    backend = getattr(module, "Backend", None)
+    if not (isinstance(backend, type) and issubclass(backend, Backend)):
+        raise UnknownBackendError(f"{module.__file__} has no class Backend of the interface")
+    return backend()
