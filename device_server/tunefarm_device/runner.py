@@ -33,6 +33,7 @@ from tunefarm_device.backend import (
     Library,
     RunnerError,
 )
+from tunefarm_device.counters import Counters, difference
 
 PREFIX = struct.Struct("<IQ")
 ISOLATION = ("own-process", "process-group", "rlimits", "no-new-privileges")
@@ -88,8 +89,9 @@ def calibrate(kernel: Kernel, min_repeat_s: float) -> tuple[int, int]:
 class Runner:
     """The state of one session: libraries, arrays, and what has been called."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, counters: Counters) -> None:
         self.device = device
+        self.counters = counters
         self.libraries: dict[int, Library] = {}
         self.arrays: dict[int, Array] = {}
         self.first_s: dict[tuple[int, str], float] = {}
@@ -109,7 +111,13 @@ class Runner:
         if kind == "free":
             self.arrays.pop(header["array"]).close()
             return {}, b""
-        does = {"load": self.load, "call": self.call, "time": self.time, "sample": self.sample}
+        does = {
+            "load": self.load,
+            "call": self.call,
+            "time": self.time,
+            "sample": self.sample,
+            "turns": self.turns,
+        }
         with pinned(header.get("cpu")), self.device.limited(header.get("limit_s", math.inf)):
             return does[kind](header), b""
 
@@ -156,15 +164,25 @@ class Runner:
 
     def samples(self, kernel: Kernel, header: Header) -> Header:
         """One round: `repeat` samples of `number` calls each."""
-        number = header["number"]
+        return self.in_turns([(kernel, header["number"])] * header["repeat"], header["cache"])
+
+    def turns(self, header: Header) -> Header:
+        """Samples of several functions, in the order that `order` tells by their places."""
+        calls = [(self.kernel(call)[0], call["number"]) for call in header["calls"]]
+        return self.in_turns([calls[which] for which in header["order"]], header["cache"])
+
+    def in_turns(self, turns: list[tuple[Kernel, int]], cache: str) -> Header:
+        """A sample of each kernel of so many calls; seconds for one call."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        counted = self.counters.read()
         samples = []
-        for _ in range(header["repeat"]):
-            if header["cache"] == "cold":
+        for kernel, number in turns:
+            if cache == "cold":
                 self.flush()
             samples.append(kernel.sample(number) / number)
+        counters = difference(counted, self.counters.read())
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
-        return {"samples_s": samples, "switches": switches}
+        return {"samples_s": samples, "switches": switches, "counters": counters}
 
     def flush(self) -> None:
         """Read twice the largest cache, so that nothing else is left in any.
@@ -241,9 +259,10 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
     """
     isolate(parent)
     device = backend.open()
+    counters = Counters()  # the sandbox lets nobody open any
     shut_in()
     gc.disable()
-    runner = Runner(device)
+    runner = Runner(device, counters)
     with socket.socket(fileno=session_fd) as connection:
         stream = connection.makefile("rb")
         connection.sendall(encode({"ready": True}))

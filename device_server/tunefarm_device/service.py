@@ -128,7 +128,7 @@ async def _carry_out(
     session: DeviceSession, request: dpb.SessionRequest
 ) -> AsyncIterator[dpb.SessionResponse]:
     kind = request.WhichOneof("operation")
-    limit = TIMING_S if kind == "time" else CALL_S
+    limit = TIMING_S if kind in ("time", "compare") else CALL_S
     if request.HasField("timeout"):
         limit = time_limit(request.timeout)
     if kind == "read":
@@ -146,6 +146,11 @@ async def _carry_out(
         call, options = request.time.call, request.time.options
         timing = await session.time(call.module_id, call.function, call.array_ids, options, limit)
         yield dpb.SessionResponse(timing=timing)
+    elif kind == "compare":
+        compare = request.compare
+        calls = [(one.module_id, one.function, one.array_ids) for one in compare.calls]
+        timings = await session.compare(calls, compare.options, compare.numbers, limit)
+        yield dpb.SessionResponse(comparison=dpb.Comparison(timings=timings))
     elif kind == "allocate":
         identity = await session.allocate(request.allocate.dtype, request.allocate.shape, limit)
         yield dpb.SessionResponse(allocated=dpb.AllocatedArray(array_id=identity))

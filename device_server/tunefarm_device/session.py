@@ -30,7 +30,7 @@ from tunefarm_device.backend import RunnerError
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.processes import ProcessHost, Runner
-from tunefarm_device.timing import COLD, HOT, timed
+from tunefarm_device.timing import COLD, HOT, compared, timed
 
 CALL_S = 60.0
 TIMING_S = 600.0
@@ -39,6 +39,7 @@ REPEAT = 10
 LONGEST_S = 7 * 86400.0  # of a time limit
 MOST_AXES = 64
 MOST_REPEAT = 1_000_000
+MOST_COMPARED = 16
 MOST_NUMBER = 1 << 40
 
 
@@ -205,15 +206,42 @@ class DeviceSession:
         """Time a function: see `runner.Runner.time`. Waiting for other timings takes no time."""
         frame = self._call_frame("time", module, function, arrays)
         frame |= timing_frame(options)
-
-        async def ask(frame: dict[str, Any], left_s: float) -> dict[str, Any]:
-            answer, _ = await self._run(frame, limit_s=left_s, doing="the kernel")
-            return answer
-
         async with self._bench.timing:
-            timing = await timed(ask, self._bench.conditions.read, frame, options, limit_s)
+            conditions = self._bench.conditions.read
+            timing = await timed(self._ask, conditions, frame, options, limit_s)
         timing.emulated = self._bench.facts.emulated
         return timing
+
+    async def compare(
+        self,
+        calls: Sequence[tuple[int, str, Sequence[int]]],
+        options: pb.TimingOptions,
+        numbers: Sequence[int],
+        limit_s: float = TIMING_S,
+    ) -> list[pb.Timing]:
+        """Time functions in turns: see `timing.compared`. A call is module, function, arrays."""
+        if not 2 <= len(calls) <= MOST_COMPARED or len(numbers) not in (0, len(calls)):
+            raise InvalidRequestError(
+                f"cannot compare {len(calls)} functions with {len(numbers)} numbers",
+                f"give 2 to {MOST_COMPARED} functions, and a number for each or for none",
+            )
+        if options.precision:
+            raise InvalidRequestError("a comparison takes no precision", "ask for rounds")
+        frames = [
+            self._call_frame("time", *call) | timing_frame(options) | {"known": bool(numbers)}
+            for call in calls
+        ]
+        for frame, number in zip(frames, numbers, strict=False):
+            frame["number"] = check_number(number)
+        async with self._bench.timing:
+            conditions = self._bench.conditions.read
+            timings = await compared(self._ask, conditions, frames, limit_s)
+        for timing in timings:
+            timing.emulated = self._bench.facts.emulated
+        return timings
+
+    async def _ask(self, frame: dict[str, Any], left_s: float) -> dict[str, Any]:
+        return (await self._run(frame, limit_s=left_s, doing="the kernel"))[0]
 
     def _call_frame(
         self, kind: str, module: int, function: str, arrays: Sequence[int]
@@ -306,6 +334,13 @@ def time_limit(given: Duration) -> float:
             f"a time limit of {limit:g} s is none", f"give more than 0 and at most {LONGEST_S:g} s"
         )
     return limit
+
+
+def check_number(number: int) -> int:
+    """Calls a sample. Raises: InvalidRequestError."""
+    if not 1 <= number <= MOST_NUMBER:
+        raise InvalidRequestError(f"{number} calls are no sample", f"give 1 to {MOST_NUMBER}")
+    return number
 
 
 def timing_frame(options: pb.TimingOptions) -> dict[str, Any]:

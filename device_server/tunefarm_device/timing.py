@@ -6,6 +6,7 @@ either side (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
 """
 
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -76,10 +77,10 @@ def disturbance(before: pb.Conditions, after: pb.Conditions, fastest_hz: int) ->
 
 @dataclass
 class Rounds:
-    """The rounds of one timing."""
+    """The rounds of one timing, or of several in turns."""
 
     conditions: Callable[[], pb.Conditions]
-    timing: pb.Timing
+    timings: Sequence[pb.Timing]
     fastest_hz: int = 0
     redone: int = 0
     last: pb.Conditions = field(default_factory=pb.Conditions)
@@ -87,25 +88,39 @@ class Rounds:
     def begin(self) -> None:
         """Before the first."""
         self.last = self.conditions()
-        self.timing.before.CopyFrom(self.last)
+        for timing in self.timings:
+            timing.before.CopyFrom(self.last)
 
-    def take(self, answer: dict[str, Any]) -> None:
-        """One round's samples: kept, or kept apart where it was disturbed and goes again."""
+    def take(self, answer: dict[str, Any], samples: Sequence[Sequence[float]]) -> None:
+        """One round's samples of each; kept apart where it was disturbed and goes again."""
         before, self.last = self.last, self.conditions()
         self.fastest_hz = max(self.fastest_hz, before.frequency_hz, self.last.frequency_hz)
         why = disturbance(before, self.last, self.fastest_hz)
         again = bool(why) and self.redone < REDONE
         self.redone += again
-        self.timing.rounds.add(
-            samples=len(answer["samples_s"]),
-            after=self.last,
-            disturbed=why,
-            discarded=again,
-            involuntary_switches=answer["switches"],
-        )
-        kept = self.timing.discarded_s if again else self.timing.samples_s
-        kept.extend(answer["samples_s"])
-        self.timing.after.CopyFrom(self.last)
+        for timing, taken in zip(self.timings, samples, strict=True):
+            timing.rounds.add(
+                samples=len(taken),
+                after=self.last,
+                disturbed=why,
+                discarded=again,
+                involuntary_switches=answer["switches"],
+                counters=answer["counters"],
+            )
+            kept = timing.discarded_s if again else timing.samples_s
+            kept.extend(taken)
+            timing.after.CopyFrom(self.last)
+
+    def end(self) -> None:
+        """After the last."""
+        for timing in self.timings:
+            timing.median_low_s, timing.median_high_s = median_interval(timing.samples_s)
+
+
+def started(timing: pb.Timing, answer: dict[str, Any]) -> None:
+    """Keep what the first round told."""
+    timing.number, timing.first_call_s = answer["number"], answer["first_call_s"]
+    timing.warmup_calls = answer["warmup_calls"]
 
 
 async def timed(
@@ -120,16 +135,15 @@ async def timed(
     `limit_s` is for all of it. Raises what `ask` does, and InvalidRequestError.
     """
     precision, deadline = Precision.of(options), time.monotonic() + limit_s
-    rounds = Rounds(conditions, pb.Timing(cache=frame["cache"]))
+    timing, wanted = pb.Timing(cache=frame["cache"]), frame["repeat"]
+    rounds = Rounds(conditions, [timing])
     rounds.begin()
     answer = await ask(frame, limit_s)
-    timing, wanted = rounds.timing, frame["repeat"]
-    timing.number, timing.first_call_s = answer["number"], answer["first_call_s"]
-    timing.warmup_calls = answer["warmup_calls"]
+    started(timing, answer)
     more = frame | {"do": "sample", "number": timing.number}
     until = time.monotonic() + precision.budget_s
     while True:
-        rounds.take(answer)
+        rounds.take(answer, [answer["samples_s"]])
         missing = wanted - len(timing.samples_s)
         if missing <= 0:
             if not precision.relative or sure(timing.samples_s, precision.relative):
@@ -139,5 +153,43 @@ async def timed(
                 break
         more["repeat"] = missing if missing > 0 else ROUND
         answer = await ask(more, max(deadline - time.monotonic(), 0.001))
-    timing.median_low_s, timing.median_high_s = median_interval(timing.samples_s)
+    rounds.end()
     return timing
+
+
+async def compared(
+    ask: Ask,
+    conditions: Callable[[], pb.Conditions],
+    frames: Sequence[dict[str, Any]],
+    limit_s: float,
+) -> list[pb.Timing]:
+    """Time functions in turns: each round takes a sample of every one, in an order drawn anew.
+
+    What drifts or disturbs falls on all of them alike. A `known` frame,
+    which has been timed before, is warmed up by one sample. Raises what `ask` does.
+    """
+    deadline = time.monotonic() + limit_s
+    timings = [pb.Timing(cache=frame["cache"]) for frame in frames]
+    rounds, wanted = Rounds(conditions, timings), frames[0]["repeat"]
+    rounds.begin()
+    for frame, timing in zip(frames, timings, strict=True):
+        first = frame | {"do": "sample" if frame["known"] else "time", "repeat": 1}
+        answer = await ask(first, max(deadline - time.monotonic(), 0.001))
+        if frame["known"]:
+            timing.number = frame["number"]
+        else:
+            started(timing, answer)
+    calls = [frame | {"number": one.number} for frame, one in zip(frames, timings, strict=True)]
+    turns = frames[0] | {"do": "turns", "calls": calls}
+    while (missing := wanted - len(timings[0].samples_s)) > 0:
+        count = min(missing, ROUND)
+        turns["order"] = order = [
+            which for _ in range(count) for which in random.sample(range(len(calls)), len(calls))
+        ]
+        answer = await ask(turns, max(deadline - time.monotonic(), 0.001))
+        samples: list[list[float]] = [[] for _ in calls]
+        for which, sample in zip(order, answer["samples_s"], strict=True):
+            samples[which].append(sample)
+        rounds.take(answer, samples)
+    rounds.end()
+    return timings

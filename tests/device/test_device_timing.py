@@ -31,6 +31,7 @@ def run(
         return {
             "samples_s": taken,
             "switches": 2,
+            "counters": {},
             "number": 5,
             "first_call_s": 1.0,
             "warmup_calls": 3,

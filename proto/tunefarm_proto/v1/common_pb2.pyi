@@ -586,11 +586,32 @@ class TimingRound(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CountersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SAMPLES_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     DISTURBED_FIELD_NUMBER: _builtins.int
     DISCARDED_FIELD_NUMBER: _builtins.int
     INVOLUNTARY_SWITCHES_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
     samples: _builtins.int
     """How many."""
     disturbed: _builtins.str
@@ -605,6 +626,13 @@ class TimingRound(_message.Message):
     def after(self) -> Global___Conditions:
         """Conditions after the last of them."""
 
+    @_builtins.property
+    def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What the processor counted in user mode during all its samples, by name ("cycles",
+        "instructions", "cache_misses" ...): those that this device can count. In a comparison, of all
+        its functions together.
+        """
+
     def __init__(
         self,
         *,
@@ -613,10 +641,11 @@ class TimingRound(_message.Message):
         disturbed: _builtins.str = ...,
         discarded: _builtins.bool = ...,
         involuntary_switches: _builtins.int = ...,
+        counters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "discarded", b"discarded", "disturbed", b"disturbed", "involuntary_switches", b"involuntary_switches", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "counters", b"counters", "discarded", b"discarded", "disturbed", b"disturbed", "involuntary_switches", b"involuntary_switches", "samples", b"samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

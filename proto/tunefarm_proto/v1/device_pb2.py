@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from tunefarm_proto.v1 import common_pb2 as tunefarm__proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefarm_proto/v1/device.proto\x12\x0btunefarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etunefarm_proto/v1/common.proto\",\n\x19\x46indMissingDigestsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"G\n\x1a\x46indMissingDigestsResponse\x12)\n\x07missing\x18\x01 \x03(\x0b\x32\x18.tunefarm.v1.MissingBlob\"1\n\x0bMissingBlob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nheld_bytes\x18\x02 \x01(\x04\"\\\n\x11UploadBlobRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.tunefarm.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"B\n\x0cUploadHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"B\n\x12UploadBlobResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x12\x14\n\x0c\x61lready_held\x18\x02 \x01(\x08\"\xfe\x02\n\x0eSessionRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04load\x18\x03 \x01(\x0b\x32\x17.tunefarm.v1.LoadModuleH\x00\x12.\n\x08\x61llocate\x18\x04 \x01(\x0b\x32\x1a.tunefarm.v1.AllocateArrayH\x00\x12&\n\x04\x66ree\x18\x05 \x01(\x0b\x32\x16.tunefarm.v1.FreeArrayH\x00\x12(\n\x05write\x18\x06 \x01(\x0b\x32\x17.tunefarm.v1.WriteArrayH\x00\x12&\n\x04read\x18\x07 \x01(\x0b\x32\x16.tunefarm.v1.ReadArrayH\x00\x12)\n\x04\x63\x61ll\x18\x08 \x01(\x0b\x32\x19.tunefarm.v1.CallFunctionH\x00\x12)\n\x04time\x18\t \x01(\x0b\x32\x19.tunefarm.v1.TimeFunctionH\x00\x42\x0b\n\toperation\"\xcc\x02\n\x0fSessionResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.tunefarm.v1.ErrorH\x00\x12+\n\x06loaded\x18\x03 \x01(\x0b\x32\x19.tunefarm.v1.LoadedModuleH\x00\x12\x30\n\tallocated\x18\x04 \x01(\x0b\x32\x1b.tunefarm.v1.AllocatedArrayH\x00\x12&\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x16.tunefarm.v1.ArrayDataH\x00\x12%\n\x06timing\x18\x06 \x01(\x0b\x32\x13.tunefarm.v1.TimingH\x00\x12!\n\x04\x64one\x18\x07 \x01(\x0b\x32\x11.tunefarm.v1.DoneH\x00\x12-\n\x08returned\x18\x08 \x01(\x0b\x32\x19.tunefarm.v1.CallReturnedH\x00\x42\x08\n\x06result\"\x1c\n\nLoadModule\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"h\n\x0cLoadedModule\x12\x11\n\tmodule_id\x18\x01 \x01(\x04\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12#\n\x06target\x18\x03 \x01(\x0b\x32\x13.tunefarm.v1.Target\x12\x0e\n\x06load_s\x18\x04 \x01(\x01\"-\n\rAllocateArray\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\"\"\n\x0e\x41llocatedArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\"\x1d\n\tFreeArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\"<\n\nWriteArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1d\n\tReadArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\"\'\n\tArrayData\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\"\x06\n\x04\x44one\"F\n\x0c\x43\x61llFunction\x12\x11\n\tmodule_id\x18\x01 \x01(\x04\x12\x10\n\x08\x66unction\x18\x02 \x01(\t\x12\x11\n\tarray_ids\x18\x03 \x03(\x04\"!\n\x0c\x43\x61llReturned\x12\x11\n\telapsed_s\x18\x01 \x01(\x01\"d\n\x0cTimeFunction\x12\'\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x19.tunefarm.v1.CallFunction\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.tunefarm.v1.TimingOptions\"\xe4\x01\n\x0eMeasureRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x10\n\x08\x66unction\x18\x03 \x01(\t\x12,\n\targuments\x18\x04 \x03(\x0b\x32\x19.tunefarm.v1.ArgumentData\x12+\n\x07options\x18\x05 \x01(\x0b\x32\x1a.tunefarm.v1.TimingOptions\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ereturn_outputs\x18\x07 \x01(\x08\"/\n\x0c\x41rgumentData\x12\x15\n\x0b\x62lob_digest\x18\x01 \x01(\tH\x00\x42\x08\n\x06source\"v\n\x0fMeasureResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.tunefarm.v1.Error\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.tunefarm.v1.Timing\x12\x0f\n\x07outputs\x18\x04 \x03(\x0c\x32\xdb\x02\n\rDeviceService\x12\x65\n\x12\x46indMissingDigests\x12&.tunefarm.v1.FindMissingDigestsRequest\x1a\'.tunefarm.v1.FindMissingDigestsResponse\x12O\n\nUploadBlob\x12\x1e.tunefarm.v1.UploadBlobRequest\x1a\x1f.tunefarm.v1.UploadBlobResponse(\x01\x12H\n\x07Session\x12\x1b.tunefarm.v1.SessionRequest\x1a\x1c.tunefarm.v1.SessionResponse(\x01\x30\x01\x12H\n\x07Measure\x12\x1b.tunefarm.v1.MeasureRequest\x1a\x1c.tunefarm.v1.MeasureResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefarm_proto/v1/device.proto\x12\x0btunefarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etunefarm_proto/v1/common.proto\",\n\x19\x46indMissingDigestsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"G\n\x1a\x46indMissingDigestsResponse\x12)\n\x07missing\x18\x01 \x03(\x0b\x32\x18.tunefarm.v1.MissingBlob\"1\n\x0bMissingBlob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nheld_bytes\x18\x02 \x01(\x04\"\\\n\x11UploadBlobRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.tunefarm.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"B\n\x0cUploadHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"B\n\x12UploadBlobResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x12\x14\n\x0c\x61lready_held\x18\x02 \x01(\x08\"\xb0\x03\n\x0eSessionRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04load\x18\x03 \x01(\x0b\x32\x17.tunefarm.v1.LoadModuleH\x00\x12.\n\x08\x61llocate\x18\x04 \x01(\x0b\x32\x1a.tunefarm.v1.AllocateArrayH\x00\x12&\n\x04\x66ree\x18\x05 \x01(\x0b\x32\x16.tunefarm.v1.FreeArrayH\x00\x12(\n\x05write\x18\x06 \x01(\x0b\x32\x17.tunefarm.v1.WriteArrayH\x00\x12&\n\x04read\x18\x07 \x01(\x0b\x32\x16.tunefarm.v1.ReadArrayH\x00\x12)\n\x04\x63\x61ll\x18\x08 \x01(\x0b\x32\x19.tunefarm.v1.CallFunctionH\x00\x12)\n\x04time\x18\t \x01(\x0b\x32\x19.tunefarm.v1.TimeFunctionH\x00\x12\x30\n\x07\x63ompare\x18\x12 \x01(\x0b\x32\x1d.tunefarm.v1.CompareFunctionsH\x00\x42\x0b\n\toperation\"\xfb\x02\n\x0fSessionResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.tunefarm.v1.ErrorH\x00\x12+\n\x06loaded\x18\x03 \x01(\x0b\x32\x19.tunefarm.v1.LoadedModuleH\x00\x12\x30\n\tallocated\x18\x04 \x01(\x0b\x32\x1b.tunefarm.v1.AllocatedArrayH\x00\x12&\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x16.tunefarm.v1.ArrayDataH\x00\x12%\n\x06timing\x18\x06 \x01(\x0b\x32\x13.tunefarm.v1.TimingH\x00\x12!\n\x04\x64one\x18\x07 \x01(\x0b\x32\x11.tunefarm.v1.DoneH\x00\x12-\n\x08returned\x18\x08 \x01(\x0b\x32\x19.tunefarm.v1.CallReturnedH\x00\x12-\n\ncomparison\x18\r \x01(\x0b\x32\x17.tunefarm.v1.ComparisonH\x00\x42\x08\n\x06result\"\x1c\n\nLoadModule\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"h\n\x0cLoadedModule\x12\x11\n\tmodule_id\x18\x01 \x01(\x04\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12#\n\x06target\x18\x03 \x01(\x0b\x32\x13.tunefarm.v1.Target\x12\x0e\n\x06load_s\x18\x04 \x01(\x01\"-\n\rAllocateArray\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\"\"\n\x0e\x41llocatedArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\"\x1d\n\tFreeArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\"<\n\nWriteArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1d\n\tReadArray\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\x04\"\'\n\tArrayData\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\"\x06\n\x04\x44one\"F\n\x0c\x43\x61llFunction\x12\x11\n\tmodule_id\x18\x01 \x01(\x04\x12\x10\n\x08\x66unction\x18\x02 \x01(\t\x12\x11\n\tarray_ids\x18\x03 \x03(\x04\"!\n\x0c\x43\x61llReturned\x12\x11\n\telapsed_s\x18\x01 \x01(\x01\"d\n\x0cTimeFunction\x12\'\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x19.tunefarm.v1.CallFunction\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.tunefarm.v1.TimingOptions\"z\n\x10\x43ompareFunctions\x12(\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x19.tunefarm.v1.CallFunction\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.tunefarm.v1.TimingOptions\x12\x0f\n\x07numbers\x18\x03 \x03(\x04\"2\n\nComparison\x12$\n\x07timings\x18\x01 \x03(\x0b\x32\x13.tunefarm.v1.Timing\"\xe4\x01\n\x0eMeasureRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x10\n\x08\x66unction\x18\x03 \x01(\t\x12,\n\targuments\x18\x04 \x03(\x0b\x32\x19.tunefarm.v1.ArgumentData\x12+\n\x07options\x18\x05 \x01(\x0b\x32\x1a.tunefarm.v1.TimingOptions\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ereturn_outputs\x18\x07 \x01(\x08\"/\n\x0c\x41rgumentData\x12\x15\n\x0b\x62lob_digest\x18\x01 \x01(\tH\x00\x42\x08\n\x06source\"v\n\x0fMeasureResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.tunefarm.v1.Error\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.tunefarm.v1.Timing\x12\x0f\n\x07outputs\x18\x04 \x03(\x0c\x32\xdb\x02\n\rDeviceService\x12\x65\n\x12\x46indMissingDigests\x12&.tunefarm.v1.FindMissingDigestsRequest\x1a\'.tunefarm.v1.FindMissingDigestsResponse\x12O\n\nUploadBlob\x12\x1e.tunefarm.v1.UploadBlobRequest\x1a\x1f.tunefarm.v1.UploadBlobResponse(\x01\x12H\n\x07Session\x12\x1b.tunefarm.v1.SessionRequest\x1a\x1c.tunefarm.v1.SessionResponse(\x01\x30\x01\x12H\n\x07Measure\x12\x1b.tunefarm.v1.MeasureRequest\x1a\x1c.tunefarm.v1.MeasureResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,39 +46,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADBLOBRESPONSE']._serialized_start=443
   _globals['_UPLOADBLOBRESPONSE']._serialized_end=509
   _globals['_SESSIONREQUEST']._serialized_start=512
-  _globals['_SESSIONREQUEST']._serialized_end=894
-  _globals['_SESSIONRESPONSE']._serialized_start=897
-  _globals['_SESSIONRESPONSE']._serialized_end=1229
-  _globals['_LOADMODULE']._serialized_start=1231
-  _globals['_LOADMODULE']._serialized_end=1259
-  _globals['_LOADEDMODULE']._serialized_start=1261
-  _globals['_LOADEDMODULE']._serialized_end=1365
-  _globals['_ALLOCATEARRAY']._serialized_start=1367
-  _globals['_ALLOCATEARRAY']._serialized_end=1412
-  _globals['_ALLOCATEDARRAY']._serialized_start=1414
-  _globals['_ALLOCATEDARRAY']._serialized_end=1448
-  _globals['_FREEARRAY']._serialized_start=1450
-  _globals['_FREEARRAY']._serialized_end=1479
-  _globals['_WRITEARRAY']._serialized_start=1481
-  _globals['_WRITEARRAY']._serialized_end=1541
-  _globals['_READARRAY']._serialized_start=1543
-  _globals['_READARRAY']._serialized_end=1572
-  _globals['_ARRAYDATA']._serialized_start=1574
-  _globals['_ARRAYDATA']._serialized_end=1613
-  _globals['_DONE']._serialized_start=1615
-  _globals['_DONE']._serialized_end=1621
-  _globals['_CALLFUNCTION']._serialized_start=1623
-  _globals['_CALLFUNCTION']._serialized_end=1693
-  _globals['_CALLRETURNED']._serialized_start=1695
-  _globals['_CALLRETURNED']._serialized_end=1728
-  _globals['_TIMEFUNCTION']._serialized_start=1730
-  _globals['_TIMEFUNCTION']._serialized_end=1830
-  _globals['_MEASUREREQUEST']._serialized_start=1833
-  _globals['_MEASUREREQUEST']._serialized_end=2061
-  _globals['_ARGUMENTDATA']._serialized_start=2063
-  _globals['_ARGUMENTDATA']._serialized_end=2110
-  _globals['_MEASURERESPONSE']._serialized_start=2112
-  _globals['_MEASURERESPONSE']._serialized_end=2230
-  _globals['_DEVICESERVICE']._serialized_start=2233
-  _globals['_DEVICESERVICE']._serialized_end=2580
+  _globals['_SESSIONREQUEST']._serialized_end=944
+  _globals['_SESSIONRESPONSE']._serialized_start=947
+  _globals['_SESSIONRESPONSE']._serialized_end=1326
+  _globals['_LOADMODULE']._serialized_start=1328
+  _globals['_LOADMODULE']._serialized_end=1356
+  _globals['_LOADEDMODULE']._serialized_start=1358
+  _globals['_LOADEDMODULE']._serialized_end=1462
+  _globals['_ALLOCATEARRAY']._serialized_start=1464
+  _globals['_ALLOCATEARRAY']._serialized_end=1509
+  _globals['_ALLOCATEDARRAY']._serialized_start=1511
+  _globals['_ALLOCATEDARRAY']._serialized_end=1545
+  _globals['_FREEARRAY']._serialized_start=1547
+  _globals['_FREEARRAY']._serialized_end=1576
+  _globals['_WRITEARRAY']._serialized_start=1578
+  _globals['_WRITEARRAY']._serialized_end=1638
+  _globals['_READARRAY']._serialized_start=1640
+  _globals['_READARRAY']._serialized_end=1669
+  _globals['_ARRAYDATA']._serialized_start=1671
+  _globals['_ARRAYDATA']._serialized_end=1710
+  _globals['_DONE']._serialized_start=1712
+  _globals['_DONE']._serialized_end=1718
+  _globals['_CALLFUNCTION']._serialized_start=1720
+  _globals['_CALLFUNCTION']._serialized_end=1790
+  _globals['_CALLRETURNED']._serialized_start=1792
+  _globals['_CALLRETURNED']._serialized_end=1825
+  _globals['_TIMEFUNCTION']._serialized_start=1827
+  _globals['_TIMEFUNCTION']._serialized_end=1927
+  _globals['_COMPAREFUNCTIONS']._serialized_start=1929
+  _globals['_COMPAREFUNCTIONS']._serialized_end=2051
+  _globals['_COMPARISON']._serialized_start=2053
+  _globals['_COMPARISON']._serialized_end=2103
+  _globals['_MEASUREREQUEST']._serialized_start=2106
+  _globals['_MEASUREREQUEST']._serialized_end=2334
+  _globals['_ARGUMENTDATA']._serialized_start=2336
+  _globals['_ARGUMENTDATA']._serialized_end=2383
+  _globals['_MEASURERESPONSE']._serialized_start=2385
+  _globals['_MEASURERESPONSE']._serialized_end=2503
+  _globals['_DEVICESERVICE']._serialized_start=2506
+  _globals['_DEVICESERVICE']._serialized_end=2853
 # @@protoc_insertion_point(module_scope)

@@ -195,6 +195,7 @@ class SessionRequest(_message.Message):
     READ_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client; the answer carries it."""
     @_builtins.property
@@ -231,6 +232,10 @@ class SessionRequest(_message.Message):
     def time(self) -> Global___TimeFunction:
         """Time a function."""
 
+    @_builtins.property
+    def compare(self) -> Global___CompareFunctions:
+        """Time functions in turns."""
+
     def __init__(
         self,
         *,
@@ -243,12 +248,13 @@ class SessionRequest(_message.Message):
         read: Global___ReadArray | None = ...,
         call: Global___CallFunction | None = ...,
         time: Global___TimeFunction | None = ...,
+        compare: Global___CompareFunctions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "free", b"free", "load", b"load", "operation", b"operation", "read", b"read", "time", b"time", "timeout", b"timeout", "write", b"write"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "compare", b"compare", "free", b"free", "load", b"load", "operation", b"operation", "read", b"read", "time", b"time", "timeout", b"timeout", "write", b"write"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "free", b"free", "id", b"id", "load", b"load", "operation", b"operation", "read", b"read", "time", b"time", "timeout", b"timeout", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "compare", b"compare", "free", b"free", "id", b"id", "load", b"load", "operation", b"operation", "read", b"read", "time", b"time", "timeout", b"timeout", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["load", "allocate", "free", "write", "read", "call", "time"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["load", "allocate", "free", "write", "read", "call", "time", "compare"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -268,6 +274,7 @@ class SessionResponse(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The request's id."""
     @_builtins.property
@@ -298,6 +305,10 @@ class SessionResponse(_message.Message):
     def returned(self) -> Global___CallReturned:
         """The function returned 0."""
 
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """The timings."""
+
     def __init__(
         self,
         *,
@@ -309,12 +320,13 @@ class SessionResponse(_message.Message):
         timing: _common_pb2.Timing | None = ...,
         done: Global___Done | None = ...,
         returned: Global___CallReturned | None = ...,
+        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "data", b"data", "done", b"done", "error", b"error", "loaded", b"loaded", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "comparison", b"comparison", "data", b"data", "done", b"done", "error", b"error", "loaded", b"loaded", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "data", b"data", "done", b"done", "error", b"error", "id", b"id", "loaded", b"loaded", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "comparison", b"comparison", "data", b"data", "done", b"done", "error", b"error", "id", b"id", "loaded", b"loaded", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "loaded", "allocated", "data", "timing", "done", "returned"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "loaded", "allocated", "data", "timing", "done", "returned", "comparison"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -628,6 +640,68 @@ class TimeFunction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TimeFunction: _TypeAlias = TimeFunction  # noqa: Y015
+
+@_typing.final
+class CompareFunctions(_message.Message):
+    """Time functions in turns, so that whatever disturbs one disturbs the others too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallFunction]:
+        """What to call, 2 to 16 of them."""
+
+    @_builtins.property
+    def options(self) -> _common_pb2.TimingOptions:
+        """How: `repeat` rounds, each a sample of every function, in an order drawn anew. A precision is
+        refused: who asks sees when it is enough, and asks for more.
+        """
+
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Calls a sample of each, as an earlier comparison told; absent: they are calibrated."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___CallFunction] | None = ...,
+        options: _common_pb2.TimingOptions | None = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "numbers", b"numbers", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareFunctions: _TypeAlias = CompareFunctions  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """What functions took in turns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Timing]:
+        """One for each function, in the order of the calls. Samples of the same index are of one round."""
+
+    def __init__(
+        self,
+        *,
+        timings: _abc.Iterable[_common_pb2.Timing] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class MeasureRequest(_message.Message):
