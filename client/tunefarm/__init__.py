@@ -12,6 +12,7 @@ from tunefarm_proto.rpc import software_version
 
 from tunefarm import errors
 from tunefarm.array import Array
+from tunefarm.comparison import Comparison, Verdict, compare
 from tunefarm.device import Device
 from tunefarm.module import Function, Module, TimeEvaluator
 from tunefarm.request import Devices, Need, request_device, request_devices
@@ -23,6 +24,7 @@ __version__ = software_version()
 __all__ = [
     "Array",
     "Bundle",
+    "Comparison",
     "Device",
     "Devices",
     "Function",
@@ -31,7 +33,9 @@ __all__ = [
     "TimeEvaluator",
     "Timing",
     "Tracker",
+    "Verdict",
     "__version__",
+    "compare",
     "errors",
     "request_device",
     "request_devices",

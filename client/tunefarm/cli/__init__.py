@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "show devices, queue and leases",
     "build": "compile a workload into a bundle",
     "bench": "build a workload, run it on a device, check and time it",
+    "compare": "say which of two kernels is faster on a device, and how sure that is",
     "results": "show or export what was measured",
     "check": "check the health of devices by a known kernel",
     "admin": "drain, enable, quarantine or retire devices; revoke leases; set quotas",
