@@ -27,6 +27,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
     parser.add_argument("--insecure", action="store_true", help="listen anywhere without TLS")
     parser.add_argument(
+        "--anchor-interval",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="between two timings of the anchors, which show drift (default 1800; 0: never)",
+    )
+    parser.add_argument(
         "--isolation", choices=("full", "basic"), default="full", help="what shuts kernels in"
     )
     parser.add_argument(
@@ -46,6 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
             timing_cpu=given.timing_cpu,
             isolation=given.isolation,
             backend=given.backend,
+            anchor_interval_s=given.anchor_interval,
             access=Access(
                 Credentials.from_environment(),
                 ServerTls.read(given.tls_cert, given.tls_key),

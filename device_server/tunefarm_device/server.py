@@ -18,6 +18,7 @@ from tunefarm_proto.security import Access, Credentials
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
+from tunefarm_device.anchor import INTERVAL_S, Anchor, ended
 from tunefarm_device.backend import Backend, UnknownBackendError, find
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader
@@ -50,7 +51,7 @@ class RunningDevice:
         self._gate = gate
         self._bench = bench
         self._listener: Listener | None = None
-        self._link: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def lease_id(self) -> str:
@@ -66,6 +67,7 @@ class RunningDevice:
         *,
         labels: Mapping[str, str],
         access: Access,
+        anchor_interval_s: float,
     ) -> None:
         """Listen, and dial out. Raises: InvalidRequestError, InternalError."""
         access.credentials.check_tracker(tracker)
@@ -93,7 +95,10 @@ class RunningDevice:
             self._clean,
             credentials=access.credentials,
         )
-        self._link = asyncio.create_task(link.run())
+        self._tasks = [asyncio.create_task(link.run())]
+        if anchor_interval_s > 0:
+            anchor = Anchor(self._bench, lambda: not self.lease_id, link.tell, anchor_interval_s)
+            self._tasks.append(asyncio.create_task(anchor.run()))
 
     def _fill(self, server: grpc.aio.Server) -> None:
         serving.add_hello(server, "device")
@@ -107,10 +112,8 @@ class RunningDevice:
 
     async def stop(self) -> None:
         """End everything; no process is left. Doing it twice is fine."""
-        if self._link is not None:
-            self._link.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._link
+        for task in self._tasks:
+            await ended(task)
         self._gate.shut()
         await self._bench.host.stop()
         if self._listener is not None:
@@ -173,6 +176,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     labels: Mapping[str, str] | None = None,
     isolation: str = "full",
     backend: str = "native",
+    anchor_interval_s: float = INTERVAL_S,
     access: Access | None = None,
 ) -> RunningDevice:
     """Start a device server in this process, which must not fork.
@@ -181,7 +185,8 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
     Kernels are timed on processor `timing_cpu`, off which this process then keeps; without one,
     wherever they run. `labels` are the operator's own words on the device, to be asked for.
     `isolation` "basic" leaves out seccomp, Landlock and namespaces. `backend` is the kind of
-    device: a name, or the path of a file that defines one.
+    device: a name, or the path of a file that defines one. The anchors are timed every
+    `anchor_interval_s` seconds or so while nobody has the device, never where it is 0.
     `access` is how it shows itself: else credentials of the environment, and no TLS of its own,
     with which it listens on loopback only.
     Raises: InvalidRequestError, InternalError.
@@ -218,6 +223,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
             advertise,
             labels=labels or {},
             access=access or Access(Credentials.from_environment()),
+            anchor_interval_s=anchor_interval_s,
         )
     except BaseException:
         await device.stop()
@@ -239,6 +245,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
     labels: Mapping[str, str] | None = None,
     isolation: str = "full",
     backend: str = "native",
+    anchor_interval_s: float = INTERVAL_S,
     access: Access | None = None,
     on_ready: Callable[[RunningDevice], None] | None = None,
 ) -> None:
@@ -261,7 +268,7 @@ def serve(  # noqa: PLR0917 (all but the key are optional)
         device = await start(
             key, tracker, host, port, advertise, state_dir,
             emulated=emulated, cpu=cpu, timing_cpu=timing_cpu, labels=labels, access=access,
-            isolation=isolation, backend=backend,
+            isolation=isolation, backend=backend, anchor_interval_s=anchor_interval_s,
         )  # fmt: skip
         try:
             where = ", ".join(device.addresses)

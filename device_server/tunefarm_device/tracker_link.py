@@ -62,6 +62,8 @@ class TrackerLink:
         self._heard = time.monotonic()
         self._wanted = Latest()
         self._lock = asyncio.Lock()  # one change of the lease at a time
+        self._anchors: list[tpb.AnchorReading] = []
+        self._anchors_due = False
         self._cleaning = ""  # the lease that has ended while it is being cleaned up
 
     async def run(self) -> None:
@@ -73,6 +75,10 @@ class TrackerLink:
             applier.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await applier
+
+    def tell(self, anchors: list[tpb.AnchorReading]) -> None:
+        """Have the next report carry these readings, and the first one of each later stream."""
+        self._anchors, self._anchors_due = anchors, True
 
     async def _keep_stream(self) -> None:
         backoff = FIRST_BACKOFF_S
@@ -106,7 +112,7 @@ class TrackerLink:
                 pb.HelloRequest(peer=rpc.this_peer("device")), metadata=metadata, timeout=CONNECT_S
             )
             rpc.check_hello(hello.peer, self._tracker)
-            self._reported_facts = False
+            self._reported_facts, self._anchors_due = False, True
             call = tpb_grpc.TrackerServiceStub(channel).Synchronize(
                 self._reports(), metadata=metadata
             )
@@ -138,6 +144,9 @@ class TrackerLink:
             report.ClearField("facts")
             report.ClearField("labels")
         self._reported_facts = True
+        if self._anchors_due:
+            report.anchors.extend(self._anchors)
+            self._anchors_due = False
         report.lease_id = self._gate.lease_id or self._cleaning
         report.fence = self._gate.fence
         report.conditions.CopyFrom(self._conditions.read())

@@ -2,11 +2,13 @@
 
 import array
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tunefarm import Bundle, Tracker, request_device
+from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm.errors import LeaseLostError
 from tunefarm_compiler import build
 
@@ -164,3 +166,21 @@ def test_tune_leaves_a_record_for_each_trial_and_goes_on(farm, tmp_path):
     kept = [json.loads(line) for line in records.read_text().splitlines()]
     assert len({record["schedule"] for record in kept}) == 6
     assert all(record["samples_s"] or record["error"] for record in kept)
+
+
+def test_the_drift_of_a_device_is_kept(tmp_path):
+    address = f"127.0.0.1:{free_port(0)}"
+    with LocalFarm(tmp_path) as processes:
+        words = ("--port", address.split(":")[1], "--state", str(tmp_path / "t"))
+        processes.start("tracker", "tracker", *words)
+        processes.wait_for_tracker(address)
+        words = ("--tracker", address, "--state", str(tmp_path / "d"), "--anchor-interval", "1")
+        processes.start("device", "device", "--key", "k", *words)
+        processes.wait_for_devices(address, ("k",))
+        with Tracker(address) as tracker:
+            limit = time.monotonic() + 30
+            while len(found := tracker.results("anchor compute", device_key="k")) < 2:
+                assert time.monotonic() < limit, "no reading of the anchor came"
+                time.sleep(0.2)
+        assert len({one.id for one in found}) == len(found)
+        assert all(one.timing.samples_s and one.timing.HasField("after") for one in found)

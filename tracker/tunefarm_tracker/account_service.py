@@ -11,6 +11,7 @@ from tunefarm_proto.identity import Role, current_identity
 from tunefarm_proto.v1 import account_pb2 as apb
 from tunefarm_proto.v1 import account_pb2_grpc as apb_grpc
 
+from tunefarm_tracker import convert
 from tunefarm_tracker.accounts import Accounts, AuditEntry, Token
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -29,7 +30,7 @@ class AccountService(apb_grpc.AccountServiceServicer):
         self, request: apb.CreateTokenRequest, context: Context
     ) -> apb.CreateTokenResponse:
         """Make a token; its secret is told this once."""
-        expires = request.expires_at.ToNanoseconds() * 1e-9
+        expires = convert.moment(request.expires_at)
         made = self._accounts.create(
             request.name,
             role_of(request.role),

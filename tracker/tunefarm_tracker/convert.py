@@ -54,6 +54,16 @@ def timestamp(seconds: float) -> Timestamp:
     return Timestamp(seconds=nanos // 10**9, nanos=nanos % 10**9)
 
 
+def moment(value: Timestamp) -> float:
+    """A time in seconds since 1970. Raises: InvalidRequestError for one that is none."""
+    try:
+        return value.ToNanoseconds() * 1e-9
+    except ValueError:
+        raise errors.InvalidRequestError(
+            f"{value.seconds} s and {value.nanos} ns are no time", "give one of the years 1 to 9999"
+        ) from None
+
+
 def duration(seconds: float) -> Duration:
     """A duration of 0 s or more."""
     nanos = round(seconds * 1e9)
@@ -334,4 +344,17 @@ def event_message(event: Event) -> tpb.WatchEventsResponse:
         subject=event.subject,
         action=event.action,
         detail=event.detail,
+    )
+
+
+def anchor_result(report: tpb.SynchronizeRequest, reading: tpb.AnchorReading) -> tpb.Result:
+    """A device's reading of an anchor as a result, which has the same id whenever it is told."""
+    taken = reading.timing.after.read_at
+    return tpb.Result(
+        id=f"anchor-{report.device_id}-{reading.name}-{taken.seconds}",
+        workload=f"anchor {reading.name}",
+        device_id=report.device_id,
+        device_key=report.key,
+        timing=reading.timing,
+        correct=True,
     )

@@ -34,6 +34,7 @@ from tunefarm_tracker.tokens import Tokens
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 DEFAULT_LIMIT = 100
+MOST_ANCHORS = 8
 MAX_LIMIT = 100_000
 EVENT_PAGE = 500
 
@@ -73,6 +74,8 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
                     )
                 device_id = report.device_id
                 self._hub.feed(inputs.DeviceReported(box.number, report))
+                for reading in request.anchors[:MOST_ANCHORS]:
+                    await self._keep(convert.anchor_result(request, reading))
         finally:
             self._hub.feed(inputs.DeviceDisconnected(box.number, device_id))
 
@@ -264,6 +267,10 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         if not result.id or not result.workload:
             raise InvalidRequestError("the result has no id or no workload", "give it both")
         result.user = current_identity().name or result.user
+        return tpb.RecordResultResponse(added=await self._keep(result))
+
+    async def _keep(self, result: tpb.Result) -> bool:
+        """Keep a result, unless one with its id is kept already."""
         if not result.HasField("recorded_at"):
             result.recorded_at.CopyFrom(convert.timestamp(self._hub.clock()))
         record = ResultRecord(
@@ -273,13 +280,13 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             device_key=result.device_key,
             user=result.user,
             body=result.SerializeToString(),
-            recorded_at=result.recorded_at.ToNanoseconds() * 1e-9,
+            recorded_at=convert.moment(result.recorded_at),
         )
         added = await asyncio.wrap_future(self._hub.store.add_result(record))
         if added:
             detail = f"{result.workload} on {result.device_id}"
             self._hub.feed(inputs.ResultRecorded(result.id, detail))
-        return tpb.RecordResultResponse(added=added)
+        return added
 
     async def ListResults(  # noqa: N802
         self, request: tpb.ListResultsRequest, context: Context
@@ -291,8 +298,8 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             device_key=request.device_key,
             user=request.user,
             limit=min(request.limit or DEFAULT_LIMIT, MAX_LIMIT),
-            since=request.since.ToNanoseconds() * 1e-9,
-            until=request.until.ToNanoseconds() * 1e-9,
+            since=convert.moment(request.since),
+            until=convert.moment(request.until),
             before_id=request.before_id,
         )
         bodies = await asyncio.wrap_future(self._hub.store.results(query))

@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_tls(parser)
     parser.add_argument(
+        "--anchor-interval",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="between two timings of the anchors, which show drift (default 1800; 0: never)",
+    )
+    parser.add_argument(
         "--isolation",
         choices=("full", "basic"),
         default="full",
@@ -67,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         labels=labels_of(arguments.label),
         isolation=arguments.isolation,
         backend=arguments.backend,
+        anchor_interval_s=arguments.anchor_interval,
         access=Access(
             Credentials.from_environment(),
             ServerTls.read(arguments.tls_cert, arguments.tls_key),

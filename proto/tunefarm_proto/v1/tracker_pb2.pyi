@@ -189,6 +189,7 @@ class SynchronizeRequest(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ANCHORS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable name of the device, unique in the farm."""
     key: _builtins.str
@@ -215,6 +216,12 @@ class SynchronizeRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What its operator says of it, as in lab: berlin. Sent with the facts."""
 
+    @_builtins.property
+    def anchors(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnchorReading]:
+        """What its anchors took when it last timed them. The tracker keeps each reading once, as a result
+        of the workload "anchor NAME", so the device may tell it several times.
+        """
+
     def __init__(
         self,
         *,
@@ -227,14 +234,43 @@ class SynchronizeRequest(_message.Message):
         conditions: _common_pb2.Conditions | None = ...,
         instance_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        anchors: _abc.Iterable[Global___AnchorReading] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "conditions", b"conditions", "device_id", b"device_id", "facts", b"facts", "fence", b"fence", "instance_id", b"instance_id", "key", b"key", "labels", b"labels", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "anchors", b"anchors", "conditions", b"conditions", "device_id", b"device_id", "facts", b"facts", "fence", b"fence", "instance_id", b"instance_id", "key", b"key", "labels", b"labels", "lease_id", b"lease_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SynchronizeRequest: _TypeAlias = SynchronizeRequest  # noqa: Y015
+
+@_typing.final
+class AnchorReading(_message.Message):
+    """What a piece of work that never changes took on a device that nobody used: how the device drifts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"compute" or "memory"."""
+    @_builtins.property
+    def timing(self) -> _common_pb2.Timing:
+        """The timing. When it was taken is in its conditions."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        timing: _common_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnchorReading: _TypeAlias = AnchorReading  # noqa: Y015
 
 @_typing.final
 class SynchronizeResponse(_message.Message):
