@@ -14,6 +14,9 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_dashboard.view import Snapshot, moment_of
 
 RESULTS_SHOWN = 50
+RESULTS_READ = 4 * RESULTS_SHOWN
+# What devices measure of themselves.
+OWN = ("anchor ", "health ")
 # Events that come together are read together.
 DEBOUNCE_S = 0.25
 # Deadlines move and conditions change without an event.
@@ -61,7 +64,7 @@ class Mirror:
         """The latest results of one device; where the tracker is lost, those that are known."""
         if self._farm is not None:
             try:
-                return await self._farm.results(device_id=device_id, limit=RESULTS_SHOWN)
+                return await _measured(self._farm, device_id)
             except TunefarmError as error:
                 _log.info("no results of %s: %s", device_id, error)
         return [result for result in self.snapshot.results if result.device_id == device_id]
@@ -102,7 +105,7 @@ class Mirror:
         devices, queue, leases = await asyncio.gather(farm.devices(), farm.queue(), farm.leases())
         results = self.snapshot.results
         if wants_results:
-            results = tuple(await farm.results(limit=RESULTS_SHOWN))
+            results = tuple(await _measured(farm))
         known = {device.id for device in devices}
         await self._take(
             replace(
@@ -122,3 +125,9 @@ class Mirror:
         self.snapshot = snapshot
         self._tried.set()
         await self._on_change()
+
+
+async def _measured(farm: AsyncFarm, device_id: str = "") -> list[tpb.Result]:
+    """The latest results that somebody asked for."""
+    found = await farm.results(device_id=device_id, limit=RESULTS_READ)
+    return [one for one in found if not one.workload.startswith(OWN)][:RESULTS_SHOWN]
