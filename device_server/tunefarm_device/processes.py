@@ -15,6 +15,7 @@ from typing import Any
 
 from tunefarm_proto.errors import InternalError, KernelCrashedError, KernelTimeoutError
 
+from tunefarm_device import answers
 from tunefarm_device import runner as runner_code
 from tunefarm_device.backend import RunnerError
 
@@ -22,8 +23,7 @@ START_S = 30.0  # an emulated processor is slow
 END_S = 10.0
 GRACE_S = 1.0
 WORDS_BYTES = 4096
-MOST_HEADER = 64 << 20
-MOST_PAYLOAD = 4 << 20
+BUFFERED_BYTES = 8 << 20
 
 
 def zygote_command(isolation: str, folder: Path, backend: str) -> list[str]:
@@ -49,6 +49,7 @@ class Runner:
     def __init__(self, output: int, grace_s: float) -> None:
         self.pid = 0
         self._grace_s = grace_s
+        self._frames = 0
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._output = output
         self._reader: asyncio.StreamReader | None = None
@@ -57,9 +58,9 @@ class Runner:
     async def attach(self, connection: socket.socket) -> None:
         """Use our end of its socket; returns when the runner is ready."""
         self._reader, self._writer = await asyncio.open_connection(
-            sock=connection, limit=2 * MOST_PAYLOAD
+            sock=connection, limit=BUFFERED_BYTES
         )
-        await self._receive()
+        await self._receive({})
 
     async def request(
         self,
@@ -78,19 +79,28 @@ class Runner:
         )
         try:
             async with asyncio.timeout(limit_s + self._grace_s):
-                answer, data = await self._exchange({**header, "limit_s": limit_s}, payload)
+                self._frames += 1  # an answer out of turn is the kernel's own
+                frame = {**header, "id": self._frames, "limit_s": limit_s}
+                answer, data = await self._exchange(frame, payload)
         except TimeoutError:
             await self.close()
             raise too_long from None
-        except (OSError, EOFError, ValueError):
+        except ValueError as error:
+            await self.close()
+            raise KernelCrashedError(
+                f"{doing} made its process answer what no runner answers: {error}",
+                "it writes to a descriptor, or over memory, that is not its own",
+            ) from None
+        except (OSError, EOFError):
             raise await self._crashed(doing) from None
+        text = answers.printable(answer.get("text", ""))
         if answer.get("failed") in ("crash", "timeout"):  # its last answer
             await self.close()
             if answer["failed"] == "timeout":
                 raise too_long
-            raise KernelCrashedError(f"{doing} was ended by the device: {answer['text']}")
+            raise KernelCrashedError(f"{doing} was ended by the device: {text}")
         if "failed" in answer:
-            raise RunnerError(answer["failed"], answer["text"])
+            raise RunnerError(answer["failed"], text)
         return answer, data
 
     async def _exchange(
@@ -102,20 +112,22 @@ class Runner:
         if payload:
             self._writer.write(payload)
         await self._writer.drain()
-        return await self._receive()
+        return await self._receive(header)
 
-    async def _receive(self) -> tuple[dict[str, Any], bytes]:
-        """One frame. Raises ValueError for what no runner sends: a kernel wrote to the socket."""
+    async def _receive(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The answer to a frame. Raises ValueError for what no runner sends."""
         if self._reader is None:
             raise EOFError
         prefix = await self._reader.readexactly(runner_code.PREFIX.size)
         header_bytes, payload_bytes = runner_code.PREFIX.unpack(prefix)
-        if header_bytes > MOST_HEADER or payload_bytes > MOST_PAYLOAD:
-            raise ValueError
-        header = json.loads(await self._reader.readexactly(header_bytes))
-        if not isinstance(header, dict):
-            raise ValueError
-        return header, await self._reader.readexactly(payload_bytes)
+        if header_bytes > answers.most_header(asked):
+            raise ValueError("it is too long")
+        if payload_bytes > answers.most_payload(asked):
+            raise ValueError("its payload is too long")
+        answer = answers.parse(await self._reader.readexactly(header_bytes))
+        data = await self._reader.readexactly(payload_bytes)
+        answers.check(asked, answer, data)
+        return answer, data
 
     async def _crashed(self, doing: str) -> KernelCrashedError:
         with contextlib.suppress(TimeoutError):
@@ -136,7 +148,7 @@ class Runner:
         size = os.fstat(self._output).st_size
         tail = os.pread(self._output, WORDS_BYTES, max(size - WORDS_BYTES, 0))
         lines = tail.decode(errors="replace").strip().splitlines()
-        return "".join(c if c.isprintable() else " " for c in lines[-1])[:200] if lines else ""
+        return answers.printable(lines[-1])[:200] if lines else ""
 
     def kill(self) -> None:
         """Kill it and its process group."""

@@ -276,8 +276,9 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
             except RunnerError as error:
                 answer, data = {"failed": error.kind, "text": str(error)}, b""
             except KernelEnded as error:
-                connection.sendall(encode({"failed": error.kind, "text": str(error)}))
+                answer = {"id": header["id"], "failed": error.kind, "text": str(error)}
+                connection.sendall(encode(answer))
                 return
-            connection.sendall(encode(answer, len(data)))
+            connection.sendall(encode({"id": header["id"], **answer}, len(data)))
             if data:
                 connection.sendall(data)
