@@ -93,15 +93,15 @@ class Runner:
             ) from None
         except (OSError, EOFError):
             raise await self._crashed(doing) from None
-        text = answers.printable(answer.get("text", ""))
-        if answer.get("failed") in ("crash", "timeout"):  # its last answer
+        if "failed" not in answer:
+            return answer, data
+        text = answers.printable(answer["text"])
+        if answer["failed"] in ("crash", "timeout"):  # its last answer
             await self.close()
             if answer["failed"] == "timeout":
                 raise too_long
             raise KernelCrashedError(f"{doing} was ended by the device: {text}")
-        if "failed" in answer:
-            raise RunnerError(answer["failed"], text)
-        return answer, data
+        raise RunnerError(answer["failed"], text)
 
     async def _exchange(
         self, header: Mapping[str, Any], payload: bytes

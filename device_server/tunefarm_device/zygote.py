@@ -146,18 +146,24 @@ class Zygote:
             if pid in self.children:
                 kill_group(pid)  # while it is a zombie its id is not used again
             _, status = os.waitpid(pid, 0)
+            self.kill_strays()  # what an orphan leaves are orphans too
             if pid in self.children:
-                self.kill_strays()
                 self.children.discard(pid)
                 self.tell(exited=pid, status=status)
 
     def kill_strays(self) -> None:
-        """Kill orphans of runners, which the kernel has made our children."""
-        with contextlib.suppress(OSError):
-            listed = Path("/proc/self/task", str(os.getpid()), "children").read_text()
-            for word in listed.split():
-                if int(word) not in self.children:
-                    os.kill(int(word), signal.SIGKILL)
+        """Kill orphans of runners, which the kernel has made our children, and all below them."""
+        todo = children_of(os.getpid()) - self.children
+        seen: set[int] = set()
+        while todo:
+            pid = todo.pop()
+            seen.add(pid)
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)  # or it has more children than we can list
+            todo |= children_of(pid) - seen
+        for pid in seen:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Leave nothing."""
@@ -174,6 +180,15 @@ class Zygote:
     def tell(self, **words: Any) -> None:
         """One line to the server."""
         os.write(REPORT_FD, (json.dumps(words) + "\n").encode())
+
+
+def children_of(pid: int) -> set[int]:
+    """Its children, of each of its threads."""
+    found: set[int] = set()
+    for task in Path("/proc", str(pid), "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, task.read_text().split()))
+    return found
 
 
 def ended_child() -> int | None:
