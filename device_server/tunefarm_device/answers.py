@@ -11,8 +11,15 @@ MOST_COUNT = 1 << 62
 MOST_S = 1e12
 FAILURES = frozenset(("status", "memory", "library", "crash", "timeout"))
 # Of each kind of frame: seconds and counts that its answer has.
-_SECONDS = {"load": ("load_s",), "call": ("elapsed_s",), "time": ("first_call_s",)}
-_COUNTS = {"time": ("switches", "number", "warmup_calls"), "sample": ("switches",)}
+_SECONDS: dict[str, tuple[str, ...]] = {
+    "load": ("load_s",),
+    "call": ("elapsed_s",),
+    "time": ("first_call_s",),
+}
+_COUNTS: dict[str, tuple[str, ...]] = {
+    "time": ("switches", "number", "warmup_calls"),
+    "sample": ("switches",),
+}
 
 
 def most_header(asked: Mapping[str, Any]) -> int:
@@ -46,7 +53,7 @@ def check(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: bytes) -
         if not known or not isinstance(text, str):
             raise ValueError("it is no failure that there is")
         return
-    kind = asked.get("do")
+    kind = str(asked.get("do"))
     if len(payload) != most_payload(asked):
         raise ValueError("its payload has another size")
     for name in _SECONDS.get(kind, ()):

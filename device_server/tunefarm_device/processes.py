@@ -15,9 +15,10 @@ from typing import Any
 
 from tunefarm_proto.errors import InternalError, KernelCrashedError, KernelTimeoutError
 
-from tunefarm_device import answers
+from tunefarm_device import answers, sandbox
 from tunefarm_device import runner as runner_code
 from tunefarm_device.backend import RunnerError
+from tunefarm_device.leftovers import Sweeper
 
 START_S = 30.0  # an emulated processor is slow
 END_S = 10.0
@@ -296,6 +297,7 @@ class ProcessHost:
         self._zygote: Zygote | None = None
         self._lock = asyncio.Lock()
         self._stopped = False
+        self._sweeper = Sweeper()
         self.runners: set[Runner] = set()
         self._spawning: set[asyncio.Future[Runner]] = set()
 
@@ -327,8 +329,11 @@ class ProcessHost:
         return await task
 
     async def _spawn(self) -> Runner:
+        zygote = await self._ready_zygote()
+        if sandbox.IPC not in zygote.isolation:
+            self._sweeper.begin()
         try:
-            runner = await (await self._ready_zygote()).spawn()
+            runner = await zygote.spawn()
         except InternalError:
             runner = await (await self._ready_zygote()).spawn()
         self.runners.add(runner)
@@ -343,6 +348,7 @@ class ProcessHost:
             runner.kill()
         if self.runners:
             await asyncio.wait([r.ended for r in self.runners], timeout=END_S)
+        self._sweeper.sweep()
 
     async def stop(self) -> None:
         """End the zygote and all runners for good."""

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CONTROL_FD = 0
 REPORT_FD = 1
+STRAYS_S = 5.0
 
 
 def make_importable() -> None:
@@ -142,18 +144,34 @@ class Zygote:
         """Report children that ended, and kill what they left."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_read, 4096)
+        ended: dict[int, int] = {}
         while (pid := ended_child()) is not None:
             if pid in self.children:
                 kill_group(pid)  # while it is a zombie its id is not used again
             _, status = os.waitpid(pid, 0)
-            self.kill_strays()  # what an orphan leaves are orphans too
             if pid in self.children:
                 self.children.discard(pid)
-                self.tell(exited=pid, status=status)
+                ended[pid] = status
+        self.end_strays()
+        for pid, status in ended.items():
+            self.tell(exited=pid, status=status)
 
-    def kill_strays(self) -> None:
-        """Kill orphans of runners, which the kernel has made our children, and all below them."""
-        todo = children_of(os.getpid()) - self.children
+    def end_strays(self) -> None:
+        """Kill orphans of runners, and wait until they and what they leave are gone."""
+        limit = time.monotonic() + STRAYS_S
+        while (strays := self.kill_strays()) and time.monotonic() < limit:
+            time.sleep(0.001)
+            for pid in strays:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+    def kill_strays(self) -> set[int]:
+        """Kill what the kernel has made our children when their parents ended, and all below.
+
+        Returns those of them that are our children.
+        """
+        strays = children_of(os.getpid()) - self.children
+        todo = set(strays)
         seen: set[int] = set()
         while todo:
             pid = todo.pop()
@@ -164,6 +182,7 @@ class Zygote:
         for pid in seen:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+        return strays
 
     def kill_all(self) -> None:
         """Leave nothing."""
