@@ -8,7 +8,8 @@ PLAIN_BYTES = 16 << 10  # of a header without samples
 SAMPLE_BYTES = 32  # of one sample in a header
 MOST_TEXT = 1000
 MOST_COUNT = 1 << 62
-MOST_S = 1e12
+MOST_AMOUNT = 1e18
+MOST_COUNTERS = 32
 FAILURES = frozenset(("status", "memory", "library", "crash", "timeout"))
 # Of each kind of frame: seconds and counts that its answer has.
 _SECONDS: dict[str, tuple[str, ...]] = {
@@ -19,12 +20,20 @@ _SECONDS: dict[str, tuple[str, ...]] = {
 _COUNTS: dict[str, tuple[str, ...]] = {
     "time": ("switches", "number", "warmup_calls"),
     "sample": ("switches",),
+    "turns": ("switches",),
 }
 
 
 def most_header(asked: Mapping[str, Any]) -> int:
     """Bytes of the longest header that may answer this one."""
-    return PLAIN_BYTES + SAMPLE_BYTES * int(asked.get("repeat", 0))
+    return PLAIN_BYTES + SAMPLE_BYTES * samples_of(asked)
+
+
+def samples_of(asked: Mapping[str, Any]) -> int:
+    """How many samples the answer has."""
+    if asked.get("do") == "turns":
+        return len(asked["order"])
+    return int(asked.get("repeat", 0))
 
 
 def most_payload(asked: Mapping[str, Any]) -> int:
@@ -57,24 +66,42 @@ def check(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: bytes) -
     if len(payload) != most_payload(asked):
         raise ValueError("its payload has another size")
     for name in _SECONDS.get(kind, ()):
-        if not is_seconds(answer.get(name)):
+        if not is_amount(answer.get(name)):
             raise ValueError(f"{name} is no time")
     for name in _COUNTS.get(kind, ()):
         if not is_count(answer.get(name)):
             raise ValueError(f"{name} is no count")
-    if kind in ("time", "sample"):
-        samples = answer.get("samples_s")
-        if not isinstance(samples, list) or len(samples) != asked["repeat"]:
-            raise ValueError("it has not the samples asked for")
-        if not all(is_seconds(sample) for sample in samples):
-            raise ValueError("a sample is no time")
+    if kind in ("time", "sample", "turns"):
+        _check_round(asked, answer)
     if kind == "time" and (answer["number"] < 1 or asked["number"] not in (0, answer["number"])):
         raise ValueError("it has not the number of calls asked for")
 
 
-def is_seconds(value: object) -> bool:
-    """Whether it is a time that can be."""
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < MOST_S
+def _check_round(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    samples = answer.get("samples_s")
+    if not isinstance(samples, list) or len(samples) != samples_of(asked):
+        raise ValueError("it has not the samples asked for")
+    if not all(is_amount(sample) for sample in samples):
+        raise ValueError("a sample is no time")
+    if not are_counters(answer.get("counters")):
+        raise ValueError("its counters are none")
+
+
+def is_amount(value: object) -> bool:
+    """Whether it is a time in seconds, or a number of events, that can be."""
+    return (
+        isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < MOST_AMOUNT
+    )
+
+
+def are_counters(value: object) -> bool:
+    """Whether these are counters of the processor by name."""
+    return (
+        isinstance(value, dict)
+        and len(value) <= MOST_COUNTERS
+        and all(len(name) <= 40 and name.isascii() for name in value)
+        and all(is_amount(count) for count in value.values())
+    )
 
 
 def is_count(value: object) -> bool:
