@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation faults fuzz check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation faults fuzz hostile check format stubs bench clean
 
 install: .venv/installed
 
@@ -28,6 +28,10 @@ test-emulation: install
 # A failing run prints its seed: FAULTS_SEED=7 make faults
 faults: install
 	$(BIN)/pytest -m faults -s --timeout 1800
+
+# A failing run prints its seed: HOSTILE_SEED=7 make hostile
+hostile: install
+	$(BIN)/pytest -m hostile -s --timeout 3600 tests/hostile
 
 fuzz: install
 	$(BIN)/pytest -m slow -s --timeout 1800 tests/fuzz

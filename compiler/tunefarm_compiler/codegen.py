@@ -110,7 +110,7 @@ def link(objects: bytes, spec: TargetSpec) -> bytes:
         return _run_linker([*_WASM_LINKER, *_WASM_EXPORTS], objects)
     command = ["ld.lld", "-shared", "-m", _EMULATION[spec.arch], "--build-id=none"]
     data = _run_linker([*command, "-z", "noexecstack"], objects)
-    _refuse_foreign(undefined_symbols(data) - ALLOWED_UNDEFINED)
+    _refuse_foreign(dynamic_symbols(data, defined=False) - ALLOWED_UNDEFINED)
     return data
 
 
@@ -142,8 +142,8 @@ def _refuse_foreign(symbols: set[str]) -> None:
         )
 
 
-def undefined_symbols(library: bytes) -> set[str]:
-    """Names that a little-endian ELF library takes from elsewhere, read from its .dynsym."""
+def dynamic_symbols(library: bytes, *, defined: bool = True) -> set[str]:
+    """Names that a little-endian ELF library gives, or takes from elsewhere, by its .dynsym."""
     wide = library[4] == 2
     if wide:
         (table,), (size, count) = (
@@ -163,7 +163,7 @@ def undefined_symbols(library: bytes) -> set[str]:
         step = 24 if wide else 16
         for at in range(section[4] + step, section[4] + section[5], step):
             name, where = struct.unpack_from("<I2xH" if wide else "<I10xH", library, at)
-            if where == 0:
+            if bool(where) == defined:
                 start = names[4] + name
                 found.add(library[start : library.index(b"\0", start)].decode())
     return found

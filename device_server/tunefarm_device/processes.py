@@ -15,15 +15,16 @@ from typing import Any
 
 from tunefarm_proto.errors import InternalError, KernelCrashedError, KernelTimeoutError
 
+from tunefarm_device import answers, sandbox
 from tunefarm_device import runner as runner_code
 from tunefarm_device.backend import RunnerError
+from tunefarm_device.leftovers import Sweeper
 
 START_S = 30.0  # an emulated processor is slow
 END_S = 10.0
 GRACE_S = 1.0
 WORDS_BYTES = 4096
-MOST_HEADER = 64 << 20
-MOST_PAYLOAD = 4 << 20
+BUFFERED_BYTES = 8 << 20
 
 
 def zygote_command(isolation: str, folder: Path, backend: str) -> list[str]:
@@ -49,6 +50,7 @@ class Runner:
     def __init__(self, output: int, grace_s: float) -> None:
         self.pid = 0
         self._grace_s = grace_s
+        self._frames = 0
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._output = output
         self._reader: asyncio.StreamReader | None = None
@@ -57,9 +59,9 @@ class Runner:
     async def attach(self, connection: socket.socket) -> None:
         """Use our end of its socket; returns when the runner is ready."""
         self._reader, self._writer = await asyncio.open_connection(
-            sock=connection, limit=2 * MOST_PAYLOAD
+            sock=connection, limit=BUFFERED_BYTES
         )
-        await self._receive()
+        await self._receive({})
 
     async def request(
         self,
@@ -78,20 +80,29 @@ class Runner:
         )
         try:
             async with asyncio.timeout(limit_s + self._grace_s):
-                answer, data = await self._exchange({**header, "limit_s": limit_s}, payload)
+                self._frames += 1  # an answer out of turn is the kernel's own
+                frame = {**header, "id": self._frames, "limit_s": limit_s}
+                answer, data = await self._exchange(frame, payload)
         except TimeoutError:
             await self.close()
             raise too_long from None
-        except (OSError, EOFError, ValueError):
+        except ValueError as error:
+            await self.close()
+            raise KernelCrashedError(
+                f"{doing} made its process answer what no runner answers: {error}",
+                "it writes to a descriptor, or over memory, that is not its own",
+            ) from None
+        except (OSError, EOFError):
             raise await self._crashed(doing) from None
-        if answer.get("failed") in ("crash", "timeout"):  # its last answer
+        if "failed" not in answer:
+            return answer, data
+        text = answers.printable(answer["text"])
+        if answer["failed"] in ("crash", "timeout"):  # its last answer
             await self.close()
             if answer["failed"] == "timeout":
                 raise too_long
-            raise KernelCrashedError(f"{doing} was ended by the device: {answer['text']}")
-        if "failed" in answer:
-            raise RunnerError(answer["failed"], answer["text"])
-        return answer, data
+            raise KernelCrashedError(f"{doing} was ended by the device: {text}")
+        raise RunnerError(answer["failed"], text)
 
     async def _exchange(
         self, header: Mapping[str, Any], payload: bytes
@@ -102,20 +113,22 @@ class Runner:
         if payload:
             self._writer.write(payload)
         await self._writer.drain()
-        return await self._receive()
+        return await self._receive(header)
 
-    async def _receive(self) -> tuple[dict[str, Any], bytes]:
-        """One frame. Raises ValueError for what no runner sends: a kernel wrote to the socket."""
+    async def _receive(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The answer to a frame. Raises ValueError for what no runner sends."""
         if self._reader is None:
             raise EOFError
         prefix = await self._reader.readexactly(runner_code.PREFIX.size)
         header_bytes, payload_bytes = runner_code.PREFIX.unpack(prefix)
-        if header_bytes > MOST_HEADER or payload_bytes > MOST_PAYLOAD:
-            raise ValueError
-        header = json.loads(await self._reader.readexactly(header_bytes))
-        if not isinstance(header, dict):
-            raise ValueError
-        return header, await self._reader.readexactly(payload_bytes)
+        if header_bytes > answers.most_header(asked):
+            raise ValueError("it is too long")
+        if payload_bytes > answers.most_payload(asked):
+            raise ValueError("its payload is too long")
+        answer = answers.parse(await self._reader.readexactly(header_bytes))
+        data = await self._reader.readexactly(payload_bytes)
+        answers.check(asked, answer, data)
+        return answer, data
 
     async def _crashed(self, doing: str) -> KernelCrashedError:
         with contextlib.suppress(TimeoutError):
@@ -136,7 +149,7 @@ class Runner:
         size = os.fstat(self._output).st_size
         tail = os.pread(self._output, WORDS_BYTES, max(size - WORDS_BYTES, 0))
         lines = tail.decode(errors="replace").strip().splitlines()
-        return "".join(c if c.isprintable() else " " for c in lines[-1])[:200] if lines else ""
+        return answers.printable(lines[-1])[:200] if lines else ""
 
     def kill(self) -> None:
         """Kill it and its process group."""
@@ -284,6 +297,7 @@ class ProcessHost:
         self._zygote: Zygote | None = None
         self._lock = asyncio.Lock()
         self._stopped = False
+        self._sweeper = Sweeper()
         self.runners: set[Runner] = set()
         self._spawning: set[asyncio.Future[Runner]] = set()
 
@@ -315,8 +329,11 @@ class ProcessHost:
         return await task
 
     async def _spawn(self) -> Runner:
+        zygote = await self._ready_zygote()
+        if sandbox.IPC not in zygote.isolation:
+            self._sweeper.begin()
         try:
-            runner = await (await self._ready_zygote()).spawn()
+            runner = await zygote.spawn()
         except InternalError:
             runner = await (await self._ready_zygote()).spawn()
         self.runners.add(runner)
@@ -331,6 +348,7 @@ class ProcessHost:
             runner.kill()
         if self.runners:
             await asyncio.wait([r.ended for r in self.runners], timeout=END_S)
+        self._sweeper.sweep()
 
     async def stop(self) -> None:
         """End the zygote and all runners for good."""

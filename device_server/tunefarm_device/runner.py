@@ -41,6 +41,8 @@ ISOLATION = ("own-process", "process-group", "rlimits", "no-new-privileges")
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 FILE_BYTES = 1 << 20  # most that a kernel can write to any file, its own output included
+MOST_FILES = 512  # at once, each of 1 MiB in memory at most
+MOST_PROCESSES = 8192  # of this server's user, threads too; root is not held by it
 MEMORY_SHARE = 0.9
 WARMUP_S = 0.2
 WARMUP_BATCH = 5
@@ -149,6 +151,7 @@ class Runner:
             "sample": self.sample,
             "turns": self.turns,
         }
+        usual_floats()
         with pinned(header.get("cpu")), self.device.limited(header.get("limit_s", math.inf)):
             return does[kind](header), b""
 
@@ -248,6 +251,12 @@ def largest_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> in
     return max(sizes, default=UNKNOWN_CACHE)
 
 
+def usual_floats() -> None:
+    """Rounding and subnormals as a process begins: what was called before may have changed them."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libm.so.6").fesetenv(ctypes.c_void_p(-1))  # FE_DFL_ENV
+
+
 @contextlib.contextmanager
 def pinned(cpu: int | None) -> Any:
     """Run on the timing core while a kernel runs, and only then: loads must not disturb timings."""
@@ -274,6 +283,8 @@ def isolate(parent: int) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    limit(resource.RLIMIT_NOFILE, MOST_FILES)
+    limit(resource.RLIMIT_NPROC, MOST_PROCESSES)
     with contextlib.suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
@@ -312,8 +323,9 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
             except RunnerError as error:
                 answer, data = {"failed": error.kind, "text": str(error)}, b""
             except KernelEnded as error:
-                connection.sendall(encode({"failed": error.kind, "text": str(error)}))
+                answer = {"id": header["id"], "failed": error.kind, "text": str(error)}
+                connection.sendall(encode(answer))
                 return
-            connection.sendall(encode(answer, len(data)))
+            connection.sendall(encode({"id": header["id"], **answer}, len(data)))
             if data:
                 connection.sendall(data)

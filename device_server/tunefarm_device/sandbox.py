@@ -3,11 +3,13 @@
 Loaded by the zygote, beside the runner. `probe` tries each primitive in a child of its own and says
 which hold here; `enter` applies those to this process, for good. Nothing here needs root.
 
-- seccomp: no new program, no new process (threads are fine), no socket, no signal to others,
-  nothing of the kernel's own (mounts, modules, tracing, BPF, keys, io_uring). Refused calls fail
-  with EPERM.
+- seccomp: no new program, no new process (threads are fine), no socket, no signal to others (by
+  no descriptor's owner either), no limit, processor or priority of others, no file's mode or owner
+  changed, nothing of the kernel's own (mounts, modules, tracing, BPF, keys, io_uring, the clock).
+  Refused calls fail with EPERM.
 - Landlock: system libraries, the interpreter and the session's own folder can be read; nothing can
-  be written but the device nodes that swallow it.
+  be written but the device nodes that swallow it; no TCP, no signal to others.
+- capabilities: none, not even root's.
 - namespaces: an empty network, and System V shared memory of its own, gone with the process.
 """
 
@@ -26,8 +28,10 @@ PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 CLONE_THREAD = 0x00010000
+_CAPABILITY_VERSION = 0x20080522
 
 SECCOMP, LANDLOCK, NETWORK, IPC = "seccomp", "landlock", "empty-network", "own-ipc"
+CAPABILITIES = "no-capabilities"
 
 # Of each machine: its audit number, and the numbers of the calls below that it has.
 _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
@@ -44,7 +48,15 @@ _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
         "pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438, "mount_setattr": 442,
         "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "syslog": 103,
         "settimeofday": 164, "clock_settime": 227, "kexec_file_load": 320, "setpriority": 141,
-         "ioperm": 173, "iopl": 172,
+        "ioperm": 173, "iopl": 172, "prlimit64": 302, "sched_setaffinity": 203, "fcntl": 72,
+        "ioctl": 16, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94,
+        "fchmodat": 268, "fchownat": 260, "fchmodat2": 452, "setxattr": 188, "lsetxattr": 189,
+        "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199,
+        "setxattrat": 463, "removexattrat": 466, "utime": 132, "utimes": 235, "futimesat": 261,
+        "utimensat": 280, "sched_setparam": 142, "sched_setscheduler": 144, "sched_setattr": 314,
+        "ioprio_set": 251, "migrate_pages": 256, "move_pages": 279, "process_madvise": 440,
+        "process_mrelease": 448, "kcmp": 312, "fanotify_init": 300, "adjtimex": 159,
+        "clock_adjtime": 305, "fsconfig": 431, "fspick": 433, "vhangup": 153,
     }),
     "aarch64": (0xC00000B7, {
         "clone": 220, "execve": 221, "kill": 129, "clone3": 435, "socket": 198,
@@ -59,20 +71,31 @@ _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
         "pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438, "mount_setattr": 442,
         "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "syslog": 116,
         "settimeofday": 170, "clock_settime": 112, "kexec_file_load": 294, "setpriority": 140,
+        "prlimit64": 261, "sched_setaffinity": 122, "fcntl": 25, "ioctl": 29, "fchmod": 52,
+        "fchmodat": 53, "fchownat": 54, "fchown": 55, "fchmodat2": 452, "setxattr": 5,
+        "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+        "setxattrat": 463, "removexattrat": 466, "utimensat": 88, "sched_setparam": 118,
+        "sched_setscheduler": 119, "sched_setattr": 274, "ioprio_set": 30, "migrate_pages": 238,
+        "move_pages": 239, "process_madvise": 440, "process_mrelease": 448, "kcmp": 272,
+        "fanotify_init": 262, "adjtimex": 171, "clock_adjtime": 266, "fsconfig": 431,
+        "fspick": 433, "vhangup": 58,
     }),
 }  # fmt: skip
+_MACHINES["riscv64"] = (0xC00000F3, _MACHINES["aarch64"][1])  # numbered alike
 
-_SELF_ONLY = (
-    "kill",
-    "tgkill",
-    "rt_sigqueueinfo",
-    "rt_tgsigqueueinfo",
-)  # the first argument is a pid
+# The first argument is a process: this one, by its id or, in the second, by 0 too.
+_SELF_ONLY = ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+_SELF_OR_0 = ("prlimit64", "sched_setaffinity")
+# The second argument says what to do: who gets the signals of a descriptor, and which.
+_NOT_THESE = {
+    "fcntl": (8, 10, 15),  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    "ioctl": (0x8901, 0x8902, 0x5412),  # FIOSETOWN, SIOCSPGRP, TIOCSTI
+}
 
 # BPF: load a word of the call's description; compare and jump; return.
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _MACHINE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _X32 = 0x40000000
 
 
@@ -102,13 +125,19 @@ def seccomp_program(machine: str, pid: int) -> bytes:
                 refuse,
                 _instruction(_RETURN, _ALLOW),
             ]
-        elif name in _SELF_ONLY:
+        elif name in (*_SELF_ONLY, *_SELF_OR_0):
             answer = [
                 _instruction(_LOAD, _FIRST_ARGUMENT),
-                _instruction(_EQUAL, pid, yes=1),
+                _instruction(_EQUAL, pid, yes=2),
+                _instruction(_EQUAL, 0 if name in _SELF_OR_0 else pid, yes=1),
                 refuse,
                 _instruction(_RETURN, _ALLOW),
             ]
+        elif name in _NOT_THESE:
+            answer = [_instruction(_LOAD, _SECOND_ARGUMENT)]
+            for command in _NOT_THESE[name]:
+                answer += [_instruction(_EQUAL, command, no=1), refuse]
+            answer.append(_instruction(_RETURN, _ALLOW))
         else:
             answer = [refuse]
         code += [_instruction(_EQUAL, number, no=len(answer)), *answer]
@@ -148,6 +177,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # alike on every mac
 _PATH_BENEATH = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _ALL_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_TCP, _SCOPES = 3, 3  # bind and connect; abstract sockets and signals of others
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE
 
@@ -167,6 +197,10 @@ def enter_landlock(readable: Iterable[str]) -> None:
     version = _check(call(_CREATE_RULESET, None, 0, 1))
     handled = max(bits for abi, bits in _ALL_BY_ABI.items() if abi <= version)
     attributes = struct.pack("Q", handled)
+    if version >= 4:
+        attributes += struct.pack("Q", _TCP)
+    if version >= 6:
+        attributes += struct.pack("Q", _SCOPES)
     ruleset = _check(call(_CREATE_RULESET, attributes, len(attributes), 0))
     try:
         for path in (*_READABLE, sys.prefix, sys.base_prefix, *readable):
@@ -205,6 +239,12 @@ def enter_namespaces(flags: int) -> None:
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
+def enter_capabilities() -> None:
+    """Drop what root, or a namespace of our own, may do. Raises: OSError."""
+    header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
+    _check(_libc().capset(header, bytes(24)))
+
+
 def enter(primitives: Iterable[str], readable: Iterable[str]) -> None:
     """Apply those that hold here, for good. Raises: OSError, KeyError."""
     chosen = set(primitives)
@@ -213,6 +253,8 @@ def enter(primitives: Iterable[str], readable: Iterable[str]) -> None:
         enter_namespaces(flags)
     if LANDLOCK in chosen:
         enter_landlock(readable)
+    if CAPABILITIES in chosen:
+        enter_capabilities()
     if SECCOMP in chosen:
         enter_seccomp()
 
@@ -244,9 +286,17 @@ def _leaves(flags: int, name: str) -> bool:
     return mine.stat().st_ino != before
 
 
+def _is_powerless() -> bool:
+    enter_capabilities()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    held = [int(line.split()[1], 16) for line in lines if line.startswith(("CapEff", "CapPrm"))]
+    return held == [0, 0]
+
+
 _PROBES: dict[str, Callable[[], bool]] = {
     SECCOMP: _refuses_sockets,
     LANDLOCK: _hides_files,
+    CAPABILITIES: _is_powerless,
     NETWORK: lambda: _leaves(CLONE_NEWNET, "net"),
     IPC: lambda: _leaves(CLONE_NEWIPC, "ipc"),
 }

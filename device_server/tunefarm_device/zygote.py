@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CONTROL_FD = 0
 REPORT_FD = 1
+STRAYS_S = 5.0
 
 
 def make_importable() -> None:
@@ -142,22 +144,45 @@ class Zygote:
         """Report children that ended, and kill what they left."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_read, 4096)
+        ended: dict[int, int] = {}
         while (pid := ended_child()) is not None:
             if pid in self.children:
                 kill_group(pid)  # while it is a zombie its id is not used again
             _, status = os.waitpid(pid, 0)
             if pid in self.children:
-                self.kill_strays()
                 self.children.discard(pid)
-                self.tell(exited=pid, status=status)
+                ended[pid] = status
+        self.end_strays()
+        for pid, status in ended.items():
+            self.tell(exited=pid, status=status)
 
-    def kill_strays(self) -> None:
-        """Kill orphans of runners, which the kernel has made our children."""
-        with contextlib.suppress(OSError):
-            listed = Path("/proc/self/task", str(os.getpid()), "children").read_text()
-            for word in listed.split():
-                if int(word) not in self.children:
-                    os.kill(int(word), signal.SIGKILL)
+    def end_strays(self) -> None:
+        """Kill orphans of runners, and wait until they and what they leave are gone."""
+        limit = time.monotonic() + STRAYS_S
+        while (strays := self.kill_strays()) and time.monotonic() < limit:
+            time.sleep(0.001)
+            for pid in strays:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+    def kill_strays(self) -> set[int]:
+        """Kill what the kernel has made our children when their parents ended, and all below.
+
+        Returns those of them that are our children.
+        """
+        strays = children_of(os.getpid()) - self.children
+        todo = set(strays)
+        seen: set[int] = set()
+        while todo:
+            pid = todo.pop()
+            seen.add(pid)
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)  # or it has more children than we can list
+            todo |= children_of(pid) - seen
+        for pid in seen:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        return strays
 
     def kill_all(self) -> None:
         """Leave nothing."""
@@ -174,6 +199,15 @@ class Zygote:
     def tell(self, **words: Any) -> None:
         """One line to the server."""
         os.write(REPORT_FD, (json.dumps(words) + "\n").encode())
+
+
+def children_of(pid: int) -> set[int]:
+    """Its children, of each of its threads."""
+    found: set[int] = set()
+    for task in Path("/proc", str(pid), "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, task.read_text().split()))
+    return found
 
 
 def ended_child() -> int | None:

@@ -14,7 +14,7 @@ import ziglang
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
-from tunefarm_compiler.codegen import emit_object, lowered, undefined_symbols
+from tunefarm_compiler.codegen import dynamic_symbols, emit_object, lowered
 from tunefarm_compiler.peak import peak_bundle
 from tunefarm_compiler.schedule import Pack
 from tunefarm_proto.errors import (
@@ -133,7 +133,7 @@ def test_other_targets_link_and_need_nothing(target):
         bundle = build(text, target)
         library = bundle.library(bundle.manifest.libraries[0])
         assert int.from_bytes(library[18:20], "little") == MACHINES[target]
-        assert undefined_symbols(library) == set()
+        assert dynamic_symbols(library, defined=False) == set()
     assert peak_bundle(targets.resolve(target)).manifest.functions[0].operations > 0
 
 

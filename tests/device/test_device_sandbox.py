@@ -24,6 +24,7 @@ HEAD = """
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,6 +49,23 @@ REFUSED = {
     "read_passwd": ('open("/etc/passwd", O_RDONLY)', sandbox.LANDLOCK, EACCES),
     "read_parent": ("open_environ()", sandbox.LANDLOCK, EACCES),
     "list_root": ('open("/", O_RDONLY)', sandbox.LANDLOCK, EACCES),
+    "chmod_": ('chmod("/tmp", 01777)', sandbox.SECCOMP, EPERM),
+    "own_descriptor": ("fcntl(0, 8, getppid())", sandbox.SECCOMP, EPERM),
+    "signal_descriptor": ("fcntl(0, 10, SIGKILL)", sandbox.SECCOMP, EPERM),
+    "duplicate_descriptor": ("fcntl(0, F_DUPFD, 20)", "", 0),
+    "limits_of_parent": (
+        "syscall(SYS_prlimit64, getppid(), 7, 0, args[0])",
+        sandbox.SECCOMP,
+        EPERM,
+    ),
+    "limits_of_self": ("syscall(SYS_prlimit64, 0, 7, 0, args[0])", "", 0),
+    "cpu_of_parent": (
+        "syscall(SYS_sched_setaffinity, getppid(), 8, args[0])",
+        sandbox.SECCOMP,
+        EPERM,
+    ),
+    "realtime": ("syscall(SYS_sched_setscheduler, 0, 1, args[0])", sandbox.SECCOMP, EPERM),
+    "become_other": ("setuid(getuid() + 1)", sandbox.CAPABILITIES, EPERM),
     "write_null": ('open("/dev/null", O_WRONLY)', "", 0),
     "read_cpuinfo": ('open("/proc/cpuinfo", O_RDONLY)', "", 0),
 }
@@ -131,7 +149,7 @@ def test_an_unknown_machine_has_no_filter():
         sandbox.seccomp_program("pdp11", 1)
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
 def test_every_jump_of_the_filter_lands_inside_and_it_ends_by_allowing(machine):
     code = sandbox.seccomp_program(machine, 4711)
     steps = [struct.unpack_from("HBBI", code, at) for at in range(0, len(code), 8)]

@@ -50,7 +50,11 @@ class TimingPlan:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one workload did on one device. Times in seconds for one call."""
+    """What one workload did on one device. Times in seconds for one call.
+
+    `correct` is None where there was nothing to check the answer with; `operations` 0 where their
+    number is not known.
+    """
 
     workload: str
     device: str
@@ -60,14 +64,14 @@ class Measurement:
     emulator: str
     timing: Timing
     operations: int
-    correct: bool
+    correct: bool | None
     bundle_digest: str
     schedule: str
     uploaded_bytes: int
 
     @property
     def gflops(self) -> float:
-        """Operations of a call by its median time, in 1e9 a second."""
+        """Operations of a call by its median time, in 1e9 a second; 0 where they are not known."""
         return self.operations / self.timing.median / 1e9
 
     def as_dict(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Measurement:
             "first_call_s": timing.first_call,
             "warmup_calls": timing.warmup_calls,
             "cache": timing.raw.cache,
-            "gflops": self.gflops,
+            "gflops": self.gflops if self.operations else None,
             "correct": self.correct,
             "bundle_digest": self.bundle_digest,
             "schedule": self.schedule,
@@ -105,10 +109,11 @@ class Measurement:
 
     def __str__(self) -> str:
         where = f"{self.device} ({self.target}{', emulated' if self.emulated else ''})"
-        verdict = "correct" if self.correct else "WRONG ANSWER"
+        verdict = {None: "answer not checked", True: "correct", False: "WRONG ANSWER"}[self.correct]
+        rate = f"{self.gflops:.2f} GFLOPS, " if self.operations else ""
         return (
             f"{self.workload} on {where}\n{self.timing}\n"
-            f"{self.gflops:.2f} GFLOPS, {verdict}, {self.uploaded_bytes} bytes uploaded"
+            f"{rate}{verdict}, {self.uploaded_bytes} bytes uploaded"
         )
 
 

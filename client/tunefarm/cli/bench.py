@@ -1,14 +1,22 @@
 """tunefarm bench"""
 
 import argparse
+from typing import TYPE_CHECKING
+
+from tunefarm_proto.errors import InvalidRequestError
 
 from tunefarm.cli.build import read_schedule
 from tunefarm.cli.output import add_json, add_request, print_json, where_of
 
+if TYPE_CHECKING:
+    from tunefarm_tuner.bench import Measurement, TimingPlan
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("workload", help="as in matmul:m=512,n=512,k=512 or add:n=1048576")
+    parser.add_argument(
+        "workload", help="as in matmul:m=512,n=512,k=512 or add:n=1048576, or a bundle: FILE.tf"
+    )
     add_request(parser)
     parser.add_argument("--target", help="compile for this instead of what the device reports")
     parser.add_argument("--schedule", metavar="JSON", help="a schedule, as text or @FILE")
@@ -35,23 +43,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cold", action="store_true", help="flush the caches before each single call"
     )
     parser.add_argument("--kernel-timeout", type=float, help="seconds of the device's own clock")
+    of_bundle = parser.add_argument_group("of a FILE.tf, whose answer is not checked")
+    of_bundle.add_argument("--function", metavar="NAME", help="of the bundle, where it has several")
+    of_bundle.add_argument(
+        "--fill",
+        choices=("seeded", "zeros"),
+        help="what its float arguments hold; integers are 0 (default seeded)",
+    )
+    of_bundle.add_argument("--seed", type=int, metavar="N", help="of --fill seeded (default 0)")
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure and print. Exit status 1 where the answer is wrong."""
-    from tunefarm_tuner.bench import TimingPlan, bench
+def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], what: str) -> None:
+    for name in names:
+        if getattr(arguments, name) is not None:
+            raise InvalidRequestError(
+                f"--{name} is of {what}, which {arguments.workload} is not", "leave it out"
+            )
 
-    plan = TimingPlan(
-        arguments.number,
-        arguments.repeat,
-        arguments.min_repeat_ms,
-        arguments.kernel_timeout,
-        arguments.precision,
-        arguments.budget,
-        "cold" if arguments.cold else "hot",
-    )
-    measured = bench(
+
+def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement":
+    """Measure a workload, or a bundle in a file."""
+    if arguments.workload.endswith(".tf"):
+        from tunefarm_tuner.bundles import bench_bundle
+
+        _refuse(arguments, ("target", "schedule"), "workloads")
+        return bench_bundle(
+            arguments.workload,
+            arguments.device,
+            function=arguments.function,
+            fill=arguments.fill or "seeded",
+            seed=arguments.seed or 0,
+            tracker=arguments.tracker,
+            plan=plan,
+            priority=arguments.priority,
+            timeout=arguments.timeout,
+            wait_for_key=arguments.wait_for_key,
+            where=where_of(arguments.where),
+        )
+    from tunefarm_tuner.bench import bench
+
+    _refuse(arguments, ("function", "fill", "seed"), "bundles")
+    return bench(
         arguments.workload,
         arguments.device,
         tracker=arguments.tracker,
@@ -63,8 +96,24 @@ def run(arguments: argparse.Namespace) -> int:
         wait_for_key=arguments.wait_for_key,
         where=where_of(arguments.where),
     )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print. Exit status 1 where the answer is wrong."""
+    from tunefarm_tuner.bench import TimingPlan
+
+    plan = TimingPlan(
+        arguments.number,
+        arguments.repeat,
+        arguments.min_repeat_ms,
+        arguments.kernel_timeout,
+        arguments.precision,
+        arguments.budget,
+        "cold" if arguments.cold else "hot",
+    )
+    measured = _measure(arguments, plan)
     if arguments.json:
         print_json(measured.as_dict())
     else:
         print(measured)
-    return 0 if measured.correct else 1
+    return 1 if measured.correct is False else 0

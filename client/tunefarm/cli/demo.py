@@ -91,7 +91,7 @@ def _measure(tracker: str, keys: list[str]) -> bool:
             plan = TimingPlan(number=1, repeat=3) if emulated else TimingPlan()
             for workload in WORKLOADS:
                 measured = bench(workload, key, tracker=tracker, plan=plan, timeout=60)
-                correct &= measured.correct
+                correct &= measured.correct is True
                 rows.append(
                     [
                         workload,

@@ -1,0 +1,207 @@
+"""Kernels written in C: `zig cc` makes them a bundle like any other.
+
+build_c("saxpy.c", "rasp4b", "x:float32[1024] y:out:float32[1024]").write("saxpy.tf")
+"""
+
+import hashlib
+import math
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import ziglang
+from tunefarm_proto.bundle import ITEM_BYTES, Bundle, pack
+from tunefarm_proto.errors import (
+    BuildFailedError,
+    CompilerCrashedError,
+    InvalidRequestError,
+    UnknownTargetError,
+)
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
+from tunefarm_compiler.codegen import dynamic_symbols, emit_object, module_text
+from tunefarm_compiler.targets import TargetSpec, resolve
+
+COMPILE_S = 300.0  # the first compilation for a target also makes its C library's stubs
+MOST_AXES = 64
+MOST_BYTES = 1 << 47  # of one argument: no processor addresses more
+WORD = "a word is NAME:DTYPE[SHAPE], or NAME:out:DTYPE[SHAPE] where the kernel writes it"
+HELP = 'say --args "a:float32[16] b:out:float32[16]"; ' + WORD
+
+# The oldest glibc that a device is thought to have.
+_GLIBC = "2.28"
+_SYSTEMS = {
+    "x86_64": f"x86_64-linux-gnu.{_GLIBC}",
+    "aarch64": f"aarch64-linux-gnu.{_GLIBC}",
+    "armv7": f"arm-linux-gnueabihf.{_GLIBC}",
+    "riscv64": f"riscv64-linux-gnu.{_GLIBC}",
+}
+# Right results: multiplications may fuse with additions, nothing else is relaxed.
+_FLAGS = (
+    "-shared", "-O3", "-g0", "-s", "-std=gnu17", "-ffp-contract=fast", "-fno-sanitize=all",
+    "-fno-stack-protector", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--as-needed",
+)  # fmt: skip
+_LIBRARIES = ("-lm", "-lpthread", "-lrt", "-ldl")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_WORD = re.compile(r"([^:\[\]]*):(out:)?([^:\[\]]*)(?:\[([^\[\]]*)\])?")
+_AXIS = re.compile(r"[0-9]{1,15}")
+_AT_LINE = re.compile(r"(?P<file>.+?):(?P<line>\d+):\d+: (?:fatal )?error: (?P<said>.+)")
+_AT_LINK = re.compile(r"(?:ld\.lld|zig|clang|lld): error: (?P<said>.+)|error: (?P<other>.+)")
+
+
+def parse_arguments(text: str) -> list[bpb.ArgumentSignature]:
+    """The arguments that such words name: "a:float32[512,512] c:out:float32[512,512]".
+
+    No shape is one element; "" is no argument. Raises: InvalidRequestError, which says which word.
+    """
+    words = re.sub(r"\s*,\s*", ",", re.sub(r"\s+\]", "]", re.sub(r"\[\s+", "[", text))).split()
+    arguments = [_argument(word) for word in words]
+    names = [argument.name for argument in arguments]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"two arguments are named {name}", "give each its own name")
+    return arguments
+
+
+def _argument(word: str) -> bpb.ArgumentSignature:
+    found = _WORD.fullmatch(word)
+    if found is None:
+        raise InvalidRequestError(f"{word[:60]!r} is no argument", WORD)
+    name, output, dtype, axes = found.groups()
+    if not _IDENTIFIER.fullmatch(name):
+        raise InvalidRequestError(
+            f"{name[:60]!r} is no name of an argument", "use letters, digits and _"
+        )
+    if dtype not in ITEM_BYTES:
+        raise InvalidRequestError(
+            f"argument {name} has unknown dtype {dtype[:60]!r}",
+            f"known are {', '.join(ITEM_BYTES)}",
+        )
+    shape = _shape(name, axes) if axes is not None else []
+    if math.prod(shape) * ITEM_BYTES[dtype] > MOST_BYTES:
+        raise InvalidRequestError(f"argument {name} takes more memory than any device has")
+    return bpb.ArgumentSignature(name=name, dtype=dtype, shape=shape, output=bool(output))
+
+
+def _shape(name: str, axes: str) -> list[int]:
+    words = axes.split(",")
+    good = len(words) <= MOST_AXES and all(_AXIS.fullmatch(word) and int(word) for word in words)
+    if not good:
+        raise InvalidRequestError(
+            f"argument {name} has no shape [{axes[:60]}]",
+            f"give 1 to {MOST_AXES} numbers above 0, as in [512,512]",
+        )
+    return [int(word) for word in words]
+
+
+def build_c(
+    path: str | os.PathLike[str],
+    target: str | TargetSpec,
+    args: str | Sequence[bpb.ArgumentSignature],
+    function: str | None = None,
+    *,
+    flags: str | Sequence[str] = (),
+    log: Callable[[str], object] = lambda output: None,
+) -> Bundle:
+    """A bundle of one function of a C file, named as the file unless `function` is given.
+
+    The function has the C ABI `int32_t name(void *const *args)` and returns 0 for success. `args`
+    are its arguments in the order of the pointers, as `parse_arguments` reads them. `flags` come
+    after ours, so that they win. `log` gets all that the compiler printed. The same file, flags and
+    tools give the same bytes wherever the file lies.
+
+    Raises: BuildFailedError with the first error as "file:line: message" (the whole output is its
+    note), CompilerCrashedError, InvalidRequestError, UnknownTargetError, OSError.
+    """
+    file = Path(path)
+    spec = resolve(target) if isinstance(target, str) else target
+    name = function if function is not None else file.stem
+    if not _IDENTIFIER.fullmatch(name):
+        raise InvalidRequestError(
+            f"{name[:60]!r} is no name of a C function", "say --function NAME"
+        )
+    arguments = parse_arguments(args) if isinstance(args, str) else list(args)
+    words = _split(flags) if isinstance(flags, str) else list(flags)
+    source = file.read_bytes()
+    library = _compile(file, spec, words, log)
+    if name not in dynamic_symbols(library):
+        raise BuildFailedError(
+            f"{file}: no function {name} in it that can be seen from outside",
+            f"write int32_t {name}(void *const *args), or say --function NAME",
+        )
+    manifest = bpb.BundleManifest(
+        workload=file.name if name == file.stem else f"{file.name}:{name}",
+        functions=[bpb.FunctionSignature(name=name, arguments=arguments)],
+        toolchain={"zig": metadata.version("ziglang"), "flags": shlex.join(words)},
+        source_digest=hashlib.sha256(source).hexdigest(),
+    )
+    return pack(manifest, [(spec.to_proto(), library)])
+
+
+def _split(flags: str) -> list[str]:
+    try:
+        return shlex.split(flags)
+    except ValueError as error:
+        raise InvalidRequestError(f"--flags {flags!r}: {error}", "close the quotes") from None
+
+
+def zig_processor(spec: TargetSpec) -> str:
+    """The processor as zig names it: "cortex_a72+neon"."""
+    base = "x86_64" if spec.arch == "x86_64" else spec.cpu.replace("-", "_")
+    if (spec.arch, base) == ("armv7", "generic"):
+        base = "generic+v7a"
+    return "+".join([base, *spec.features])
+
+
+def _compile(
+    file: Path, spec: TargetSpec, flags: Sequence[str], log: Callable[[str], object]
+) -> bytes:
+    """The library of one file and the timing loop."""
+    if spec.arch not in _SYSTEMS:
+        raise UnknownTargetError(
+            f"C cannot be compiled for {spec.triple}", f"known are {', '.join(_SYSTEMS)}"
+        )
+    zig = Path(ziglang.__file__).parent / "zig"
+    with tempfile.TemporaryDirectory(prefix="tunefarm-cc-") as scratch:
+        repeat, library = Path(scratch, "repeat.o"), Path(scratch, "kernel.so")
+        repeat.write_bytes(emit_object(module_text("", spec), spec))
+        command = [str(zig), "cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}"]
+        # In its own folder and by its name alone: includes are found, no path gets into the code.
+        command += [*_FLAGS, *flags, "-o", str(library), f"./{file.name}", str(repeat)]
+        try:
+            done = subprocess.run(
+                [*command, *_LIBRARIES],
+                cwd=file.absolute().parent,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=COMPILE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CompilerCrashedError(f"{file}: the compiler took over {COMPILE_S:g} s") from None
+        output = done.stdout.decode(errors="replace")
+        log(output)
+        if done.returncode == 0 and library.exists():
+            return library.read_bytes()
+    failed = BuildFailedError(first_error(file, output) or f"{file}: status {done.returncode}")
+    failed.add_note(output)
+    raise failed
+
+
+def first_error(file: Path, output: str) -> str:
+    """The first error that the compiler or linker printed, "" where it printed none."""
+    at_link = ""
+    for line in output.splitlines():
+        if found := _AT_LINE.fullmatch(line.strip()):
+            where = Path(found["file"])
+            shown = file if where.name == file.name else where
+            return f"{shown}:{found['line']}: {found['said']}"
+        if not at_link and (found := _AT_LINK.fullmatch(line.strip())):
+            at_link = f"{file}: {found['said'] or found['other']}"
+    return at_link

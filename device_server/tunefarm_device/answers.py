@@ -1,0 +1,114 @@
+"""What a runner may answer. A kernel shares its process, so any frame may be the kernel's own."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+PLAIN_BYTES = 16 << 10  # of a header without samples
+SAMPLE_BYTES = 32  # of one sample in a header
+MOST_TEXT = 1000
+MOST_COUNT = 1 << 62
+MOST_AMOUNT = 1e18
+MOST_COUNTERS = 32
+FAILURES = frozenset(("status", "memory", "library", "crash", "timeout"))
+# Of each kind of frame: seconds and counts that its answer has.
+_SECONDS: dict[str, tuple[str, ...]] = {
+    "load": ("load_s",),
+    "call": ("elapsed_s",),
+    "time": ("first_call_s",),
+}
+_COUNTS: dict[str, tuple[str, ...]] = {
+    "time": ("switches", "number", "warmup_calls"),
+    "sample": ("switches",),
+    "turns": ("switches",),
+}
+
+
+def most_header(asked: Mapping[str, Any]) -> int:
+    """Bytes of the longest header that may answer this one."""
+    return PLAIN_BYTES + SAMPLE_BYTES * samples_of(asked)
+
+
+def samples_of(asked: Mapping[str, Any]) -> int:
+    """How many samples the answer has."""
+    if asked.get("do") == "turns":
+        return len(asked["order"])
+    return int(asked.get("repeat", 0))
+
+
+def most_payload(asked: Mapping[str, Any]) -> int:
+    """Bytes of the longest payload that may answer this one."""
+    return int(asked["end"]) - int(asked["start"]) if asked.get("do") == "read" else 0
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """A header. Raises ValueError for what no runner sends."""
+    try:
+        header = json.loads(text)
+    except (RecursionError, ValueError):
+        raise ValueError("it is no JSON") from None
+    if not isinstance(header, dict):
+        raise ValueError("it is no object")
+    return header
+
+
+def check(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: bytes) -> None:
+    """Raises ValueError where the answer is none to what was asked: wrong turn, types or range."""
+    if answer.get("id") != asked.get("id"):
+        raise ValueError("it answers another frame")
+    if "failed" in answer:
+        kind, text = answer["failed"], answer.get("text")
+        known = isinstance(kind, str) and kind in FAILURES and not payload
+        if not known or not isinstance(text, str):
+            raise ValueError("it is no failure that there is")
+        return
+    kind = str(asked.get("do"))
+    if len(payload) != most_payload(asked):
+        raise ValueError("its payload has another size")
+    for name in _SECONDS.get(kind, ()):
+        if not is_amount(answer.get(name)):
+            raise ValueError(f"{name} is no time")
+    for name in _COUNTS.get(kind, ()):
+        if not is_count(answer.get(name)):
+            raise ValueError(f"{name} is no count")
+    if kind in ("time", "sample", "turns"):
+        _check_round(asked, answer)
+    if kind == "time" and (answer["number"] < 1 or asked["number"] not in (0, answer["number"])):
+        raise ValueError("it has not the number of calls asked for")
+
+
+def _check_round(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    samples = answer.get("samples_s")
+    if not isinstance(samples, list) or len(samples) != samples_of(asked):
+        raise ValueError("it has not the samples asked for")
+    if not all(is_amount(sample) for sample in samples):
+        raise ValueError("a sample is no time")
+    if not are_counters(answer.get("counters")):
+        raise ValueError("its counters are none")
+
+
+def is_amount(value: object) -> bool:
+    """Whether it is a time in seconds, or a number of events, that can be."""
+    return (
+        isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < MOST_AMOUNT
+    )
+
+
+def are_counters(value: object) -> bool:
+    """Whether these are counters of the processor by name."""
+    return (
+        isinstance(value, dict)
+        and len(value) <= MOST_COUNTERS
+        and all(len(name) <= 40 and name.isascii() for name in value)
+        and all(is_amount(count) for count in value.values())
+    )
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a number of things."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT
+
+
+def printable(text: str) -> str:
+    """A kernel's words, fit for one line."""
+    return "".join(c if c.isprintable() else " " for c in text[:MOST_TEXT]).strip()

@@ -1,0 +1,4 @@
+// No instruction of any processor.
+// expect: KernelCrashedError
+#include "hostile.h"
+KERNEL(illegal) { __builtin_trap(); }

@@ -1,0 +1,4 @@
+// Does not end.
+// expect: KernelTimeoutError
+#include "hostile.h"
+KERNEL(loop) { FOREVER; }

@@ -1,0 +1,4 @@
+// Stops itself.
+// expect: KernelTimeoutError
+#include "hostile.h"
+KERNEL(stop_self) { return raise(SIGSTOP); }
