@@ -271,8 +271,9 @@ def ended(trap: "wasmtime.Trap") -> KernelEnded:
 
     if trap.trap_code == wasmtime.TrapCode.INTERRUPT:
         return KernelEnded("timeout")
-    words = [line.strip() for line in trap.message.splitlines() if line.strip()]
-    return KernelEnded("crash", words[-1] if words else "a trap")
+    lines = [line.strip() for line in trap.message.splitlines()]
+    said = [line for line in lines if line.startswith("wasm trap: ")]  # backtraces stand around it
+    return KernelEnded("crash", next(iter(said or lines), "a trap"))
 
 
 def first_line(error: Exception) -> str:
