@@ -103,6 +103,25 @@ def test_what_a_module_does_at_its_start_can_fail(load):
         load(MEMORY, COUNT, '(data (i32.const 65535) "too long")')
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("unreachable", "wasm `unreachable` instruction executed"),
+        ("(i32.load (i32.const -16))", "out of bounds memory access"),
+        ("(i32.add (i32.const 1) (call 0 (i32.const 0)))", "call stack exhausted"),
+        ("(i32.div_s (i32.const 1) (local.get 1))", "integer divide by zero"),
+        ("(i32.trunc_f32_s (f32.const nan))", "invalid conversion to integer"),
+        ("(memory.fill (i32.const 1) (i32.const 0) (i32.const -1)) unreachable", "out of bounds"),
+    ],
+)
+def test_a_trap_is_told_in_the_words_of_wasmtime(load, body, words):
+    kernel = f'(func (export "bad") (param i32) (result i32) (local i32) {body})'
+    with pytest.raises(KernelEnded) as caught:
+        load(kernel, MEMORY, functions=("bad",)).kernel("bad", []).run(1)
+    assert caught.value.kind == "crash"
+    assert str(caught.value).startswith(f"wasm trap: {words}")
+
+
 def test_an_endless_start_is_ended_by_the_epoch(backend, tmp_path):
     path = tmp_path / "module.wasm"
     path.write_bytes(wasmtime.wat2wasm("(module (func $s (loop (br 0))) (start $s))"))

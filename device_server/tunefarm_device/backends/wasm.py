@@ -36,6 +36,7 @@ FEATURES = (
     "bulk-memory", "multivalue", "mutable-globals", "nontrapping-fptoint", "reference-types",
     "relaxed-simd", "sign-ext", "simd128", "tail-call",
 )  # fmt: skip
+TRAP = "wasm trap: "
 KERNEL = ["i32"]  # arguments; the status is an i32
 REPEAT = ["i32", "i32", "i64"]
 
@@ -271,9 +272,9 @@ def ended(trap: "wasmtime.Trap") -> KernelEnded:
 
     if trap.trap_code == wasmtime.TrapCode.INTERRUPT:
         return KernelEnded("timeout")
-    lines = [line.strip() for line in trap.message.splitlines()]
-    said = [line for line in lines if line.startswith("wasm trap: ")]  # backtraces stand around it
-    return KernelEnded("crash", next(iter(said or lines), "a trap"))
+    lines = trap.message.splitlines()
+    said = [line[line.index(TRAP) :] for line in lines if TRAP in line]  # among backtraces
+    return KernelEnded("crash", next(iter(said or lines), "a trap").strip())
 
 
 def first_line(error: Exception) -> str:
