@@ -104,10 +104,12 @@ class Array(backend.Array):
         """Bring it there. Returns where it lies. Raises: RunnerError("memory", ...)."""
         if self._space is not space:
             at = space.take(self._size)
-            if self._space is None:
-                ctypes.memmove(space.address(at), self._own[: self._size], self._size)
-            else:
+            if self._space is not None:
                 ctypes.memmove(space.address(at), self._space.address(self._at), self._size)
+            else:
+                view = ctypes.c_char.from_buffer(self._own)
+                ctypes.memmove(space.address(at), ctypes.addressof(view), self._size)
+                del view  # or the memory could not be closed
             self.close()
             self._space, self._at = space, at
         return self._at
