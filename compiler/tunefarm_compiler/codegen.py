@@ -21,7 +21,7 @@ from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
-# What a library may leave for the device's C library.
+# What a library may leave for the device's C library. A WebAssembly module has none.
 ALLOWED_UNDEFINED = frozenset(("memcpy", "memset", "memmove", "fmaf"))
 _EMULATION = {
     "x86_64": "elf_x86_64",
@@ -110,7 +110,7 @@ def link(objects: bytes, spec: TargetSpec) -> bytes:
         return _run_linker([*_WASM_LINKER, *_WASM_EXPORTS], objects)
     command = ["ld.lld", "-shared", "-m", _EMULATION[spec.arch], "--build-id=none"]
     data = _run_linker([*command, "-z", "noexecstack"], objects)
-    _refuse_foreign(dynamic_symbols(data, defined=False) - ALLOWED_UNDEFINED)
+    _refuse_foreign(dynamic_symbols(data, defined=False), ALLOWED_UNDEFINED)
     return data
 
 
@@ -128,17 +128,19 @@ def _run_linker(command: list[str], objects: bytes) -> bytes:
             env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch},
         )
         if done.returncode:
-            _refuse_foreign(set(re.findall(r"undefined symbol: (\w+)", done.stderr)))
+            _refuse_foreign(set(re.findall(r"undefined symbol: (\w+)", done.stderr)), frozenset())
             said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
             raise BuildFailedError(f"the linker failed: {said}")
         return library.read_bytes()
 
 
-def _refuse_foreign(symbols: set[str]) -> None:
-    if symbols:
+def _refuse_foreign(needed: set[str], allowed: frozenset[str]) -> None:
+    if foreign := sorted(needed - allowed):
         raise BuildFailedError(
-            f"the kernel needs {', '.join(sorted(symbols))}, which a device may lack",
-            f"allowed are {', '.join(sorted(ALLOWED_UNDEFINED))}",
+            f"the kernel needs {', '.join(foreign)}, which a device may lack",
+            f"allowed are {', '.join(sorted(allowed))}"
+            if allowed
+            else "define it beside the kernel",
         )
 
 

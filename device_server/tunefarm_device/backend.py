@@ -161,7 +161,7 @@ def find(name: str) -> Backend:
     if name in known():
         module = importlib.import_module(f"tunefarm_device.backends.{name}")
     elif name.endswith(".py") and Path(name).is_file():
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        spec = importlib.util.spec_from_file_location(f"tunefarm_backend_{Path(name).stem}", name)
         assert spec is not None and spec.loader is not None  # noqa: S101 (for the type checker)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up

@@ -53,12 +53,10 @@ def _library(folder: Path, name: str, source: str) -> bytes:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Bundles with all the kernels: with and without `tunefarm_repeat`, and for another device."""
+    """Bundles with all the kernels, with and without `tunefarm_repeat`."""
 
     native: Bundle
     plain: Bundle
-    foreign: Bundle
-    broken: Bundle
 
 
 def _manifest(names: tuple[str, ...]) -> bpb.BundleManifest:
@@ -88,13 +86,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     manifest = _manifest(tuple(KERNELS))
     native = _library(folder, "native", source + REPEAT)
     plain = _library(folder, "plain", source)
-    other = pb.Target(triple="riscv64-unknown-linux-gnu")
-    lying = _manifest((*KERNELS, "absent"))
     return Kernels(
         bundle_file.pack(manifest, [(here, native)]),
         bundle_file.pack(manifest, [(here, plain)]),
-        bundle_file.pack(manifest, [(other, native)]),
-        bundle_file.pack(lying, [(here, plain)]),
     )
 
 

@@ -298,9 +298,9 @@ class Box:
         self.tracker.wait(lambda report: not report.lease_id)
 
 
-def boxed(folder: Path, *words: str) -> Iterator[Box]:
+def boxed(folder: Path, *words: str, **env: str) -> Iterator[Box]:
     tracker = FakeTracker()
-    device = DeviceProcess(tracker.address, folder / "state", *words)
+    device = DeviceProcess(tracker.address, folder / "state", *words, **env)
     box = Box(tracker, device, "")
     try:
         box.address = tracker.wait(lambda report: True).addresses[0]

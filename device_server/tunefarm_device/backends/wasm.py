@@ -36,6 +36,7 @@ FEATURES = (
     "bulk-memory", "multivalue", "mutable-globals", "nontrapping-fptoint", "reference-types",
     "relaxed-simd", "sign-ext", "simd128", "tail-call",
 )  # fmt: skip
+TRAP = "wasm trap: "
 KERNEL = ["i32"]  # arguments; the status is an i32
 REPEAT = ["i32", "i32", "i64"]
 
@@ -103,10 +104,12 @@ class Array(backend.Array):
         """Bring it there. Returns where it lies. Raises: RunnerError("memory", ...)."""
         if self._space is not space:
             at = space.take(self._size)
-            if self._space is None:
-                ctypes.memmove(space.address(at), self._own[: self._size], self._size)
-            else:
+            if self._space is not None:
                 ctypes.memmove(space.address(at), self._space.address(self._at), self._size)
+            else:
+                view = ctypes.c_char.from_buffer(self._own)
+                ctypes.memmove(space.address(at), ctypes.addressof(view), self._size)
+                del view  # or the memory could not be closed
             self.close()
             self._space, self._at = space, at
         return self._at
@@ -271,8 +274,9 @@ def ended(trap: "wasmtime.Trap") -> KernelEnded:
 
     if trap.trap_code == wasmtime.TrapCode.INTERRUPT:
         return KernelEnded("timeout")
-    words = [line.strip() for line in trap.message.splitlines() if line.strip()]
-    return KernelEnded("crash", words[-1] if words else "a trap")
+    lines = trap.message.splitlines()
+    said = [line[line.index(TRAP) :] for line in lines if TRAP in line]  # among backtraces
+    return KernelEnded("crash", next(iter(said or lines), "a trap").strip())
 
 
 def first_line(error: Exception) -> str:

@@ -104,7 +104,8 @@ def manifest(*more: str) -> bpb.BundleManifest:
 def library(kind: Kind, folder: Path, *flags: str) -> bytes:
     """The kernels as the device loads them, linked by the compiler's own linker."""
     compiled = folder / "kernels.o"
-    flags = ("-O1", "-fPIC", "-ffreestanding", "-fno-sanitize=all", "-fno-builtin", *flags)
+    bare = ("-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-unwind-tables")
+    flags = ("-O1", "-fPIC", *bare, "-fno-asynchronous-unwind-tables", *flags)
     command = [str(ZIG), "cc", "-c", "-target", kind.zig, *flags, "-o", str(compiled), str(SOURCE)]
     subprocess.run(command, check=True, capture_output=True)
     return link(compiled.read_bytes(), targets.resolve(kind.target))

@@ -174,6 +174,10 @@ def test_what_is_not_there_is_named(session, module):
         session.call(99, "count", x)
     with pytest.raises(errors.UnknownDigestError):
         session.load("0" * 64)
+    with pytest.raises(errors.UnknownHandleError, match="99"):
+        session.read(99)
+    with pytest.raises(errors.ArgumentMismatchError, match="float31"):
+        session.empty(16, dtype="float31")
     with pytest.raises(errors.ArgumentMismatchError, match="fit"):
         session.write(x, bytes(65))
 
@@ -204,7 +208,7 @@ def test_a_library_that_is_none_is_refused(session, bundles, which):
 def test_a_truncated_bundle_is_refused(client, session, bundles):
     part = bundles.whole.data[: len(bundles.whole.data) // 2]
     client.upload(part)
-    with pytest.raises(errors.BundleInvalidError):
+    with pytest.raises(errors.BundleInvalidError, match="not a bundle"):
         session.load(hashlib.sha256(part).hexdigest())
 
 

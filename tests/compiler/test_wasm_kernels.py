@@ -1,0 +1,79 @@
+"""WebAssembly modules of the compiler against numpy: random shapes, the schedules of the grid."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tunefarm_compiler import build, space, targets, workload
+from tunefarm_compiler.codegen import emit_object, link, module_text
+from tunefarm_compiler.peak import peak_bundle
+from tunefarm_device.backend import find
+from tunefarm_proto.errors import BuildFailedError
+
+wasmtime = pytest.importorskip("wasmtime")
+
+SPEC = targets.resolve("wasm")
+BACKEND = find("wasm")
+BACKEND.prepare()
+
+
+def outputs(bundle, function, inputs, shapes, folder):
+    """What a kernel makes of the inputs, in a device of its own."""
+    path = folder / "kernel.wasm"
+    path.write_bytes(bundle.library(bundle.manifest.libraries[0]))
+    device = BACKEND.open()
+    with device.limited(60):
+        library = device.load(str(path), [function])
+        given_ = [device.array(data.nbytes) for data in inputs]
+        for array, data in zip(given_, inputs, strict=True):
+            array.write(0, data.tobytes())
+        made = [device.array(4 * int(np.prod(shape))) for shape in shapes]
+        assert library.kernel(function, [*given_, *made]).run(2) == 0
+    return [
+        np.frombuffer(array.read(0, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+        for array, shape in zip(made, shapes, strict=True)
+    ]
+
+
+def agrees(text, folder, schedule=None):
+    parsed = workload.parse(text)
+    inputs = parsed.inputs(0)
+    expected = parsed.reference(inputs)
+    bundle = build(parsed, SPEC, schedule)
+    shapes = [each.shape for each in expected]
+    return parsed.check(outputs(bundle, parsed.function, inputs, shapes, folder), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.integers(1, 70)] * 3))
+def test_matmul_of_any_shape(tmp_path_factory, sizes):
+    m, n, k = sizes
+    assert agrees(f"matmul:m={m},n={n},k={k}", tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.parametrize("text", ["add:n=301", "mul:n=1", "relu:n=67"])
+def test_elementwise(tmp_path, text):
+    assert agrees(text, tmp_path)
+
+
+def test_schedules_of_the_grid(tmp_path):
+    parsed = workload.parse("matmul:m=70,n=66,k=35")
+    grid = space(parsed, SPEC)
+    assert len(grid) > 30
+    assert any(schedule.packs for schedule in grid[::23])
+    for schedule in grid[::23]:
+        assert agrees("matmul:m=70,n=66,k=35", tmp_path, schedule)
+
+
+def test_the_peak_kernel_stays_at_one(tmp_path):
+    half = np.full(2, 0.5, np.float32)
+    (out,) = outputs(peak_bundle(SPEC), "peak", [half], [(SPEC.lanes,)], tmp_path)
+    assert (out == 1).all()
+
+
+def test_a_module_may_take_nothing_from_its_device():
+    calls = "declare float @expf(float)\ndefine i32 @kernel(ptr %args) #0 {\n"
+    calls += "  %x = load float, ptr %args\n  %y = call float @expf(float %x)\n"
+    calls += "  store float %y, ptr %args\n  ret i32 0\n}\n"
+    with pytest.raises(BuildFailedError, match="the kernel needs expf, which a device may lack"):
+        link(emit_object(module_text(calls, SPEC), SPEC), SPEC)

@@ -1,0 +1,53 @@
+"""A WebAssembly device through real processes, as a user has one."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tunefarm import Bundle, request_device
+from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm.errors import TargetMismatchError
+from tunefarm_compiler import build
+
+pytest.importorskip("wasmtime")
+
+
+def tunefarm(*words: str) -> str:
+    command = [sys.executable, "-m", "tunefarm", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("farm")
+    port = free_port(0)
+    address = f"127.0.0.1:{port}"
+    with LocalFarm(folder) as farm:
+        farm.start("tracker", "tracker", "--port", str(port), "--state", str(folder / "t"))
+        farm.wait_for_tracker(address)
+        words = ["--key", "wasm", "--backend", "wasm", "--state", str(folder / "d")]
+        farm.start("wasm", "device", *words, "--tracker", address)
+        farm.wait_for_devices(address, ["wasm"])
+        yield address
+
+
+def test_bench_gives_the_right_answer(address):
+    words = ("bench", "matmul:m=64,n=64,k=64", "--device", "wasm", "--tracker", address, "--json")
+    told = json.loads(tunefarm(*words))
+    assert told["correct"] is True
+    assert told["target"].startswith("wasm32-unknown-unknown")
+    assert not told["emulated"]
+
+
+def test_a_bundle_built_for_it_runs_there_and_one_for_this_machine_does_not(address, tmp_path):
+    file = tmp_path / "add.bundle"
+    tunefarm("build", "add:n=100", "--target", "wasm", "-o", str(file))
+    x, y = np.arange(100, dtype=np.float32), np.ones(100, np.float32)
+    with request_device("wasm", tracker=address, timeout=30) as device:
+        module, out = device.load(Bundle.read(file)), device.empty(100)
+        module["add"](device.array(x), device.array(y), out)
+        assert (out.numpy() == x + y).all()
+        with pytest.raises(TargetMismatchError, match="wasm32-unknown-unknown"):
+            device.load(build("add:n=100", "local"))
