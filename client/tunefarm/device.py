@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import grpc
-from tunefarm_proto import errors, rpc
+from tunefarm_proto import chunks, errors, rpc
 from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import device_pb2 as dpb
@@ -13,20 +13,24 @@ from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.array import Array, check_dtype, check_shape, host_view
+from tunefarm.calls import Batch, Pipeline, Profile
 from tunefarm.channel import connect, named_errors
+from tunefarm.files import Files
 from tunefarm.lease import LeaseHolder
 from tunefarm.module import Module
 from tunefarm.session import Session
 
 # Called with (bytes sent, bytes to send) as an upload goes on.
 Progress = Callable[[int, int], None]
+_UPLOAD = f"/{dpb.DESCRIPTOR.services_by_name['DeviceService'].full_name}/UploadBlob"
 
 
 class Device:
     """A leased device. Leaving its `with` block gives it back, or, where it is one of several that
     were requested together, only closes it: they are given back together.
 
-    Attributes: `id`, `key`, `facts` (a `tunefarm.v1.DeviceFacts`), `lease` (a `tunefarm.v1.Lease`).
+    Attributes: `id`, `key`, `facts` (a `tunefarm.v1.DeviceFacts`), `lease` (a `tunefarm.v1.Lease`),
+    `files` of the session.
     """
 
     def __init__(
@@ -44,15 +48,25 @@ class Device:
             f"device {self.id} went away in the middle of the work",
             "request another: `tunefarm status` shows those there are",
         )
+        self._address = ""
         self._channel = self._connect(list(grant.addresses))
         self._stub = dpb_grpc.DeviceServiceStub(self._channel)
-        self._session = Session(self._channel, self._metadata, self._lost, self._lost_error)
+        self._session = Session(
+            self._channel,
+            self._metadata,
+            self._lost,
+            self._lost_error,
+            address=self._address,
+            credentials=holder.credentials,
+        )
+        self.files = Files(self._session)
         holder.when_lost(self._session.close)
 
     def _connect(self, addresses: list[str]) -> grpc.Channel:
         last: errors.TunefarmError | None = None
         for address in addresses:
             try:
+                self._address = address
                 return connect(
                     address,
                     errors.DeviceUnreachableError(
@@ -132,7 +146,13 @@ class Device:
             if not missing:
                 return 0
             pieces = _pieces(data, digest, missing[0].held_bytes, on_progress)
-            return self._stub.UploadBlob(pieces, metadata=self._metadata).received_bytes
+            upload = self._channel.stream_unary(
+                _UPLOAD,
+                request_serializer=chunks.encode,
+                response_deserializer=dpb.UploadBlobResponse.FromString,
+            )
+            answer: dpb.UploadBlobResponse = upload(pieces, metadata=self._metadata)
+            return answer.received_bytes
 
     def array(self, source: Any) -> Array:
         """An array with the contents, dtype and shape of a host array.
@@ -149,6 +169,31 @@ class Device:
         """An array of zeros. Raises: ArgumentMismatchError, OutOfMemoryError."""
         axes, name = check_shape(shape), check_dtype(dtype)
         return Array(self._session, self._session.allocate(name, axes), name, axes)
+
+    def pipeline(self, keep_errors: bool = False) -> Pipeline:
+        """Calls that do not wait for each other's answers, in a `with` block: see `Pipeline`."""
+        self._check_open()
+        return Pipeline(self._session, keep_errors)
+
+    def batch(self) -> Batch:
+        """Calls that travel in one message and run back to back: see `Batch`."""
+        return Batch(self._session)
+
+    def profile(self) -> Profile:
+        """What the calls in a `with` block cost on the device, by function: see `Profile`."""
+        return Profile(self._session)
+
+    def output(self) -> str:
+        """What kernels of this session printed, also before a crash; the last 1 MiB of it."""
+        return self._read_log(dpb.ReadLog.SOURCE_RUNNER)
+
+    def log(self) -> str:
+        """What the device server logged under this lease; the last 1000 lines."""
+        return self._read_log(dpb.ReadLog.SOURCE_DEVICE)
+
+    def _read_log(self, source: dpb.ReadLog.Source.ValueType) -> str:
+        operation = dpb.SessionRequest(log=dpb.ReadLog(source=source))
+        return b"".join(list(self._session.pieces(operation))).decode(errors="replace")
 
     def measure(self, candidates: Iterator[dpb.MeasureRequest]) -> Iterator[dpb.MeasureResponse]:
         """Time candidates one after another, each in a runner of its own.
@@ -174,11 +219,12 @@ class Device:
 
 def _pieces(
     data: bytes, digest: str, offset: int, on_progress: Progress | None
-) -> Iterator[dpb.UploadBlobRequest]:
+) -> Iterator[dpb.UploadBlobRequest | memoryview]:
     header = dpb.UploadHeader(digest=digest, size_bytes=len(data), offset=offset)
     yield dpb.UploadBlobRequest(header=header)
+    view = memoryview(data)
     for start in range(offset, len(data), rpc.CHUNK_BYTES):
-        piece = data[start : start + rpc.CHUNK_BYTES]
-        yield dpb.UploadBlobRequest(chunk=piece)
+        piece = view[start : start + rpc.CHUNK_BYTES]
+        yield piece
         if on_progress is not None:
             on_progress(start + len(piece), len(data))

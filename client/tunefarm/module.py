@@ -108,6 +108,7 @@ class Function:
 
         Raises: ArgumentMismatchError, KernelCrashedError, KernelTimeoutError, KernelFailedError.
         """
+        self.session.open_lane()
         self.session.request(dpb.SessionRequest(call=self.request(arrays)), timeout)
 
 

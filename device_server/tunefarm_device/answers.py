@@ -1,6 +1,7 @@
 """What a runner may answer. A kernel shares its process, so any frame may be the kernel's own."""
 
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,11 @@ MOST_TEXT = 1000
 MOST_COUNT = 1 << 62
 MOST_AMOUNT = 1e18
 MOST_COUNTERS = 32
+MOST_FAILED = 1000  # calls of a batch that are told of one by one
+FAILED_BYTES = 64
+MOST_PROFILED = 1000  # functions of a profile
+PROFILED_BYTES = 1000
+SECONDS = struct.Struct("=d")
 FAILURES = frozenset(("status", "memory", "library", "crash", "timeout"))
 # Of each kind of frame: seconds and counts that its answer has.
 _SECONDS: dict[str, tuple[str, ...]] = {
@@ -30,14 +36,20 @@ def most_header(asked: Mapping[str, Any]) -> int:
 
 
 def samples_of(asked: Mapping[str, Any]) -> int:
-    """How many samples the answer has."""
+    """How many samples, or other items as small, the answer has."""
     if asked.get("do") == "turns":
         return len(asked["order"])
+    if asked.get("do") == "profile":
+        return MOST_PROFILED * PROFILED_BYTES // SAMPLE_BYTES
+    if asked.get("do") == "many":
+        return MOST_FAILED * FAILED_BYTES // SAMPLE_BYTES
     return int(asked.get("repeat", 0))
 
 
 def most_payload(asked: Mapping[str, Any]) -> int:
     """Bytes of the longest payload that may answer this one."""
+    if asked.get("do") == "many":
+        return int(asked["count"]) * SECONDS.size
     return int(asked["end"]) - int(asked["start"]) if asked.get("do") == "read" else 0
 
 
@@ -63,8 +75,12 @@ def check(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: bytes) -
             raise ValueError("it is no failure that there is")
         return
     kind = str(asked.get("do"))
-    if len(payload) != most_payload(asked):
+    if kind == "many":
+        _check_batch(asked, answer, payload)
+    elif len(payload) != most_payload(asked):
         raise ValueError("its payload has another size")
+    if kind == "profile":
+        _check_profile(answer)
     for name in _SECONDS.get(kind, ()):
         if not is_amount(answer.get(name)):
             raise ValueError(f"{name} is no time")
@@ -85,6 +101,34 @@ def _check_round(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         raise ValueError("a sample is no time")
     if not are_counters(answer.get("counters")):
         raise ValueError("its counters are none")
+
+
+def _check_batch(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: bytes) -> None:
+    failed = answer.get("failed_calls")
+    whole, rest = divmod(len(payload), SECONDS.size)
+    if rest or whole > asked["count"] or not isinstance(failed, list) or len(failed) > MOST_FAILED:
+        raise ValueError("it has not the calls asked for")
+    if not all(is_amount(seconds) for (seconds,) in SECONDS.iter_unpack(payload)):
+        raise ValueError("a call took no time that there is")
+    for one in failed:
+        if not isinstance(one, list) or len(one) != 3 or not is_count(one[0]):
+            raise ValueError("a failed call is none")
+        if one[0] >= whole or one[1] not in ("status", "memory") or not isinstance(one[2], str):
+            raise ValueError("a failed call is none of the batch")
+    if whole < asked["count"] and (asked["keep_going"] or not failed):
+        raise ValueError("it ended early without a reason")
+
+
+def _check_profile(answer: Mapping[str, Any]) -> None:
+    functions = answer.get("functions")
+    if not isinstance(functions, list) or len(functions) > MOST_PROFILED:
+        raise ValueError("its functions are none")
+    for one in functions:
+        if not isinstance(one, list) or len(one) != 7 or not isinstance(one[1], str):
+            raise ValueError("a profile is none")
+        numbers_hold = is_count(one[0]) and is_count(one[2]) and all(map(is_amount, one[3:6]))
+        if not numbers_hold or not are_counters(one[6]):
+            raise ValueError("a profile's numbers are none")
 
 
 def is_amount(value: object) -> bool:

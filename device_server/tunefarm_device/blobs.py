@@ -1,12 +1,15 @@
 """The content-addressed cache on disk: uploads resumed, verified, bounded."""
 
 import asyncio
+import collections
 import hashlib
 import os
 import re
 import weakref
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from tunefarm_proto.errors import (
     InvalidRequestError,
@@ -16,6 +19,7 @@ from tunefarm_proto.errors import (
 )
 
 CACHE_BYTES = 4 << 30
+AHEAD = 3  # chunks that wait to be hashed and written
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,7 +63,7 @@ class BlobCache:
         return data
 
     async def receive(
-        self, digest: str, size: int, offset: int, chunks: AsyncIterator[bytes]
+        self, digest: str, size: int, offset: int, chunks: AsyncIterator[bytes | memoryview]
     ) -> int | None:
         """Take a blob from `offset` on. Returns the bytes that came; None where it was held.
 
@@ -115,28 +119,49 @@ class BlobCache:
 
 
 async def _append(
-    path: Path, size: int, offset: int, chunks: AsyncIterator[bytes]
+    path: Path, size: int, offset: int, chunks: AsyncIterator[bytes | memoryview]
 ) -> tuple[str, int]:
     """Write the chunks; sha256 of the whole and the bytes that came."""
-    received = 0
-    with path.open("r+b") as file:
+    received, loop = 0, asyncio.get_running_loop()
+    with path.open("r+b", buffering=0) as file:
         file.truncate(offset)
         digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
         file.seek(offset)
-        async for chunk in chunks:
-            received += len(chunk)
-            if offset + received > size:
-                file.truncate(0)
-                raise UploadCorruptError(
-                    f"more than the announced {size} bytes arrived", "send it again"
-                )
-            digest.update(chunk)
-            file.write(chunk)
+        # A thread that hashes, in order, and one that writes, while more comes in.
+        hasher, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        working: collections.deque[asyncio.Future[object]] = collections.deque()
+        try:
+            async for chunk in chunks:
+                received += len(chunk)
+                while len(working) > 2 * AHEAD:
+                    await working.popleft()
+                if offset + received > size:
+                    file.truncate(0)
+                    raise UploadCorruptError(
+                        f"more than the announced {size} bytes arrived", "send it again"
+                    )
+                working.append(loop.run_in_executor(hasher, digest.update, chunk))
+                working.append(loop.run_in_executor(writer, _write, file, chunk))
+            while working:
+                await working.popleft()
+        finally:
+            if working:
+                await asyncio.wait(working)
+                for work in working:
+                    work.exception()  # seen, or asyncio would tell of it in the log
+            hasher.shutdown()
+            writer.shutdown()
     if offset + received < size:
         raise UploadCorruptError(
             f"the upload ended after {offset + received} of {size} bytes", "send the rest"
         )
     return digest.hexdigest(), received
+
+
+def _write(file: IO[bytes], chunk: bytes | memoryview) -> None:
+    left = memoryview(chunk)
+    while left:
+        left = left[file.write(left) :]
 
 
 def check_digest(digest: str) -> str:

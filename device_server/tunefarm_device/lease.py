@@ -28,6 +28,30 @@ class Use:
         if self.ended.done():
             raise LeaseLostError("the lease has ended", "request the device again")
 
+    @contextlib.contextmanager
+    def cutting(self) -> Iterator[None]:
+        """Cut off whatever the block waits for when the lease ends. Raises: LeaseLostError."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (there is one in every coroutine)
+        cut = False
+
+        def end(_: object) -> None:
+            nonlocal cut
+            cut = True
+            task.cancel()
+
+        self.check()
+        self.ended.add_done_callback(end)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not cut:
+                raise
+            task.uncancel()
+            self.check()
+        finally:
+            self.ended.remove_done_callback(end)
+
     async def until_end(self, awaitable: Awaitable[T]) -> T:
         """Wait for something, or for the end of the lease. Raises: LeaseLostError."""
         task = asyncio.ensure_future(awaitable)

@@ -16,15 +16,15 @@ from typing import Any
 from tunefarm_proto.errors import InternalError, KernelCrashedError, KernelTimeoutError
 
 from tunefarm_device import answers, sandbox
-from tunefarm_device import runner as runner_code
 from tunefarm_device.backend import RunnerError
+from tunefarm_device.frames import FrameConnection
 from tunefarm_device.leftovers import Sweeper
 
 START_S = 30.0  # an emulated processor is slow
 END_S = 10.0
 GRACE_S = 1.0
 WORDS_BYTES = 4096
-BUFFERED_BYTES = 8 << 20
+OUTPUT_BYTES = 1 << 20
 
 
 def zygote_command(isolation: str, folder: Path, backend: str) -> list[str]:
@@ -53,15 +53,13 @@ class Runner:
         self._frames = 0
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._output = output
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._said = b""
+        self._connection: FrameConnection | None = None
 
     async def attach(self, connection: socket.socket) -> None:
         """Use our end of its socket; returns when the runner is ready."""
-        self._reader, self._writer = await asyncio.open_connection(
-            sock=connection, limit=BUFFERED_BYTES
-        )
-        await self._receive({})
+        self._connection = FrameConnection(connection)
+        await self._connection.exchange(None)
 
     async def request(
         self,
@@ -70,8 +68,11 @@ class Runner:
         *,
         limit_s: float,
         doing: str = "the kernel",
+        soon: bool = False,
     ) -> tuple[dict[str, Any], bytes]:
         """One frame and its answer. Kills the runner at the time limit (in seconds).
+
+        `soon`: the answer may come within microseconds, and there is no payload.
 
         Raises: KernelCrashedError, KernelTimeoutError, RunnerError.
         """
@@ -79,10 +80,15 @@ class Runner:
             f"{doing} ran longer than the {limit_s:g} s it was allowed to", "give a longer timeout"
         )
         try:
-            async with asyncio.timeout(limit_s + self._grace_s):
-                self._frames += 1  # an answer out of turn is the kernel's own
-                frame = {**header, "id": self._frames, "limit_s": limit_s}
-                answer, data = await self._exchange(frame, payload)
+            self._frames += 1  # an answer out of turn is the kernel's own
+            frame = {**header, "id": self._frames, "limit_s": limit_s}
+            if self._connection is None:
+                raise EOFError
+            found = self._connection.try_exchange(frame) if soon else None
+            if found is None:
+                async with asyncio.timeout(limit_s + self._grace_s):
+                    found = await self._connection.exchange(None if soon else frame, payload)
+            answer, data = found
         except TimeoutError:
             await self.close()
             raise too_long from None
@@ -104,32 +110,6 @@ class Runner:
             raise KernelCrashedError(f"{doing} was ended by the device: {text}")
         raise RunnerError(answer["failed"], text)
 
-    async def _exchange(
-        self, header: Mapping[str, Any], payload: bytes
-    ) -> tuple[dict[str, Any], bytes]:
-        if self._writer is None:
-            raise EOFError
-        self._writer.write(runner_code.encode(dict(header), len(payload)))
-        if payload:
-            self._writer.write(payload)
-        await self._writer.drain()
-        return await self._receive(header)
-
-    async def _receive(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """The answer to a frame. Raises ValueError for what no runner sends."""
-        if self._reader is None:
-            raise EOFError
-        prefix = await self._reader.readexactly(runner_code.PREFIX.size)
-        header_bytes, payload_bytes = runner_code.PREFIX.unpack(prefix)
-        if header_bytes > answers.most_header(asked):
-            raise ValueError("it is too long")
-        if payload_bytes > answers.most_payload(asked):
-            raise ValueError("its payload is too long")
-        answer = answers.parse(await self._reader.readexactly(header_bytes))
-        data = await self._reader.readexactly(payload_bytes)
-        answers.check(asked, answer, data)
-        return answer, data
-
     async def _crashed(self, doing: str) -> KernelCrashedError:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.ended), 1.0)
@@ -144,12 +124,15 @@ class Runner:
         )
 
     def _last_words(self) -> str:
-        if self._output < 0:
-            return ""
-        size = os.fstat(self._output).st_size
-        tail = os.pread(self._output, WORDS_BYTES, max(size - WORDS_BYTES, 0))
-        lines = tail.decode(errors="replace").strip().splitlines()
+        lines = self.output(WORDS_BYTES).decode(errors="replace").strip().splitlines()
         return answers.printable(lines[-1])[:200] if lines else ""
+
+    def output(self, most: int = OUTPUT_BYTES) -> bytes:
+        """The last of what it printed, also when it has ended."""
+        if self._output < 0:
+            return self._said[-most:]
+        size = os.fstat(self._output).st_size
+        return os.pread(self._output, most, max(size - most, 0))
 
     def kill(self) -> None:
         """Kill it and its process group."""
@@ -161,10 +144,11 @@ class Runner:
     def drop(self) -> None:
         """Kill it and let go of what it holds here. Doing it twice is fine."""
         self.kill()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         if self._output >= 0:
+            self._said = self.output()
             os.close(self._output)
             self._output = -1
 
@@ -238,8 +222,8 @@ class Zygote:
         elif (ended := self._runners.pop(told["exited"], None)) and not ended.ended.done():
             ended.ended.set_result(told["status"])
 
-    async def spawn(self) -> Runner:
-        """A new runner, ready. Raises: InternalError."""
+    async def spawn(self, folder: Path | None) -> Runner:
+        """A new runner in `folder`, an absolute path; ready. Raises: InternalError."""
         output = os.memfd_create("output", os.MFD_CLOEXEC)
         runner = Runner(output, self._grace_s)
         ours, theirs = socket.socketpair()
@@ -250,7 +234,8 @@ class Zygote:
             async with asyncio.timeout(START_S):
                 with theirs:
                     fds = [theirs.fileno(), output]
-                    socket.send_fds(self._control, [str(identity).encode()], fds)
+                    packet = os.fsencode(f"{identity} {folder or ''}")
+                    socket.send_fds(self._control, [packet], fds)
                 await runner.attach(ours)
         except (OSError, EOFError, ValueError) as error:
             ours.close()
@@ -321,21 +306,24 @@ class ProcessHost:
                     raise InternalError(f"the zygote was not ready in {START_S:g} s") from None
             return self._zygote
 
-    async def spawn(self) -> Runner:
-        """A runner, ready; one second try where the zygote had just died. Raises: InternalError."""
-        task = asyncio.ensure_future(self._spawn())
+    async def spawn(self, folder: Path | None = None) -> Runner:
+        """A runner, ready; one second try where the zygote had just died. Raises: InternalError.
+
+        `folder`, an absolute path, is where it works, and all that it may write.
+        """
+        task = asyncio.ensure_future(self._spawn(folder))
         self._spawning.add(task)
         task.add_done_callback(self._spawning.discard)
         return await task
 
-    async def _spawn(self) -> Runner:
+    async def _spawn(self, folder: Path | None) -> Runner:
         zygote = await self._ready_zygote()
         if sandbox.IPC not in zygote.isolation:
             self._sweeper.begin()
         try:
-            runner = await zygote.spawn()
+            runner = await zygote.spawn(folder)
         except InternalError:
-            runner = await (await self._ready_zygote()).spawn()
+            runner = await (await self._ready_zygote()).spawn(folder)
         self.runners.add(runner)
         runner.ended.add_done_callback(lambda _: self.runners.discard(runner))
         return runner

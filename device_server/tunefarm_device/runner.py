@@ -7,14 +7,17 @@ server, which checks everything that can be checked, gives it its name. Kinds "c
 are the last answer of a runner.
 """
 
+import array
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import math
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import statistics
@@ -25,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tunefarm_device.answers import MOST_FAILED, MOST_PROFILED
 from tunefarm_device.backend import (
     Array,
     Backend,
@@ -50,6 +54,17 @@ WARMUP_AGREE = 0.05
 MOST_CALLS = 1 << 40
 UNKNOWN_CACHE = 32 << 20
 MOST_COPIED = 64 << 20
+MOST_KERNELS = 1000  # kept ready
+COUNTED = {
+    "major_page_faults": "ru_majflt",
+    "context_switches": "ru_nvcsw",
+    "preemptions": "ru_nivcsw",
+    "user_s": "ru_utime",
+    "system_s": "ru_stime",
+}
+SPIN_S = 150e-6
+IDLE_S = 1e-3  # from the last call on, after which the timing core is left
+KERNEL_RUNS = ("call", "many", "time", "sample", "turns")
 POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
 Header = dict[str, Any]
@@ -118,6 +133,66 @@ class Memory(Kernel):
 ANCHORS: dict[str, type[Compute] | type[Memory]] = {"compute": Compute, "memory": Memory}
 
 
+class Profile:
+    """What calls cost, by function: times, and what processor and system count."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters = counters
+        self.costs: dict[tuple[int, str], list[float]] = {}
+        self.counted: dict[tuple[int, str], dict[str, float]] = {}
+
+    def call(self, key: tuple[int, str], kernel: Kernel) -> float:
+        """Call once, and keep what it cost."""
+        before = self.read()
+        elapsed = kernel.sample(1)
+        counted = difference(before, self.read())
+        if key not in self.costs and len(self.costs) >= MOST_PROFILED:
+            return elapsed
+        cost = self.costs.setdefault(key, [0, 0.0, math.inf, 0.0])
+        cost[:] = cost[0] + 1, cost[1] + elapsed, min(cost[2], elapsed), max(cost[3], elapsed)
+        sums = self.counted.setdefault(key, {})
+        for name, value in counted.items():
+            sums[name] = sums.get(name, 0.0) + max(value, 0.0)
+        return elapsed
+
+    def read(self) -> dict[str, float]:
+        """All that was counted so far."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        found = {name: float(getattr(usage, field)) for name, field in COUNTED.items()}
+        return found | self.counters.read()
+
+    def told(self) -> list[list[Any]]:
+        """Each function: module, name, calls, total, min, max, counters."""
+        return [[*key, *cost, self.counted[key]] for key, cost in self.costs.items()]
+
+
+class TimingCore:
+    """Runs this process on the timing core while it calls kernels, and only then.
+
+    Loads and copies must not disturb what others time. Moving costs 20 us and more, so it stays
+    there between calls that follow each other.
+    """
+
+    def __init__(self) -> None:
+        self.before: set[int] | None = None
+
+    def enter(self, cpu: int | None) -> None:
+        """Go there, where there is one. A kernel that moved is moved back."""
+        if cpu is None:
+            return
+        if self.before is None:
+            self.before = os.sched_getaffinity(0)
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {cpu})
+
+    def leave(self) -> None:
+        """Go back."""
+        if self.before is not None:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, self.before)
+            self.before = None
+
+
 class Runner:
     """The state of one session: libraries, arrays, and what has been called."""
 
@@ -125,6 +200,8 @@ class Runner:
         self.device = device
         self.counters = counters
         self.libraries: dict[int, Library] = {}
+        self.kernels: dict[tuple[Any, ...], Kernel] = {}
+        self.profile: Profile | None = None
         self.arrays: dict[int, Array] = {}
         self.first_s: dict[tuple[int, str], float] = {}
         self.evicting: mmap.mmap | None = None
@@ -142,8 +219,13 @@ class Runner:
             self.arrays[header["array"]] = self.device.array(header["size"])
             return {}, b""
         if kind == "free":
+            self.kernels.clear()  # they hold addresses
             self.arrays.pop(header["array"]).close()
             return {}, b""
+        if kind == "profile":
+            told = self.profile.told() if self.profile is not None else []
+            self.profile = Profile(self.counters) if header["begin"] else None
+            return {"functions": told}, b""
         does = {
             "load": self.load,
             "call": self.call,
@@ -152,7 +234,9 @@ class Runner:
             "turns": self.turns,
         }
         usual_floats()
-        with pinned(header.get("cpu")), self.device.limited(header.get("limit_s", math.inf)):
+        with self.device.limited(header.get("limit_s", math.inf)):
+            if kind == "many":
+                return self.many(header, payload)
             return does[kind](header), b""
 
     def load(self, header: Header) -> Header:
@@ -170,15 +254,44 @@ class Runner:
                 self.anchors[name] = ANCHORS[name]()
             return self.anchors[name], (0, name)
         key = (header["module"], header["function"])
-        arrays = [self.arrays[array] for array in header["arrays"]]
-        return self.libraries[key[0]].kernel(key[1], arrays), key
+        whole = (*key, *header["arrays"])
+        kernel = self.kernels.get(whole)
+        if kernel is None:
+            arrays = [self.arrays[identity] for identity in header["arrays"]]
+            if len(self.kernels) >= MOST_KERNELS:
+                self.kernels.clear()
+            kernel = self.kernels[whole] = self.libraries[key[0]].kernel(key[1], arrays)
+        return kernel, key
+
+    def once(self, kernel: Kernel, key: tuple[int, str]) -> float:
+        """Call it once; seconds."""
+        elapsed = kernel.sample(1) if self.profile is None else self.profile.call(key, kernel)
+        self.first_s.setdefault(key, elapsed)
+        return elapsed
 
     def call(self, header: Header) -> Header:
         """Call once."""
-        kernel, key = self.kernel(header)
-        elapsed = kernel.sample(1)
-        self.first_s.setdefault(key, elapsed)
-        return {"elapsed_s": elapsed}
+        return {"elapsed_s": self.once(*self.kernel(header))}
+
+    def many(self, header: Header, order: bytearray) -> tuple[Header, bytes]:
+        """Calls back to back, `order` naming them by their place in the header; seconds of each.
+
+        It ends at the first that fails unless it is to go on.
+        """
+        calls = [self.kernel(call) for call in header["calls"]]
+        elapsed = array.array("d")
+        failed: list[tuple[int, str, str]] = []
+        for index, which in enumerate(memoryview(order).cast("I")):
+            start = time.perf_counter()
+            try:
+                elapsed.append(self.once(*calls[which]))
+            except RunnerError as error:
+                elapsed.append(time.perf_counter() - start)
+                if len(failed) < MOST_FAILED:
+                    failed.append((index, error.kind, str(error)))
+                if not header["keep_going"]:
+                    break
+        return {"failed_calls": failed}, elapsed.tobytes()
 
     def time(self, header: Header) -> Header:
         """First call apart, warm up, calibrate once, then the samples."""
@@ -254,23 +367,24 @@ def largest_cache(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> in
 def usual_floats() -> None:
     """Rounding and subnormals as a process begins: what was called before may have changed them."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libm.so.6").fesetenv(ctypes.c_void_p(-1))  # FE_DFL_ENV
+        _libm().fesetenv(ctypes.c_void_p(-1))  # FE_DFL_ENV
 
 
-@contextlib.contextmanager
-def pinned(cpu: int | None) -> Any:
-    """Run on the timing core while a kernel runs, and only then: loads must not disturb timings."""
-    if cpu is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, before)
+@functools.cache
+def _libm() -> ctypes.CDLL:
+    return ctypes.CDLL("libm.so.6")
+
+
+def comes_soon(poll: Any) -> bool:
+    """Whether a frame follows within 1 ms; for the first of it there is no sleeping.
+
+    To be woken takes longer than a short call, and on the timing core nobody else wants to run.
+    """
+    limit = time.perf_counter() + SPIN_S
+    while time.perf_counter() < limit:
+        if poll.poll(0):
+            return True
+    return bool(poll.poll(IDLE_S * 1e3))
 
 
 def isolate(parent: int) -> None:
@@ -309,15 +423,26 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
     counters = Counters()  # the sandbox lets nobody open any
     shut_in()
     gc.disable()
-    runner = Runner(device, counters)
+    runner, core = Runner(device, counters), TimingCore()
     with socket.socket(fileno=session_fd) as connection:
-        stream = connection.makefile("rb")
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
         connection.sendall(encode({"ready": True}))
-        while prefix := stream.read(PREFIX.size):
+        while True:
+            if core.before is not None and not comes_soon(poll):
+                core.leave()
+            prefix = connection.recv(PREFIX.size, socket.MSG_WAITALL)
+            if len(prefix) < PREFIX.size:
+                return
             header_bytes, payload_bytes = PREFIX.unpack(prefix)
-            header = json.loads(stream.read(header_bytes))
+            header = json.loads(connection.recv(header_bytes, socket.MSG_WAITALL))
+            if header["do"] in KERNEL_RUNS:
+                core.enter(header.get("cpu"))
+            else:
+                core.leave()
             payload = bytearray(payload_bytes)
-            stream.readinto(payload)
+            if payload:
+                connection.recv_into(payload, payload_bytes, socket.MSG_WAITALL)
             try:
                 answer, data = runner.obey(header, payload)
             except RunnerError as error:
@@ -326,6 +451,4 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
                 answer = {"id": header["id"], "failed": error.kind, "text": str(error)}
                 connection.sendall(encode(answer))
                 return
-            connection.sendall(encode({"id": header["id"], **answer}, len(data)))
-            if data:
-                connection.sendall(data)
+            connection.sendall(encode({"id": header["id"], **answer}, len(data)) + data)

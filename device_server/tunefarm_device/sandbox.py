@@ -7,8 +7,9 @@ which hold here; `enter` applies those to this process, for good. Nothing here n
   no descriptor's owner either), no limit, processor or priority of others, no file's mode or owner
   changed, nothing of the kernel's own (mounts, modules, tracing, BPF, keys, io_uring, the clock).
   Refused calls fail with EPERM.
-- Landlock: system libraries, the interpreter and the session's own folder can be read; nothing can
-  be written but the device nodes that swallow it; no TCP, no signal to others.
+- Landlock: system libraries, the interpreter and the device's scratch folder can be read; nothing
+  can be written but the device nodes that swallow it, and plain files in the session's own folder;
+  no TCP, no signal to others.
 - capabilities: none, not even root's.
 - namespaces: an empty network, and System V shared memory of its own, gone with the process.
 """
@@ -180,6 +181,8 @@ _ALL_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16
 _TCP, _SCOPES = 3, 3  # bind and connect; abstract sockets and signals of others
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE
+_REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 5, 1 << 8, 1 << 14
+_OWN = _READ_FILE | _READ_DIR | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
 
 _READABLE = (
     "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/proc/self", "/proc/cpuinfo", "/proc/meminfo",
@@ -188,8 +191,10 @@ _READABLE = (
 _WRITABLE = ("/dev/null",)
 
 
-def enter_landlock(readable: Iterable[str]) -> None:
+def enter_landlock(readable: Iterable[str], own: Iterable[str] = ()) -> None:
     """Let only system libraries, Python and these paths be read, and nothing be written.
+
+    In `own` folders plain files can be made, written and removed; no links, folders or devices.
 
     Raises: OSError where it does not hold.
     """
@@ -207,6 +212,8 @@ def enter_landlock(readable: Iterable[str]) -> None:
             _allow(call, ruleset, path, _READ)
         for path in _WRITABLE:
             _allow(call, ruleset, path, _READ_FILE | _WRITE_FILE)
+        for path in own:
+            _allow(call, ruleset, path, _OWN & handled)
         _no_new_privileges()
         _check(call(_RESTRICT_SELF, ruleset, 0))
     finally:
@@ -245,14 +252,14 @@ def enter_capabilities() -> None:
     _check(_libc().capset(header, bytes(24)))
 
 
-def enter(primitives: Iterable[str], readable: Iterable[str]) -> None:
-    """Apply those that hold here, for good. Raises: OSError, KeyError."""
+def enter(primitives: Iterable[str], readable: Iterable[str], own: Iterable[str] = ()) -> None:
+    """Apply those that hold here, for good; paths as for Landlock. Raises: OSError, KeyError."""
     chosen = set(primitives)
     flags = (CLONE_NEWNET if NETWORK in chosen else 0) | (CLONE_NEWIPC if IPC in chosen else 0)
     if flags:
         enter_namespaces(flags)
     if LANDLOCK in chosen:
-        enter_landlock(readable)
+        enter_landlock(readable, own)
     if CAPABILITIES in chosen:
         enter_capabilities()
     if SECCOMP in chosen:

@@ -15,7 +15,6 @@ from tunefarm_proto import security, serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.listener import Listener
 from tunefarm_proto.security import Access, Credentials
-from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_device.anchor import INTERVAL_S, Anchor, ended
@@ -23,9 +22,11 @@ from tunefarm_device.backend import Backend, UnknownBackendError, find
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.facts import find_facts
+from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease import LeaseGate
+from tunefarm_device.lease_log import LeaseLog
 from tunefarm_device.processes import ProcessHost
-from tunefarm_device.service import DeviceService
+from tunefarm_device.service import DeviceService, add_to_server
 from tunefarm_device.session import Workbench
 from tunefarm_device.state import StateDir
 from tunefarm_device.tracker_link import TrackerLink, local_address
@@ -50,6 +51,8 @@ class RunningDevice:
         self._state = state
         self._gate = gate
         self._bench = bench
+        logging.getLogger("tunefarm_device").addHandler(bench.log)
+        self._lanes = LaneServer()
         self._listener: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,6 +81,10 @@ class RunningDevice:
         self.port = await self._listener.start(
             host, port, tls=access.tls, guarded=True, insecure=access.insecure
         )
+        try:
+            await self._lanes.start(host, access.tls)
+        except OSError as error:
+            _log.warning("no lanes, calls take longer: %s", error)
         reached = local_address(tracker) if host in _ANYWHERE else host
         self.addresses = [advertise or f"{reached}:{self.port}"]
         presence = tpb.SynchronizeRequest(
@@ -102,20 +109,23 @@ class RunningDevice:
 
     def _fill(self, server: grpc.aio.Server) -> None:
         serving.add_hello(server, "device")
-        service = DeviceService(self._gate, self._bench)
-        dpb_grpc.add_DeviceServiceServicer_to_server(service, server)
+        service = DeviceService(self._gate, self._bench, self._lanes)
+        add_to_server(service, server)
 
     async def _clean(self) -> None:
         """Nothing that a lease started outlives it."""
         await self._bench.host.kill_all()
         self._state.clean()
+        self._bench.log.clear()
 
     async def stop(self) -> None:
         """End everything; no process is left. Doing it twice is fine."""
         for task in self._tasks:
             await ended(task)
         self._gate.shut()
+        logging.getLogger("tunefarm_device").removeHandler(self._bench.log)
         await self._bench.host.stop()
+        await self._lanes.stop()
         if self._listener is not None:
             await self._listener.stop(1.0)
         self._state.close()
@@ -207,6 +217,7 @@ async def start(  # noqa: PLR0917 (all but the key are optional)
             conditions=ConditionsReader(timing_cpu),
             timing=asyncio.Lock(),
             scratch=state.scratch,
+            log=LeaseLog(),
             timing_cpu=timing_cpu,
         )
         if timing_cpu is not None:

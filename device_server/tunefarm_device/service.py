@@ -1,17 +1,20 @@
 """DeviceService: converts requests into calls on sessions and cache, under the lease."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from tunefarm_proto import rpc
-from tunefarm_proto.errors import InvalidRequestError, LeaseLostError, TunefarmError
+from tunefarm_proto import chunks, rpc
+from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import device_pb2 as dpb
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
+from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease import LeaseGate, Use
 from tunefarm_device.measure import measure
-from tunefarm_device.session import CALL_S, TIMING_S, DeviceSession, Workbench, time_limit
+from tunefarm_device.pump import Pump, feed
+from tunefarm_device.session import DeviceSession, Workbench
 
 MOST_DIGESTS = 10_000  # of one question
 
@@ -21,7 +24,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DeviceService(dpb_grpc.DeviceServiceServicer):
     """Every call names its lease and token in the metadata."""
 
-    def __init__(self, gate: LeaseGate, bench: Workbench) -> None:
+    def __init__(self, gate: LeaseGate, bench: Workbench, lanes: LaneServer) -> None:
+        self._lanes = lanes
         self._gate = gate
         self._blobs = bench.blobs
         self._bench = bench
@@ -51,18 +55,17 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
         return answer
 
     async def UploadBlob(  # noqa: N802
-        self, request_iterator: AsyncIterator[dpb.UploadBlobRequest], context: Context
+        self, request_iterator: AsyncIterator[Any], context: Context
     ) -> dpb.UploadBlobResponse:
-        """Take one blob into the cache."""
+        """Take one blob into the cache. The requests come from `chunks.decode`."""
         await self._check(context)
-        with self._gate.use() as use:
-            messages = under_lease(use, request_iterator)
-            first = await anext(messages, dpb.UploadBlobRequest())
-            if first.WhichOneof("message") != "header":
+        with self._gate.use() as use, use.cutting():
+            first = await anext(request_iterator, None)
+            if first is None or isinstance(first, memoryview) or not first.HasField("header"):
                 raise InvalidRequestError("an upload starts with its header")
             header = first.header
             received = await self._blobs.receive(
-                header.digest, header.size_bytes, header.offset, _chunks(messages)
+                header.digest, header.size_bytes, header.offset, _chunks(request_iterator)
             )
         return dpb.UploadBlobResponse(received_bytes=received or 0, already_held=received is None)
 
@@ -71,16 +74,20 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
     ) -> AsyncIterator[dpb.SessionResponse]:
         """Carry out operations until the client or the lease ends."""
         await self._check(context)
-        with self._gate.use() as use:
+        with self._gate.use() as use, use.cutting():
             session = DeviceSession(self._bench, use.check)
+            pump = Pump(session, use.check, self._lanes.open)
+            # Written here, not yielded: the end of the lease may cut this task off at any await.
+            feeder = asyncio.create_task(feed(pump, request_iterator, context.write))
             try:
-                async for request in under_lease(use, request_iterator):
-                    async for answer in answers(session, request):
-                        use.check()
-                        answer.id = request.id
-                        yield answer
+                await pump.run()
             finally:
-                await session.close()
+                feeder.cancel()
+                self._lanes.close(pump)
+                # gRPC may cancel a call twice; its runner and its folder go all the same.
+                await asyncio.shield(asyncio.ensure_future(session.close()))
+        return
+        yield  # makes it a stream to gRPC
 
     async def Measure(  # noqa: N802
         self, request_iterator: AsyncIterator[dpb.MeasureRequest], context: Context
@@ -104,82 +111,24 @@ async def under_lease(use: Use, requests: AsyncIterator[Any]) -> AsyncIterator[A
         yield request
 
 
-async def _chunks(messages: AsyncIterator[dpb.UploadBlobRequest]) -> AsyncIterator[bytes]:
+async def _chunks(messages: AsyncIterator[Any]) -> AsyncIterator[bytes | memoryview]:
     async for message in messages:
-        if message.WhichOneof("message") != "chunk":
+        if isinstance(message, memoryview):
+            yield message
+        elif message.WhichOneof("message") == "chunk":
+            yield message.chunk
+        else:
             raise InvalidRequestError("after its header an upload has chunks only")
-        yield message.chunk
 
 
-async def answers(
-    session: DeviceSession, request: dpb.SessionRequest
-) -> AsyncIterator[dpb.SessionResponse]:
-    """The answers to one request; an error is an answer."""
-    try:
-        async for answer in _carry_out(session, request):
-            yield answer
-    except LeaseLostError:
-        raise
-    except TunefarmError as error:
-        yield dpb.SessionResponse(error=error.to_proto())
-
-
-async def _carry_out(
-    session: DeviceSession, request: dpb.SessionRequest
-) -> AsyncIterator[dpb.SessionResponse]:
-    kind = request.WhichOneof("operation")
-    limit = TIMING_S if kind in ("time", "compare") else CALL_S
-    if request.HasField("timeout"):
-        limit = time_limit(request.timeout)
-    if kind == "read":
-        async for piece, last in _marked(session.read(request.read.array_id, limit)):
-            yield dpb.SessionResponse(data=dpb.ArrayData(data=piece, last=last))
-    elif kind == "write":
-        write = request.write
-        await session.write(write.array_id, write.offset, write.data, limit)
-        yield dpb.SessionResponse(done=dpb.Done())
-    elif kind == "call":
-        call = request.call
-        elapsed = await session.call(call.module_id, call.function, call.array_ids, limit)
-        yield dpb.SessionResponse(returned=dpb.CallReturned(elapsed_s=elapsed))
-    elif kind == "time":
-        call, options = request.time.call, request.time.options
-        timing = await session.time(call.module_id, call.function, call.array_ids, options, limit)
-        yield dpb.SessionResponse(timing=timing)
-    elif kind == "compare":
-        compare = request.compare
-        calls = [(one.module_id, one.function, one.array_ids) for one in compare.calls]
-        timings = await session.compare(calls, compare.options, compare.numbers, limit)
-        yield dpb.SessionResponse(comparison=dpb.Comparison(timings=timings))
-    elif kind == "allocate":
-        identity = await session.allocate(request.allocate.dtype, request.allocate.shape, limit)
-        yield dpb.SessionResponse(allocated=dpb.AllocatedArray(array_id=identity))
-    elif kind == "free":
-        await session.free(request.free.array_id, limit)
-        yield dpb.SessionResponse(done=dpb.Done())
-    elif kind == "load":
-        yield dpb.SessionResponse(loaded=await _load(session, request.load.digest, limit))
-    else:
-        raise InvalidRequestError("the request names no operation that this device knows")
-
-
-async def _load(session: DeviceSession, digest: str, limit: float) -> dpb.LoadedModule:
-    identity = await session.load(digest, limit)
-    module = session.module(identity)
-    return dpb.LoadedModule(
-        module_id=identity,
-        manifest=module.manifest.SerializeToString(),
-        target=module.target,
-        load_s=module.load_s,
+def add_to_server(service: DeviceService, server: grpc.aio.Server) -> None:
+    """Serve the service, chunks of uploads without protobuf's copies."""
+    upload = grpc.stream_unary_rpc_method_handler(
+        service.UploadBlob,
+        request_deserializer=chunks.decode,
+        response_serializer=dpb.UploadBlobResponse.SerializeToString,
     )
-
-
-async def _marked(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[bytes, bool]]:
-    """Each piece, and whether it is the last."""
-    before: bytes | None = None
-    async for piece in pieces:
-        if before is not None:
-            yield before, False
-        before = piece
-    if before is not None:
-        yield before, True
+    name = dpb.DESCRIPTOR.services_by_name["DeviceService"].full_name
+    first = grpc.method_handlers_generic_handler(name, {"UploadBlob": upload})
+    server.add_generic_rpc_handlers((first,))
+    dpb_grpc.add_DeviceServiceServicer_to_server(service, server)

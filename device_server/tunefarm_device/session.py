@@ -1,6 +1,8 @@
 """One session: modules and arrays by id, checked calls, a runner that may die and be replaced."""
 
+import array
 import asyncio
+import logging
 import math
 import tempfile
 from collections.abc import AsyncIterator, Callable, Container, Sequence
@@ -29,7 +31,9 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_device.backend import RunnerError
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader, available_memory
-from tunefarm_device.processes import ProcessHost, Runner
+from tunefarm_device.files import SessionFolder
+from tunefarm_device.lease_log import LeaseLog
+from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
 from tunefarm_device.timing import COLD, HOT, compared, timed
 
 CALL_S = 60.0
@@ -41,6 +45,10 @@ MOST_AXES = 64
 MOST_REPEAT = 1_000_000
 MOST_COMPARED = 16
 MOST_NUMBER = 1 << 40
+MOST_READY = 10_000  # checked calls that are kept
+WATCH_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Workbench:
     conditions: ConditionsReader
     timing: asyncio.Lock
     scratch: Path
+    log: LeaseLog
     timing_cpu: int | None = None
 
 
@@ -78,7 +87,8 @@ class Array:
 
 
 class DeviceSession:
-    """Modules, arrays and calls of one client. Used by one task at a time; close it in the end.
+    """Modules, arrays, calls and files of one client. Used by one task at a time; close it in the
+    end.
 
     `check` raises where nothing more may be started: the lease has ended.
     """
@@ -90,12 +100,38 @@ class DeviceSession:
         self._modules: dict[int, Module] = {}
         self._arrays: dict[int, Array] = {}
         self._lost: dict[int, str] = {}
+        self._ready: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._said = b""
+        self._folder: SessionFolder | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._overfull = False
         self._next_id = 1
 
     async def close(self) -> None:
-        """Kill its runner. Doing it twice is fine."""
+        """Kill its runner and delete its files. Doing it twice is fine."""
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._runner is not None:
             await self._runner.close()
+        if self._folder is not None:
+            await asyncio.to_thread(self._folder.close)
+
+    @property
+    def files(self) -> SessionFolder:
+        """Its own folder, made when it is first asked for. Using it blocks."""
+        if self._folder is None:
+            self._check()
+            self._folder = SessionFolder(self._bench.scratch)
+        return self._folder
+
+    def output(self) -> bytes:
+        """The last of what its runners printed."""
+        now = self._runner.output() if self._runner is not None else b""
+        return (self._said + now)[-OUTPUT_BYTES:]
+
+    def device_log(self) -> str:
+        """What the device logged under this lease, a line each."""
+        return self._bench.log.text()
 
     async def load(self, digest: str, limit_s: float = CALL_S) -> int:
         """Load a bundle from the cache. Returns the module's id.
@@ -111,6 +147,7 @@ class DeviceSession:
             frame = {"do": "load", "module": identity, "path": file.name, "functions": names}
             answer, _ = await self._run(frame, limit_s=limit_s, doing="loading the library")
         self._modules[identity] = Module(manifest, entry.target, float(answer["load_s"]))
+        _log.info("module %d is bundle %s", identity, digest)
         return identity
 
     def _unpack(self, digest: str) -> tuple[bpb.BundleManifest, bpb.BundleLibrary, bytes]:
@@ -149,30 +186,31 @@ class DeviceSession:
             raise ArgumentMismatchError(
                 f"an array of {len(shape)} axes is asked for", f"at most {MOST_AXES} are there"
             )
-        array = Array(dtype, tuple(shape), math.prod(shape) * ITEM_BYTES[dtype])
-        if array.size > (free := available_memory()):
+        made = Array(dtype, tuple(shape), math.prod(shape) * ITEM_BYTES[dtype])
+        if made.size > (free := available_memory()):
             raise OutOfMemoryError(
-                f"{array} takes {array.size} bytes and the device has {free} free",
+                f"{made} takes {made.size} bytes and the device has {free} free",
                 "free arrays, or use smaller ones",
             )
         identity = self._new_id()
-        frame = {"do": "allocate", "array": identity, "size": array.size}
+        frame = {"do": "allocate", "array": identity, "size": made.size}
         await self._run(frame, limit_s=limit_s)
-        self._arrays[identity] = array
+        self._arrays[identity] = made
         return identity
 
     async def free(self, identity: int, limit_s: float = CALL_S) -> None:
         """Forget an array. Raises: UnknownHandleError."""
         self.array(identity)
         del self._arrays[identity]
+        self._ready.clear()
         await self._run({"do": "free", "array": identity}, limit_s=limit_s)
 
     async def write(self, identity: int, offset: int, data: bytes, limit_s: float = CALL_S) -> None:
         """Copy into an array. Raises: UnknownHandleError, ArgumentMismatchError."""
-        array = self.array(identity)
-        if offset + len(data) > array.size:
+        held = self.array(identity)
+        if offset + len(data) > held.size:
             raise ArgumentMismatchError(
-                f"{len(data)} bytes at {offset} do not fit into {array} of {array.size} bytes"
+                f"{len(data)} bytes at {offset} do not fit into {held} of {held.size} bytes"
             )
         for start in range(0, len(data), CHUNK_BYTES):
             frame = {"do": "write", "array": identity, "offset": offset + start}
@@ -192,8 +230,41 @@ class DeviceSession:
         """Call once. Returns seconds; raises what `_run` raises and ArgumentMismatchError."""
         frame = self._call_frame("call", module, function, arrays)
         async with self._bench.timing:
-            answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel")
+            answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel", soon=True)
         return float(answer["elapsed_s"])
+
+    async def call_many(
+        self,
+        calls: Sequence[dict[str, Any]],
+        order: Sequence[int],
+        keep_going: bool,
+        limit_s: float = CALL_S,
+    ) -> tuple[list[float], list[tuple[int, TunefarmError]]]:
+        """Calls, of `call_frame`, back to back. Returns seconds of each, and those that failed.
+
+        Raises what `_run` raises: a crash or the time limit ends all of it.
+        """
+        frame = {
+            "do": "many",
+            "calls": calls,
+            "count": len(order),
+            "keep_going": keep_going,
+            "cpu": self._bench.timing_cpu,
+        }
+        packed = array.array("I", order).tobytes()
+        async with self._bench.timing:
+            answer, data = await self._run(frame, packed, limit_s=limit_s, doing="the batch")
+        elapsed = array.array("d", data).tolist()
+        failed = [
+            (int(index), named(RunnerError(str(kind), str(text))))
+            for index, kind, text in answer["failed_calls"]
+        ]
+        return elapsed, failed
+
+    async def profile(self, begin: bool, limit_s: float = CALL_S) -> list[Any]:
+        """Begin a profile, or end it and tell: see `runner.Profile.told`."""
+        answer, _ = await self._run({"do": "profile", "begin": begin}, limit_s=limit_s)
+        return list(answer["functions"])
 
     async def time(
         self,
@@ -243,25 +314,48 @@ class DeviceSession:
     async def _ask(self, frame: dict[str, Any], left_s: float) -> dict[str, Any]:
         return (await self._run(frame, limit_s=left_s, doing="the kernel"))[0]
 
+    def call_frame(self, module: int, function: str, arrays: Sequence[int]) -> dict[str, Any]:
+        """A call, checked. Raises: UnknownHandleError, UnknownFunctionError, ArgumentMismatchError.
+
+        Not to be changed: it is kept, for the next call of the kind.
+        """
+        key = (module, function, *arrays)
+        frame = self._ready.get(key)
+        if frame is None:
+            signature = find_function(self.module(module).manifest, function)
+            check_arguments(signature, [self.array(identity) for identity in arrays])
+            frame = {"module": module, "function": function, "arrays": list(arrays)}
+            if len(self._ready) >= MOST_READY:
+                self._ready.clear()
+            self._ready[key] = frame
+        return frame
+
     def _call_frame(
         self, kind: str, module: int, function: str, arrays: Sequence[int]
     ) -> dict[str, Any]:
-        signature = find_function(self.module(module).manifest, function)
-        check_arguments(signature, [self.array(identity) for identity in arrays])
-        return {
-            "do": kind,
-            "module": module,
-            "function": function,
-            "arrays": list(arrays),
-            "cpu": self._bench.timing_cpu,
-        }
+        frame = self.call_frame(module, function, arrays)
+        return {"do": kind, **frame, "cpu": self._bench.timing_cpu}
+
+    async def _watch_folder(self) -> None:
+        """End a kernel that fills the disk: nothing else bounds how many files it makes."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self._runner is not None and await asyncio.to_thread(self.files.overfull):
+                self._overfull = True
+                self._runner.kill()
 
     def _new_id(self) -> int:
         self._next_id += 1
         return self._next_id - 1
 
     async def _run(
-        self, frame: dict[str, Any], payload: bytes = b"", *, limit_s: float, doing: str = "a copy"
+        self,
+        frame: dict[str, Any],
+        payload: bytes = b"",
+        *,
+        limit_s: float,
+        doing: str = "a copy",
+        soon: bool = False,
     ) -> tuple[dict[str, Any], bytes]:
         """One frame through the runner, which is started where there is none.
 
@@ -270,9 +364,14 @@ class DeviceSession:
         """
         self._check()
         if self._runner is None:
-            self._runner = await self._bench.host.spawn()
+            self._overfull = False
+            self._runner = await self._bench.host.spawn(self.files.path)
+            if self._watcher is None:
+                self._watcher = asyncio.create_task(self._watch_folder())
         try:
-            return await self._runner.request(frame, payload, limit_s=limit_s, doing=doing)
+            return await self._runner.request(
+                frame, payload, limit_s=limit_s, doing=doing, soon=soon
+            )
         except RunnerError as error:
             raise named(error) from None
         except (KernelCrashedError, KernelTimeoutError) as error:
@@ -282,8 +381,15 @@ class DeviceSession:
             self._lost |= dict.fromkeys([*self._modules, *self._arrays], how)
             self._modules.clear()
             self._arrays.clear()
+            self._ready.clear()
+            self._said = self.output()
             self._runner = None
-            raise
+            if self._overfull:
+                error = KernelCrashedError(
+                    "the kernel was ended: it filled the session's folder", "write less"
+                )
+            _log.warning("a runner is gone: %s", error)
+            raise error from None
 
 
 def named(error: RunnerError) -> TunefarmError:
@@ -318,11 +424,11 @@ def check_arguments(signature: bpb.FunctionSignature, arrays: Sequence[Array]) -
         raise ArgumentMismatchError(
             f"{signature.name} takes {len(wanted)} arguments, got {len(arrays)}", f"give {names}"
         )
-    for index, (expected, array) in enumerate(zip(wanted, arrays, strict=True)):
-        if expected != str(array):
+    for index, (expected, given) in enumerate(zip(wanted, arrays, strict=True)):
+        if expected != str(given):
             raise ArgumentMismatchError(
                 f"argument {index} ({signature.arguments[index].name}) of {signature.name} "
-                f"is {expected}, got {array}"
+                f"is {expected}, got {given}"
             )
 
 

@@ -5,11 +5,12 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 from pathlib import Path
 from typing import IO
 
 from tunefarm_proto.errors import InvalidRequestError
+
+from tunefarm_device.files import remove_tree
 
 MOST_DEVICES = 1000
 
@@ -69,12 +70,12 @@ class StateDir:
 
     def clean(self) -> None:
         """Empty the scratch folder: nothing of a lease outlives it."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        remove_tree(self.scratch)
         self.scratch.mkdir(exist_ok=True)
 
     def close(self) -> None:
         """Let another server have it."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        remove_tree(self.scratch)
         self._lock.close()
 
 

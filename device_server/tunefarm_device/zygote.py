@@ -3,8 +3,9 @@
 MODE is "full" or "basic", which leaves out what the sandbox module does; FOLDER is what runners may
 read besides the system; BACKEND is loaded once, here, and may import more than that library.
 
-Standard input is a SOCK_SEQPACKET socket: each packet is an id as text, with two descriptors: the
-runner's end of its socket, and a file for its output. End of file ends everything. Standard output
+Standard input is a SOCK_SEQPACKET socket: each packet is an id as text and the folder to work in,
+with two descriptors: the runner's end of its socket, and a file for its output. End of file ends
+everything. Standard output
 tells, a JSON object a line: `ready` with the isolation primitives that hold here, `spawned`
 (`id`, `pid`), `exited` (`pid`, `status` as of waitpid). What runners leave behind is killed here.
 """
@@ -28,6 +29,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CONTROL_FD = 0
 REPORT_FD = 1
+PACKET_BYTES = 4096 + 32  # a path and a number
 STRAYS_S = 5.0
 
 
@@ -101,20 +103,23 @@ class Zygote:
 
     def take(self, control: socket.socket) -> bool:
         """Fork one runner; False at the end of file."""
-        packet, fds, _, _ = socket.recv_fds(control, 64, 2)
+        packet, fds, _, _ = socket.recv_fds(control, PACKET_BYTES, 2)
         if not packet:
             return False
+        identity, _, own_folder = os.fsdecode(packet).partition(" ")
         own = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self.become_runner(control, fds, own)
+            self.become_runner(control, fds, own, own_folder)
         for fd in fds:
             os.close(fd)
         self.children.add(pid)
-        self.tell(spawned=int(packet), pid=pid)
+        self.tell(spawned=int(identity), pid=pid)
         return True
 
-    def become_runner(self, control: socket.socket, fds: list[int], parent: int) -> None:
+    def become_runner(
+        self, control: socket.socket, fds: list[int], parent: int, folder: str
+    ) -> None:
         """In the child. Never returns."""
         status = 70
         try:
@@ -130,15 +135,15 @@ class Zygote:
                 os.dup2(old, new)
             os.close(null)
             os.close(output)
-            self.runner.main(session, parent, self.shut_in, self.backend)
+            self.runner.main(session, parent, lambda: self.shut_in(folder), self.backend)
             status = 0
         finally:
             os._exit(status)
 
-    def shut_in(self) -> None:
-        """In the child: apply what holds here."""
-        os.chdir("/")
-        self.sandbox.enter(self.primitives, [self.folder])
+    def shut_in(self, folder: str) -> None:
+        """In the child: apply what holds here. It works in `folder`, and writes nowhere else."""
+        os.chdir(folder or "/")
+        self.sandbox.enter(self.primitives, [self.folder], [folder] if folder else [])
 
     def reap(self) -> None:
         """Report children that ended, and kill what they left."""

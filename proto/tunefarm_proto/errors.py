@@ -30,6 +30,8 @@
     +-- ArgumentMismatchError         number, shape or dtype differ from the manifest
     +-- UnknownHandleError            not an array or module of this session
     +-- OutOfMemoryError
+    +-- UnknownFileError              not in the session's folder
+    +-- FileRefusedError              a name that leads out of the session's folder, or no room
     +-- KernelError
     |   +-- KernelCrashedError        ended its process
     |   +-- KernelTimeoutError        ran longer than it was allowed to
@@ -234,6 +236,18 @@ class OutOfMemoryError(TunefarmError, MemoryError):
     """The device could not get the memory that was asked for."""
 
     code = pb.ERROR_CODE_OUT_OF_MEMORY
+
+
+class UnknownFileError(TunefarmError, LookupError):
+    """The session's folder has no file of that name."""
+
+    code = pb.ERROR_CODE_UNKNOWN_FILE
+
+
+class FileRefusedError(TunefarmError):
+    """The name leads out of the session's folder, to a link say, or the folder is full."""
+
+    code = pb.ERROR_CODE_FILE_REFUSED
 
 
 class KernelError(TunefarmError):

@@ -8,7 +8,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from tunefarm_proto.security import Credentials, host_of
+from tunefarm_proto.security import Credentials, ServerTls, host_of
 
 PROBE_S = 2.0
 
@@ -18,7 +18,7 @@ def diagnose(address: str, credentials: Credentials) -> tuple[str, str] | None:
 
     Blocks for up to 2 s in each step.
     """
-    trouble = _handshake(address, _context(credentials), host_of(address))
+    trouble = _handshake(address, client_context(credentials), host_of(address))
     if credentials.ca is None:
         # Plaintext is what we speak; a handshake that works, or ends by an alert, found TLS there.
         if trouble is None or _is_refusal(trouble):
@@ -54,7 +54,19 @@ def _is_refusal(trouble: Exception) -> bool:
     return alert or isinstance(trouble, _RefusedError)
 
 
-def _context(credentials: Credentials) -> ssl.SSLContext:
+def server_context(tls: ServerTls) -> ssl.SSLContext:
+    """How a socket that listens speaks TLS: as the server's gRPC does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_chain(context, tls.cert, tls.key)
+    if tls.client_ca is not None:
+        context.load_verify_locations(cadata=tls.client_ca.decode("ascii", "replace"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(credentials: Credentials) -> ssl.SSLContext:
+    """How a socket of our own speaks TLS. Without a CA it believes whoever answers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if credentials.ca is None:

@@ -30,6 +30,19 @@ KERNELS = {
     "fill_disk": "static char block[4096]; float *kept = args[0]; FILE *file = tmpfile();"
     " while (*kept < 8192 && fwrite(block, 4096, 1, file) == 1 && !fflush(file)) *kept += 4;"
     " return 0;",
+    "leave_file": 'FILE *file = fopen("out.txt", "w"); if (!file) return 1;'
+    ' fputs("left by a kernel", file); fclose(file); puts("it wrote"); fflush(stdout); return 0;',
+    "leave_and_die": 'FILE *file = fopen("out.txt", "w"); fputs("last words", file); fclose(file);'
+    ' puts("it dies"); fflush(stdout); abort();',
+    "plant": "extern int mkfifo(const char *, unsigned), mkdir(const char *, unsigned);"
+    ' if (symlink("/etc/passwd", "link") || symlink("/etc", "folder")) return 1;'
+    ' if (link("/proc/self/comm", "hard")) {} mkfifo("pipe", 0600);'
+    ' if (link("own.bin", "twice")) return 2;'
+    ' for (int i = 0; i < 2000; ++i) if (mkdir("deep", 0700) || chdir("deep")) return 3;'
+    " return 0;",
+    "many_files": 'char name[16]; for (int i = 0; i < 12000; ++i) { sprintf(name, "f%d", i);'
+    ' fclose(fopen(name, "w")); } for (;;) pause();',
+    "fourth_fails": "float *calls = args[0]; return ++*calls == 4 ? 9 : 0;",
     "kill_parent": "kill(getppid(), SIGKILL); pause(); return 0;",
     "fork_": "for (int i = 0; i < 3; ++i) if (!fork()) { if (i) setsid(); for (;;) pause(); }"
     " return 0;",

@@ -77,6 +77,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The array or module id is not of this session, or was lost with its runner."""
     ERROR_CODE_OUT_OF_MEMORY: _ErrorCode.ValueType  # 42
     """The device could not get the memory that was asked for."""
+    ERROR_CODE_UNKNOWN_FILE: _ErrorCode.ValueType  # 43
+    """The session's folder has no file of that name."""
+    ERROR_CODE_FILE_REFUSED: _ErrorCode.ValueType  # 44
+    """The name leads out of the session's folder, to a link say, or the folder is full."""
     ERROR_CODE_KERNEL_CRASHED: _ErrorCode.ValueType  # 50
     """The kernel ended its process, by a signal for instance."""
     ERROR_CODE_KERNEL_TIMEOUT: _ErrorCode.ValueType  # 51
@@ -149,6 +153,10 @@ ERROR_CODE_UNKNOWN_HANDLE: ErrorCode.ValueType  # 41
 """The array or module id is not of this session, or was lost with its runner."""
 ERROR_CODE_OUT_OF_MEMORY: ErrorCode.ValueType  # 42
 """The device could not get the memory that was asked for."""
+ERROR_CODE_UNKNOWN_FILE: ErrorCode.ValueType  # 43
+"""The session's folder has no file of that name."""
+ERROR_CODE_FILE_REFUSED: ErrorCode.ValueType  # 44
+"""The name leads out of the session's folder, to a link say, or the folder is full."""
 ERROR_CODE_KERNEL_CRASHED: ErrorCode.ValueType  # 50
 """The kernel ended its process, by a signal for instance."""
 ERROR_CODE_KERNEL_TIMEOUT: ErrorCode.ValueType  # 51

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tunefarm_proto.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -196,6 +197,14 @@ class SessionRequest(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     COMPARE_FIELD_NUMBER: _builtins.int
+    CALL_MANY_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    WRITE_FILE_FIELD_NUMBER: _builtins.int
+    READ_FILE_FIELD_NUMBER: _builtins.int
+    LIST_FILES_FIELD_NUMBER: _builtins.int
+    REMOVE_FILE_FIELD_NUMBER: _builtins.int
+    OPEN_LANE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client; the answer carries it."""
     @_builtins.property
@@ -236,6 +245,38 @@ class SessionRequest(_message.Message):
     def compare(self) -> Global___CompareFunctions:
         """Time functions in turns."""
 
+    @_builtins.property
+    def call_many(self) -> Global___CallMany:
+        """Call functions back to back."""
+
+    @_builtins.property
+    def profile(self) -> Global___ProfileCalls:
+        """Begin or end a profile."""
+
+    @_builtins.property
+    def log(self) -> Global___ReadLog:
+        """What the runner printed, or what the device logged."""
+
+    @_builtins.property
+    def write_file(self) -> Global___WriteFile:
+        """Write a piece of a file."""
+
+    @_builtins.property
+    def read_file(self) -> Global___ReadFile:
+        """Copy a file out."""
+
+    @_builtins.property
+    def list_files(self) -> Global___ListFiles:
+        """Which files there are."""
+
+    @_builtins.property
+    def remove_file(self) -> Global___RemoveFile:
+        """Forget a file."""
+
+    @_builtins.property
+    def open_lane(self) -> Global___OpenLane:
+        """Where to send the requests that follow, past gRPC."""
+
     def __init__(
         self,
         *,
@@ -249,12 +290,20 @@ class SessionRequest(_message.Message):
         call: Global___CallFunction | None = ...,
         time: Global___TimeFunction | None = ...,
         compare: Global___CompareFunctions | None = ...,
+        call_many: Global___CallMany | None = ...,
+        profile: Global___ProfileCalls | None = ...,
+        log: Global___ReadLog | None = ...,
+        write_file: Global___WriteFile | None = ...,
+        read_file: Global___ReadFile | None = ...,
+        list_files: Global___ListFiles | None = ...,
+        remove_file: Global___RemoveFile | None = ...,
+        open_lane: Global___OpenLane | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "compare", b"compare", "free", b"free", "load", b"load", "operation", b"operation", "read", b"read", "time", b"time", "timeout", b"timeout", "write", b"write"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "call_many", b"call_many", "compare", b"compare", "free", b"free", "list_files", b"list_files", "load", b"load", "log", b"log", "open_lane", b"open_lane", "operation", b"operation", "profile", b"profile", "read", b"read", "read_file", b"read_file", "remove_file", b"remove_file", "time", b"time", "timeout", b"timeout", "write", b"write", "write_file", b"write_file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "compare", b"compare", "free", b"free", "id", b"id", "load", b"load", "operation", b"operation", "read", b"read", "time", b"time", "timeout", b"timeout", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate", b"allocate", "call", b"call", "call_many", b"call_many", "compare", b"compare", "free", b"free", "id", b"id", "list_files", b"list_files", "load", b"load", "log", b"log", "open_lane", b"open_lane", "operation", b"operation", "profile", b"profile", "read", b"read", "read_file", b"read_file", "remove_file", b"remove_file", "time", b"time", "timeout", b"timeout", "write", b"write", "write_file", b"write_file"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["load", "allocate", "free", "write", "read", "call", "time", "compare"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["load", "allocate", "free", "write", "read", "call", "time", "compare", "call_many", "profile", "log", "write_file", "read_file", "list_files", "remove_file", "open_lane"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -275,6 +324,10 @@ class SessionResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    MANY_RETURNED_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The request's id."""
     @_builtins.property
@@ -291,7 +344,9 @@ class SessionResponse(_message.Message):
 
     @_builtins.property
     def data(self) -> Global___ArrayData:
-        """A piece of an array. A read is answered by one piece for each 1 MiB, in order, the last marked."""
+        """A piece of an array, file or log. A read is answered by one piece for each 1 MiB, in order,
+        the last marked.
+        """
 
     @_builtins.property
     def timing(self) -> _common_pb2.Timing:
@@ -309,6 +364,22 @@ class SessionResponse(_message.Message):
     def comparison(self) -> Global___Comparison:
         """The timings."""
 
+    @_builtins.property
+    def many_returned(self) -> Global___ManyReturned:
+        """The calls of a batch."""
+
+    @_builtins.property
+    def profile(self) -> Global___Profile:
+        """What the profile found."""
+
+    @_builtins.property
+    def files(self) -> Global___FileList:
+        """The files."""
+
+    @_builtins.property
+    def lane(self) -> Global___Lane:
+        """The lane."""
+
     def __init__(
         self,
         *,
@@ -321,12 +392,16 @@ class SessionResponse(_message.Message):
         done: Global___Done | None = ...,
         returned: Global___CallReturned | None = ...,
         comparison: Global___Comparison | None = ...,
+        many_returned: Global___ManyReturned | None = ...,
+        profile: Global___Profile | None = ...,
+        files: Global___FileList | None = ...,
+        lane: Global___Lane | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "comparison", b"comparison", "data", b"data", "done", b"done", "error", b"error", "loaded", b"loaded", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "comparison", b"comparison", "data", b"data", "done", b"done", "error", b"error", "files", b"files", "lane", b"lane", "loaded", b"loaded", "many_returned", b"many_returned", "profile", b"profile", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "comparison", b"comparison", "data", b"data", "done", b"done", "error", b"error", "id", b"id", "loaded", b"loaded", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "comparison", b"comparison", "data", b"data", "done", b"done", "error", b"error", "files", b"files", "id", b"id", "lane", b"lane", "loaded", b"loaded", "many_returned", b"many_returned", "profile", b"profile", "result", b"result", "returned", b"returned", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "loaded", "allocated", "data", "timing", "done", "returned", "comparison"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["error", "loaded", "allocated", "data", "timing", "done", "returned", "comparison", "many_returned", "profile", "files", "lane"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -516,7 +591,7 @@ Global___ReadArray: _TypeAlias = ReadArray  # noqa: Y015
 
 @_typing.final
 class ArrayData(_message.Message):
-    """A piece of an array."""
+    """A piece of an array, file or log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -610,6 +685,449 @@ class CallReturned(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallReturned: _TypeAlias = CallReturned  # noqa: Y015
+
+@_typing.final
+class CallMany(_message.Message):
+    """Call functions one after another in the runner, with nothing in between."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    KEEP_GOING_FIELD_NUMBER: _builtins.int
+    keep_going: _builtins.bool
+    """Go on after a call that returned a status other than 0."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallFunction]:
+        """The calls that there are, at most 10,000; all are checked before the first is made."""
+
+    @_builtins.property
+    def order(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which of them, in the order of calling: indexes into `calls`; absent: each once, in order. At
+        most 1,000,000.
+        """
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___CallFunction] | None = ...,
+        order: _abc.Iterable[_builtins.int] | None = ...,
+        keep_going: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "keep_going", b"keep_going", "order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallMany: _TypeAlias = CallMany  # noqa: Y015
+
+@_typing.final
+class ManyReturned(_message.Message):
+    """What became of a batch. A crash or the time limit ends all of it and is an error."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ELAPSED_S_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def elapsed_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds of each call made, in order; of one that failed too."""
+
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedCall]:
+        """Those that failed; without keep_going at most one, the last made."""
+
+    def __init__(
+        self,
+        *,
+        elapsed_s: _abc.Iterable[_builtins.float] | None = ...,
+        failed: _abc.Iterable[Global___FailedCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_s", b"elapsed_s", "failed", b"failed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManyReturned: _TypeAlias = ManyReturned  # noqa: Y015
+
+@_typing.final
+class FailedCall(_message.Message):
+    """A call of a batch that failed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its place in the order, from 0."""
+    @_builtins.property
+    def error(self) -> _common_pb2.Error:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        error: _common_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedCall: _TypeAlias = FailedCall  # noqa: Y015
+
+@_typing.final
+class ProfileCalls(_message.Message):
+    """Begin or end a profile of the calls that this session makes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    begin: _builtins.bool
+    """Forget what was counted and begin; otherwise end, and tell."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileCalls: _TypeAlias = ProfileCalls  # noqa: Y015
+
+@_typing.final
+class Profile(_message.Message):
+    """What calls cost. Timings (TimeFunction) are not in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def functions(self) -> _containers.RepeatedCompositeFieldContainer[Global___FunctionProfile]:
+        """Each function that was called."""
+
+    def __init__(
+        self,
+        *,
+        functions: _abc.Iterable[Global___FunctionProfile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["functions", b"functions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Profile: _TypeAlias = Profile  # noqa: Y015
+
+@_typing.final
+class FunctionProfile(_message.Message):
+    """What the calls of one function cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODULE_ID_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    MIN_S_FIELD_NUMBER: _builtins.int
+    MAX_S_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    module_id: _builtins.int
+    """Which module."""
+    function: _builtins.str
+    """Which function."""
+    calls: _builtins.int
+    """How many calls."""
+    total_s: _builtins.float
+    """Seconds of all of them."""
+    min_s: _builtins.float
+    """Of the shortest."""
+    max_s: _builtins.float
+    """Of the longest."""
+    @_builtins.property
+    def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What the system counted in all of them, by name: those that this device can count."""
+
+    def __init__(
+        self,
+        *,
+        module_id: _builtins.int = ...,
+        function: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        total_s: _builtins.float = ...,
+        min_s: _builtins.float = ...,
+        max_s: _builtins.float = ...,
+        counters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "counters", b"counters", "function", b"function", "max_s", b"max_s", "min_s", b"min_s", "module_id", b"module_id", "total_s", b"total_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FunctionProfile: _TypeAlias = FunctionProfile  # noqa: Y015
+
+@_typing.final
+class ReadLog(_message.Message):
+    """Read a log. It is bounded; what is older is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ReadLog._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: ReadLog._Source.ValueType  # 0
+        """Never sent."""
+        SOURCE_RUNNER: ReadLog._Source.ValueType  # 1
+        """Standard output and error of this session's runners."""
+        SOURCE_DEVICE: ReadLog._Source.ValueType  # 2
+        """What the device server logged under this lease."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper):
+        """Where from."""
+
+    SOURCE_UNSPECIFIED: ReadLog.Source.ValueType  # 0
+    """Never sent."""
+    SOURCE_RUNNER: ReadLog.Source.ValueType  # 1
+    """Standard output and error of this session's runners."""
+    SOURCE_DEVICE: ReadLog.Source.ValueType  # 2
+    """What the device server logged under this lease."""
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    source: Global___ReadLog.Source.ValueType
+    """Which."""
+    def __init__(
+        self,
+        *,
+        source: Global___ReadLog.Source.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadLog: _TypeAlias = ReadLog  # noqa: Y015
+
+@_typing.final
+class WriteFile(_message.Message):
+    """Write a piece of a file in the session's own folder, which kernels have as their working
+    directory. Names are relative, with "/" between folders; "..", links and absolute paths are
+    refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Which; it is made where it is not there, and so are its folders."""
+    offset: _builtins.int
+    """Where, in bytes from its start. At 0 what the file held is gone."""
+    data: _builtins.bytes
+    """What, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "name", b"name", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteFile: _TypeAlias = WriteFile  # noqa: Y015
+
+@_typing.final
+class ReadFile(_message.Message):
+    """Copy a whole file out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFile: _TypeAlias = ReadFile  # noqa: Y015
+
+@_typing.final
+class ListFiles(_message.Message):
+    """Which files there are, those of the kernels too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFiles: _TypeAlias = ListFiles  # noqa: Y015
+
+@_typing.final
+class FileList(_message.Message):
+    """The files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileEntry]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___FileEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileList: _TypeAlias = FileList  # noqa: Y015
+
+@_typing.final
+class FileEntry(_message.Message):
+    """A file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As for WriteFile."""
+    size_bytes: _builtins.int
+    """In bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileEntry: _TypeAlias = FileEntry  # noqa: Y015
+
+@_typing.final
+class RemoveFile(_message.Message):
+    """Forget a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveFile: _TypeAlias = RemoveFile  # noqa: Y015
+
+@_typing.final
+class OpenLane(_message.Message):
+    """Asks for a socket that takes this session's requests with less delay than gRPC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenLane: _TypeAlias = OpenLane  # noqa: Y015
+
+@_typing.final
+class Lane(_message.Message):
+    """A port of the host that this stream goes to. Who connects sends the key, then requests: each a
+    length of 4 bytes, little-endian, and a SessionRequest; answers come likewise. It speaks TLS where
+    the stream does. It ends with the stream, and the stream goes on without it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    """TCP port."""
+    key: _builtins.bytes
+    """Good for one connection."""
+    def __init__(
+        self,
+        *,
+        port: _builtins.int = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lane: _TypeAlias = Lane  # noqa: Y015
 
 @_typing.final
 class TimeFunction(_message.Message):

@@ -1,0 +1,30 @@
+"""What the device server logs under one lease, for its holder. Bounded."""
+
+import collections
+import logging
+
+MOST_LINES = 1000
+MOST_LINE = 500
+
+
+class LeaseLog(logging.Handler):
+    """Keeps the last lines; to be cleared when a lease has ended, before the next begins."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._lines: collections.deque[str] = collections.deque(maxlen=MOST_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line of it: what follows, a traceback say, is the operator's."""
+        record = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
+        lines = self.format(record).splitlines() or [""]
+        self._lines.append(lines[0][:MOST_LINE])
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._lines.clear()
+
+    def text(self) -> str:
+        """What was kept, a line each."""
+        return "".join(f"{line}\n" for line in list(self._lines))
