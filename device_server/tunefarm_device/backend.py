@@ -71,7 +71,13 @@ class Array(ABC):
 
 
 class Kernel(ABC):
-    """A function with its arguments, ready to be called."""
+    """A function with its arguments. It is kept and called again, others in between."""
+
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Be ready for `run`, which is what is timed. Others may have used the arrays since.
+
+        Raises: RunnerError("memory", ...).
+        """
 
     @abstractmethod
     def run(self, number: int) -> int:
@@ -96,7 +102,7 @@ class Library(ABC):
 
     @abstractmethod
     def kernel(self, name: str, arrays: list[Any]) -> Kernel:
-        """Bind a function to arrays of this device. Raises: RunnerError("memory", ...)."""
+        """Bind a function to arrays of this device; they live as long as it is called."""
 
 
 class Device(ABC):

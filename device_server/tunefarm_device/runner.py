@@ -261,6 +261,7 @@ class Runner:
             if len(self.kernels) >= MOST_KERNELS:
                 self.kernels.clear()
             kernel = self.kernels[whole] = self.libraries[key[0]].kernel(key[1], arrays)
+        kernel.prepare()
         return kernel, key
 
     def once(self, kernel: Kernel, key: tuple[int, str]) -> float:
@@ -283,8 +284,10 @@ class Runner:
         failed: list[tuple[int, str, str]] = []
         for index, which in enumerate(memoryview(order).cast("I")):
             start = time.perf_counter()
+            kernel, key = calls[which]
             try:
-                elapsed.append(self.once(*calls[which]))
+                kernel.prepare()
+                elapsed.append(self.once(kernel, key))
             except RunnerError as error:
                 elapsed.append(time.perf_counter() - start)
                 if len(failed) < MOST_FAILED:
@@ -329,6 +332,7 @@ class Runner:
         counted = self.counters.read()
         samples = []
         for kernel, number in turns:
+            kernel.prepare()
             if cache == "cold":
                 self.flush()
             samples.append(kernel.sample(number) / number)

@@ -22,6 +22,11 @@ REPEAT = """(func (export "tunefarm_repeat") (param i32 i32 i64) (result i32)
   (i32.store (i32.load (local.get 1)) (i32.wrap_i64 (local.get 2))) (i32.const 0))"""
 
 
+def run(kernel, number):
+    kernel.prepare()
+    return kernel.run(number)
+
+
 @pytest.fixture(scope="module")
 def backend():
     backend = find("wasm")
@@ -52,7 +57,7 @@ def number_in(array) -> int:
 
 def test_the_timing_loop_is_the_module_s_own(device, load):
     x = device.array(64)
-    assert load(MEMORY, TABLE, COUNT, REPEAT).kernel("count", [x]).run(1000) == 0
+    assert run(load(MEMORY, TABLE, COUNT, REPEAT).kernel("count", [x]), 1000) == 0
     assert number_in(x) == 1000
 
 
@@ -63,7 +68,7 @@ def test_the_timing_loop_is_the_module_s_own(device, load):
 )
 def test_without_it_calls_are_counted_here(device, load, parts):
     x = device.array(64)
-    assert load(MEMORY, *parts).kernel("count", [x]).run(1000) == 0
+    assert run(load(MEMORY, *parts).kernel("count", [x]), 1000) == 0
     assert number_in(x) == 1000
 
 
@@ -117,7 +122,7 @@ def test_what_a_module_does_at_its_start_can_fail(load):
 def test_a_trap_is_told_in_the_words_of_wasmtime(load, body, words):
     kernel = f'(func (export "bad") (param i32) (result i32) (local i32) {body})'
     with pytest.raises(KernelEnded) as caught:
-        load(kernel, MEMORY, functions=("bad",)).kernel("bad", []).run(1)
+        run(load(kernel, MEMORY, functions=("bad",)).kernel("bad", []), 1)
     assert caught.value.kind == "crash"
     assert str(caught.value).startswith(f"wasm trap: {words}")
 
@@ -136,24 +141,24 @@ def test_the_epoch_ends_a_kernel_and_only_in_its_own_frame(device, load):
     library = load(MEMORY, COUNT, loop, functions=("count", "loop"))
     for _ in range(2):
         with pytest.raises(KernelEnded) as caught, device.limited(0.05):
-            library.kernel("loop", []).run(1)
+            run(library.kernel("loop", []), 1)
         assert caught.value.kind == "timeout"
         with device.limited(math.inf):
-            assert library.kernel("count", [device.array(4)]).run(100) == 0
+            assert run(library.kernel("count", [device.array(4)]), 100) == 0
 
 
 def test_arrays_follow_the_module_that_uses_them(device, load):
     one, two = load(MEMORY, COUNT), load(MEMORY, COUNT)
     x, other = device.array(4), device.array(1 << 20)
     for turn in range(1, 5):
-        (one, two)[turn % 2].kernel("count", [x]).run(1)
-        (two, one)[turn % 2].kernel("count", [other]).run(1)
+        run((one, two)[turn % 2].kernel("count", [x]), 1)
+        run((two, one)[turn % 2].kernel("count", [other]), 1)
         assert number_in(x) == number_in(other) == turn
     pages = []
     for _ in range(10):  # the memory that they leave is used again
         for library in (one, two):
-            library.kernel("count", [x]).run(1)
-            library.kernel("count", [other]).run(1)
+            run(library.kernel("count", [x]), 1)
+            run(library.kernel("count", [other]), 1)
             pages.append(library.space._memory.size(device._store))
     assert max(pages) == max(pages[:4])  # when the first gaps are left
 
@@ -162,7 +167,7 @@ def test_new_arrays_are_zeros_where_others_lay(device, load):
     library = load(MEMORY, COUNT)
     for _ in range(3):
         x = device.array(1 << 16)
-        library.kernel("count", [x]).run(7)
+        run(library.kernel("count", [x]), 7)
         assert x.read(0, 1 << 16) == b"\7" + bytes((1 << 16) - 1)
         x.close()
 
@@ -170,7 +175,7 @@ def test_new_arrays_are_zeros_where_others_lay(device, load):
 def test_memory_that_a_module_cannot_have(device, load):
     library = load('(memory (export "memory") 1 4)', COUNT)
     with pytest.raises(RunnerError, match="more than the module can hold") as caught:
-        library.kernel("count", [device.array(1 << 20)])
+        library.kernel("count", [device.array(1 << 20)]).prepare()
     assert caught.value.kind == "memory"
     with pytest.raises(RunnerError, match="4294901760") as caught:
         device.array(1 << 32)

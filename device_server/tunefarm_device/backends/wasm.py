@@ -161,6 +161,10 @@ class Call:
             ctypes.byref(self._trap),
         )
 
+    def set(self, place: int, value: int) -> None:
+        """Give an argument, an i32."""
+        self._given[place].of.i32 = value
+
     def __call__(self, number: int | None = None) -> int:
         """Its status. `number` is its last argument, an i64, where it has one.
 
@@ -185,13 +189,20 @@ class Kernel(backend.Kernel):
     """Timed by the module's own loop where it has one."""
 
     def __init__(self, library: "Library", name: str, arrays: list[Array]) -> None:
-        arguments = library.arguments([array.move(library.space) for array in arrays])
+        self._library, self._arrays = library, arrays
         store, function = library.store, library.functions[name]
         index = library.index(name)
-        self._call = Call(store, function, KERNEL, arguments)
+        self._call = Call(store, function, KERNEL)
         self._repeat: Call | None = None
         if library.repeat is not None and index is not None:
-            self._repeat = Call(store, library.repeat, REPEAT, index, arguments)
+            self._repeat = Call(store, library.repeat, REPEAT, index)
+
+    def prepare(self) -> None:
+        space = self._library.space
+        arguments = self._library.arguments([array.move(space) for array in self._arrays])
+        self._call.set(0, arguments)
+        if self._repeat is not None:
+            self._repeat.set(1, arguments)
 
     def run(self, number: int) -> int:
         if self._repeat is not None:

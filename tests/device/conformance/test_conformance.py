@@ -8,6 +8,7 @@ from device_harness import SessionClient
 from tunefarm_compiler import build, targets
 from tunefarm_compiler.workload import parse
 from tunefarm_proto import errors
+from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 HOSTILE = ("trap", "wild_write", "wild_read", "wild_call", "scribble", "deep")
@@ -271,3 +272,18 @@ def test_results_of_candidates_come_in_order(client, bundles):
     kinds = [type(None), errors.KernelCrashedError, errors.KernelFailedError, type(None)]
     assert [type(error) for error in told] == kinds
     assert len(answers[3].timing.samples_s) == 3
+
+
+def test_modules_in_one_batch_and_in_turns_share_arrays_too(session, bundles):
+    modules = [session.load(b.digest) for b in (bundles.whole, bundles.plain)]
+    x = session.empty(16)
+    calls = [dpb.CallFunction(module_id=m, function="count", array_ids=[x]) for m in modules]
+    many = session.ask(call_many=dpb.CallMany(calls=calls, order=[0, 1] * 5)).many_returned
+    assert len(many.elapsed_s) == 10 and not many.failed
+    assert values_of(session, x)[0] == 10
+    options = pb.TimingOptions(repeat=4)
+    compare = dpb.CompareFunctions(calls=calls, options=options, numbers=[2, 3])
+    first, second = session.ask(compare=compare).comparison.timings
+    assert len(first.samples_s) == len(second.samples_s) == 4
+    taken = len(first.samples_s) + len(first.discarded_s) + 1  # and one each to warm up
+    assert values_of(session, x)[0] == 10 + 5 * taken
