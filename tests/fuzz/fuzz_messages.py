@@ -78,7 +78,8 @@ class Messages:
         if one.message_type is not None and one.message_type.GetOptions().map_entry:
             held = getattr(message, one.name)
             for _ in range(self._count()):
-                held[self._text("map_key", sense)] = self._text("map_value", sense)
+                key, value = one.message_type.fields
+                held[self._value(key, sense)] = self._value(value, sense)
         elif one.is_repeated:
             held = getattr(message, one.name)
             for _ in range(self._count()):
