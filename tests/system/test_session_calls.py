@@ -166,3 +166,21 @@ def test_a_release_by_another_thread_ends_a_call_that_waits(farm, c_bundle):
         threading.Timer(0.5, device.close).start()
         with pytest.raises((errors.DeviceLostError, errors.LeaseLostError)):
             spin(x)
+
+
+def test_without_a_lane_all_goes_through_grpc(device, count, monkeypatch):
+    def refuse(*_):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("tunefarm.session.Lane", refuse)
+    x = device.empty(16)
+    count(x)
+    with device.pipeline() as pipeline:
+        for _ in range(200):
+            pipeline.call(count, x)
+    batch = device.batch()
+    batch.call(count, x, times=100)
+    batch.run()
+    assert first(x) == 301
+    device.files.upload(bytes(5 << 20), "big")
+    assert device.files.download("big") == bytes(5 << 20)
