@@ -22,6 +22,7 @@ LENGTH = struct.Struct("<I")
 KEY_BYTES = 32
 KNOCK_S = 5.0  # for the key to arrive
 MOST_KNOCKING = 64
+KEPT_BYTES = 400  # some twenty answers to calls
 WELCOME = b"\x01"
 
 
@@ -90,6 +91,7 @@ class _Lane(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
+        self._kept = bytearray()
         self._drained: asyncio.Future[None] | None = None
         self._knock: asyncio.TimerHandle | None = None
 
@@ -154,12 +156,20 @@ class _Lane(asyncio.Protocol):
             self._take(self.pump)
 
     async def _reply(self, answer: dpb.SessionResponse) -> None:
-        if self._transport is None:
-            return
         data = answer.SerializeToString()
-        self._transport.write(LENGTH.pack(len(data)) + data)
+        if not self._kept:  # sent when this loop turns: when a call takes long, say
+            asyncio.get_running_loop().call_soon(self._send)
+        self._kept += LENGTH.pack(len(data)) + data
+        if len(self._kept) >= KEPT_BYTES or self.pump is None or self.pump.idle:
+            self._send()
         if self._drained is not None:
             await self._drained
+
+    def _send(self) -> None:
+        """Answers to calls that follow each other go together: to send takes as long as a call."""
+        if self._kept and self._transport is not None:
+            kept, self._kept = self._kept, bytearray()
+            self._transport.write(kept)
 
     def pause_writing(self) -> None:
         self._drained = asyncio.get_running_loop().create_future()

@@ -45,6 +45,11 @@ class Pump:
         """Whether a source should wait for `room`."""
         return len(self._waiting) >= AHEAD_REQUESTS or self._bytes >= AHEAD_BYTES
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
     def put(self, request: dpb.SessionRequest, reply: Reply, size: int) -> None:
         """Let a request of `size` bytes wait its turn. `reply` sends its answers."""
         self._waiting.append((request, reply, size))

@@ -17,7 +17,6 @@ import math
 import mmap
 import os
 import resource
-import select
 import signal
 import socket
 import statistics
@@ -28,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tunefarm_device.answers import MOST_FAILED, MOST_PROFILED
+from tunefarm_device.answers import MOST_FAILED
 from tunefarm_device.backend import (
     Array,
     Backend,
@@ -39,6 +38,8 @@ from tunefarm_device.backend import (
     RunnerError,
 )
 from tunefarm_device.counters import Counters, difference
+from tunefarm_device.profile import Profile
+from tunefarm_device.timing_core import TimingCore
 
 PREFIX = struct.Struct("<IQ")
 ISOLATION = ("own-process", "process-group", "rlimits", "no-new-privileges")
@@ -55,15 +56,6 @@ MOST_CALLS = 1 << 40
 UNKNOWN_CACHE = 32 << 20
 MOST_COPIED = 64 << 20
 MOST_KERNELS = 1000  # kept ready
-COUNTED = {
-    "major_page_faults": "ru_majflt",
-    "context_switches": "ru_nvcsw",
-    "preemptions": "ru_nivcsw",
-    "user_s": "ru_utime",
-    "system_s": "ru_stime",
-}
-SPIN_S = 150e-6
-IDLE_S = 1e-3  # from the last call on, after which the timing core is left
 KERNEL_RUNS = ("call", "many", "time", "sample", "turns")
 POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
@@ -131,66 +123,6 @@ class Memory(Kernel):
 
 
 ANCHORS: dict[str, type[Compute] | type[Memory]] = {"compute": Compute, "memory": Memory}
-
-
-class Profile:
-    """What calls cost, by function: times, and what processor and system count."""
-
-    def __init__(self, counters: Counters) -> None:
-        self.counters = counters
-        self.costs: dict[tuple[int, str], list[float]] = {}
-        self.counted: dict[tuple[int, str], dict[str, float]] = {}
-
-    def call(self, key: tuple[int, str], kernel: Kernel) -> float:
-        """Call once, and keep what it cost."""
-        before = self.read()
-        elapsed = kernel.sample(1)
-        counted = difference(before, self.read())
-        if key not in self.costs and len(self.costs) >= MOST_PROFILED:
-            return elapsed
-        cost = self.costs.setdefault(key, [0, 0.0, math.inf, 0.0])
-        cost[:] = cost[0] + 1, cost[1] + elapsed, min(cost[2], elapsed), max(cost[3], elapsed)
-        sums = self.counted.setdefault(key, {})
-        for name, value in counted.items():
-            sums[name] = sums.get(name, 0.0) + max(value, 0.0)
-        return elapsed
-
-    def read(self) -> dict[str, float]:
-        """All that was counted so far."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        found = {name: float(getattr(usage, field)) for name, field in COUNTED.items()}
-        return found | self.counters.read()
-
-    def told(self) -> list[list[Any]]:
-        """Each function: module, name, calls, total, min, max, counters."""
-        return [[*key, *cost, self.counted[key]] for key, cost in self.costs.items()]
-
-
-class TimingCore:
-    """Runs this process on the timing core while it calls kernels, and only then.
-
-    Loads and copies must not disturb what others time. Moving costs 20 us and more, so it stays
-    there between calls that follow each other.
-    """
-
-    def __init__(self) -> None:
-        self.before: set[int] | None = None
-
-    def enter(self, cpu: int | None) -> None:
-        """Go there, where there is one. A kernel that moved is moved back."""
-        if cpu is None:
-            return
-        if self.before is None:
-            self.before = os.sched_getaffinity(0)
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {cpu})
-
-    def leave(self) -> None:
-        """Go back."""
-        if self.before is not None:
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self.before)
-            self.before = None
 
 
 class Runner:
@@ -379,18 +311,6 @@ def _libm() -> ctypes.CDLL:
     return ctypes.CDLL("libm.so.6")
 
 
-def comes_soon(poll: Any) -> bool:
-    """Whether a frame follows within 1 ms; for the first of it there is no sleeping.
-
-    To be woken takes longer than a short call, and on the timing core nobody else wants to run.
-    """
-    limit = time.perf_counter() + SPIN_S
-    while time.perf_counter() < limit:
-        if poll.poll(0):
-            return True
-    return bool(poll.poll(IDLE_S * 1e3))
-
-
 def isolate(parent: int) -> None:
     """Put this process where it can do little harm and leaves nothing."""
     os.setsid()
@@ -427,14 +347,12 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
     counters = Counters()  # the sandbox lets nobody open any
     shut_in()
     gc.disable()
-    runner, core = Runner(device, counters), TimingCore()
+    runner = Runner(device, counters)
     with socket.socket(fileno=session_fd) as connection:
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
+        core = TimingCore(connection)
         connection.sendall(encode({"ready": True}))
         while True:
-            if core.before is not None and not comes_soon(poll):
-                core.leave()
+            core.await_next()
             prefix = connection.recv(PREFIX.size, socket.MSG_WAITALL)
             if len(prefix) < PREFIX.size:
                 return

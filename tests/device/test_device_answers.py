@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -75,16 +76,64 @@ def test_what_was_not_asked_for_is_refused(asked, answer, payload):
     assert refused(asked, answer, payload)
 
 
+MANY = {"do": "many", "id": 7, "count": 3, "keep_going": False}
+SECONDS = struct.pack("=3d", 1e-6, 2e-6, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("failed", "payload", "wrong"),
+    [
+        ([], SECONDS, False),
+        ([[1, "status", "9"]], SECONDS[:16], False),
+        ([], SECONDS[:16], True),  # fewer without a reason
+        ([], SECONDS[:15], True),
+        ([], SECONDS + SECONDS[:8], True),
+        ([], struct.pack("=3d", 1.0, -1.0, 1.0), True),
+        ([], struct.pack("=3d", 1.0, float("nan"), 1.0), True),
+        ([[3, "status", "9"]], SECONDS, True),
+        ([[0, "crash", "9"]], SECONDS, True),
+        ([[0, "status", 9]], SECONDS, True),
+        ([[0, "status"]], SECONDS, True),
+        ([None], SECONDS, True),
+        (None, SECONDS, True),
+    ],
+)
+def test_the_answer_to_a_batch(failed, payload, wrong):
+    assert refused(MANY, {"id": 7, "failed_calls": failed}, payload) == wrong
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong"),
+    [
+        ([1, "f", 2, 0.5, 0.1, 0.4, {"cycles": 7}], False),
+        ([1, "f", 2, 0.5, 0.1, 0.4, {"cycles": -7}], True),
+        ([1, "f", -2, 0.5, 0.1, 0.4, {}], True),
+        ([1, "f", 2, float("inf"), 0.1, 0.4, {}], True),
+        ([1, 1, 2, 0.5, 0.1, 0.4, {}], True),
+        ([1, "f"], True),
+        ({}, True),
+    ],
+)
+def test_the_answer_to_a_profile(function, wrong):
+    asked = {"do": "profile", "id": 7, "begin": False}
+    assert refused(asked, {"id": 7, "functions": [function]}) == wrong
+    assert refused(asked, {"id": 7})
+
+
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_header_is_an_object_or_refused(text):
     with contextlib.suppress(ValueError):
         assert isinstance(answers.parse(text), dict)
 
 
-@given(st.dictionaries(st.sampled_from([*TIMED, "failed", "text"]), JSON), st.binary(max_size=9))
+FIELDS = [*TIMED, "failed", "text", "failed_calls", "functions"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON), st.binary(max_size=24))
 def test_no_answer_breaks_the_check(answer, payload):
-    for asked in (TIME, {"do": "load", "id": 7}, {"do": "read", "id": 7, "start": 0, "end": 3}):
-        refused(asked, answer, payload)
+    load, read = {"do": "load", "id": 7}, {"do": "read", "id": 7, "start": 0, "end": 3}
+    for asked in (TIME, load, read, MANY, {"do": "profile", "id": 7}):
+        refused(asked, {**answer, "id": 7}, payload)
 
 
 @given(st.text())

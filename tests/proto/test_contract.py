@@ -7,13 +7,15 @@ import tarfile
 import grpc
 import pytest
 import tunefarm.errors
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from tunefarm_proto import bundle as bundle_file
-from tunefarm_proto import errors, rpc
+from tunefarm_proto import chunks, errors, rpc
 from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
+from tunefarm_proto.v1 import device_pb2 as dpb
 
 DEVICE = pb.Target(triple="x86_64-unknown-linux-gnu", features=["avx2", "fma"])
 
@@ -134,3 +136,24 @@ def test_a_missing_function_lists_those_there_are():
     with pytest.raises(errors.UnknownFunctionError, match="it has f") as caught:
         bundle_file.find_function(packed().manifest, "g")
     assert isinstance(caught.value, KeyError)
+
+
+@given(st.binary(max_size=400))
+def test_a_chunk_travels_as_protobuf_would_have_it(data):
+    message = dpb.UploadBlobRequest(chunk=data)
+    assert chunks.encode(memoryview(data)) == message.SerializeToString()
+    assert bytes(chunks.decode(chunks.encode(data))) == data
+
+
+@given(st.binary(max_size=60).map(lambda data: b"\x12" + data) | st.binary(max_size=60))
+def test_any_bytes_are_read_as_protobuf_reads_them(data):
+    try:
+        meant = dpb.UploadBlobRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            chunks.decode(data)
+        return
+    found = chunks.decode(data)
+    assert (found.chunk if isinstance(found, dpb.UploadBlobRequest) else found) == meant.chunk
+    header = dpb.UploadBlobRequest(header=dpb.UploadHeader(digest="d", size_bytes=3))
+    assert chunks.decode(chunks.encode(header)) == header

@@ -1,6 +1,8 @@
 """A real farm with tokens and TLS: what each role can do, and what a stranger cannot."""
 
 import hashlib
+import socket
+import ssl
 import stat
 import threading
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from secure_farm import SecureFarm, tunefarm, until
-from tunefarm import Tracker, request_device
+from tunefarm import Tracker, request_device, session
 from tunefarm.accounts import Accounts
 from tunefarm_proto import errors, rpc, security
 from tunefarm_proto.security import Credentials
@@ -117,6 +119,34 @@ def test_the_token_never_goes_to_a_device(secure: SecureFarm, monkeypatch):
     ) as device:
         device.upload(b"x", hashlib.sha256(b"x").hexdigest())
     assert seen and not any("DeviceService" in str(method) for method in seen)
+
+
+def test_calls_take_a_lane_that_speaks_tls(secure: SecureFarm, tmp_path: Path, monkeypatch):
+    lanes = []
+    connect = session.Lane
+
+    def kept(*words):
+        lanes.append(connect(*words))
+        return lanes[-1]
+
+    monkeypatch.setattr(session, "Lane", kept)
+    with request_device(
+        "safe", tracker=secure.address, credentials=secure.credentials("user"), timeout=20
+    ) as device:
+        with device.pipeline():
+            pass
+        device.files.upload(bytes(3 << 20), "data")
+        assert device.files.download("data") == bytes(3 << 20)
+        (lane,) = lanes
+        assert isinstance(lane._socket, ssl.SSLSocket) and lane._socket.version() == "TLSv1.3"
+        lane_port = lane._socket.getpeername()[1]
+        with socket.create_connection(("127.0.0.1", lane_port), 10) as plain:
+            plain.sendall(bytes(32))
+            try:
+                said = plain.recv(100)
+            except ConnectionResetError:
+                said = b""
+            assert said != b"\x01"
 
 
 def test_revoking_ends_calls_at_once_and_streams_soon(secure: SecureFarm):

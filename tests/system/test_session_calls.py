@@ -1,9 +1,13 @@
 """Files, many calls, profiles and logs of a session, as a user of the client has them."""
 
+import os
+import signal
+import sys
 import threading
 
 import pytest
 from tunefarm import errors, request_device
+from tunefarm.cli.processes import LocalFarm
 
 COUNT = "++*(float *)args[0]; return 0;"
 FAILS_ON_THREE = "float *x = args[0]; return ++*x == 3 ? 5 : 0;"
@@ -166,3 +170,46 @@ def test_a_release_by_another_thread_ends_a_call_that_waits(farm, c_bundle):
         threading.Timer(0.5, device.close).start()
         with pytest.raises((errors.DeviceLostError, errors.LeaseLostError)):
             spin(x)
+
+
+def test_without_a_lane_all_goes_through_grpc(device, count, monkeypatch):
+    def refuse(*_):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("tunefarm.session.Lane", refuse)
+    x = device.empty(16)
+    count(x)
+    with device.pipeline() as pipeline:
+        for _ in range(200):
+            pipeline.call(count, x)
+    batch = device.batch()
+    batch.call(count, x, times=100)
+    batch.run()
+    assert first(x) == 301
+    device.files.upload(bytes(5 << 20), "big")
+    assert device.files.download("big") == bytes(5 << 20)
+
+
+def test_a_revoked_lease_and_a_dead_device_cut_a_pipeline_off_by_name(farm, c_bundle, tmp_path):
+    spin = c_bundle('for (;;) __asm__ volatile(""); return 0;')
+    with request_device("one", tracker=farm.address) as device:
+        kernel, x = device.load(spin)["kernel"], device.empty(16)
+        revoke = threading.Timer(0.5, farm.run, ["admin", "revoke", device.id, "--reason", "fire"])
+        revoke.start()
+        with pytest.raises(errors.LeaseLostError, match="fire"), device.pipeline() as pipeline:
+            calls = [pipeline.call(kernel, x) for _ in range(10)]
+        assert all(isinstance(call.error, errors.LeaseLostError) for call in calls)
+        revoke.join()
+    words = ["--key", "mortal", "--tracker", farm.address, "--state", str(tmp_path / "state")]
+    with LocalFarm(tmp_path) as processes:
+        server = [sys.executable, "-m", "tunefarm", "device", *words]
+        pid = tmp_path / "pid"
+        shell = f'echo $$ > {pid}; exec "$@"'
+        processes.start_command("mortal", ["sh", "-c", shell, "sh", *server])
+        processes.wait_for_devices(farm.address, ["mortal"])
+        with request_device("mortal", tracker=farm.address) as device:
+            kernel, x = device.load(spin)["kernel"], device.empty(16)
+            threading.Timer(0.5, os.kill, [int(pid.read_text()), signal.SIGKILL]).start()
+            with pytest.raises(errors.DeviceLostError), device.pipeline() as pipeline:
+                calls = [pipeline.call(kernel, x) for _ in range(10)]
+            assert all(isinstance(call.error, errors.DeviceLostError) for call in calls)
