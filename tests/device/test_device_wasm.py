@@ -182,6 +182,22 @@ def test_memory_that_a_module_cannot_have(device, load):
     assert caught.value.kind == "memory"
 
 
+def test_a_kernel_that_takes_all_memory_leaves_none_for_arrays(device, load):
+    all_ = "(i32.sub (i32.const 65536) (memory.size))"
+    grow = f"(i32.eq (i32.const -1) (memory.grow {all_}))"
+    kernel = f'(func (export "greedy") (param i32) (result i32) {grow})'
+    library = load(MEMORY, COUNT, kernel, functions=("count", "greedy"))
+    x = device.array(64)
+    assert library.kernel("greedy", [x]).run(1) == 0
+    assert library.kernel("count", [x]).run(3) == 0  # what it has, it keeps
+    assert number_in(x) == 3
+    with pytest.raises(RunnerError, match="more than the module can hold"):
+        library.kernel("count", [device.array(1 << 20)])
+    other = load(MEMORY, COUNT)
+    assert other.kernel("count", [x]).run(1) == 0
+    assert number_in(x) == 4
+
+
 def test_a_shut_in_runner_takes_a_module_with_much_data(tmp_path):
     """A runner may write no file above 1 MiB, not even one without a name."""
     data = "a" * (4 << 20)
