@@ -29,7 +29,9 @@ def outputs(bundle, function, inputs, shapes, folder):
         for array, data in zip(given_, inputs, strict=True):
             array.write(0, data.tobytes())
         made = [device.array(4 * int(np.prod(shape))) for shape in shapes]
-        assert library.kernel(function, [*given_, *made]).run(2) == 0
+        kernel = library.kernel(function, [*given_, *made])
+        kernel.prepare()
+        assert kernel.run(2) == 0
     return [
         np.frombuffer(array.read(0, 4 * int(np.prod(shape))), np.float32).reshape(shape)
         for array, shape in zip(made, shapes, strict=True)
