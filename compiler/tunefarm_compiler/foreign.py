@@ -40,18 +40,26 @@ _SYSTEMS = {
     "aarch64": f"aarch64-linux-gnu.{_GLIBC}",
     "armv7": f"arm-linux-gnueabihf.{_GLIBC}",
     "riscv64": f"riscv64-linux-gnu.{_GLIBC}",
+    "wasm32": "wasm32-wasi",  # for its C library; what asks for WASI itself, no device takes
 }
 # Right results: multiplications may fuse with additions, nothing else is relaxed.
 _FLAGS = (
-    "-shared", "-O3", "-g0", "-s", "-std=gnu17", "-ffp-contract=fast", "-fno-sanitize=all",
-    "-fno-stack-protector", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--as-needed",
+    "-O3", "-g0", "-s", "-std=gnu17", "-ffp-contract=fast", "-fno-sanitize=all",
+    "-fno-stack-protector",
+)  # fmt: skip
+_SHARED = ("-shared", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--as-needed")
+_MODULE = (
+    "-mexec-model=reactor", "-Wl,--export=tunefarm_repeat", "-Wl,--export-table",
+    "-Wl,--growable-table", "-Wl,-z,stack-size=1048576",
 )  # fmt: skip
 _LIBRARIES = ("-lm", "-lpthread", "-lrt", "-ldl")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _WORD = re.compile(r"([^:\[\]]*):(out:)?([^:\[\]]*)(?:\[([^\[\]]*)\])?")
 _AXIS = re.compile(r"[0-9]{1,15}")
 _AT_LINE = re.compile(r"(?P<file>.+?):(?P<line>\d+):\d+: (?:fatal )?error: (?P<said>.+)")
-_AT_LINK = re.compile(r"(?:ld\.lld|zig|clang|lld): error: (?P<said>.+)|error: (?P<other>.+)")
+_AT_LINK = re.compile(
+    r"(?:ld\.lld|wasm-ld|zig|clang|lld): error: (?:\S+\.o: )?(?P<said>.+)|error: (?P<other>.+)"
+)
 
 
 def parse_arguments(text: str) -> list[bpb.ArgumentSignature]:
@@ -128,12 +136,9 @@ def build_c(
     arguments = parse_arguments(args) if isinstance(args, str) else list(args)
     words = _split(flags) if isinstance(flags, str) else list(flags)
     source = file.read_bytes()
-    library = _compile(file, spec, words, log)
-    if name not in dynamic_symbols(library):
-        raise BuildFailedError(
-            f"{file}: no function {name} in it that can be seen from outside",
-            f"write int32_t {name}(void *const *args), or say --function NAME",
-        )
+    library = _compile(file, spec, name, words, log)
+    if spec.arch != "wasm32" and name not in dynamic_symbols(library):
+        raise _absent(file, name)
     manifest = bpb.BundleManifest(
         workload=file.name if name == file.stem else f"{file.name}:{name}",
         functions=[bpb.FunctionSignature(name=name, arguments=arguments)],
@@ -150,16 +155,23 @@ def _split(flags: str) -> list[str]:
         raise InvalidRequestError(f"--flags {flags!r}: {error}", "close the quotes") from None
 
 
+def _absent(file: Path, name: str) -> BuildFailedError:
+    return BuildFailedError(
+        f"{file}: no function {name} in it that can be seen from outside",
+        f"write int32_t {name}(void *const *args), or say --function NAME",
+    )
+
+
 def zig_processor(spec: TargetSpec) -> str:
     """The processor as zig names it: "cortex_a72+neon"."""
     base = "x86_64" if spec.arch == "x86_64" else spec.cpu.replace("-", "_")
     if (spec.arch, base) == ("armv7", "generic"):
         base = "generic+v7a"
-    return "+".join([base, *spec.features])
+    return "+".join([base, *(feature.replace("-", "_") for feature in spec.features)])
 
 
 def _compile(
-    file: Path, spec: TargetSpec, flags: Sequence[str], log: Callable[[str], object]
+    file: Path, spec: TargetSpec, name: str, flags: Sequence[str], log: Callable[[str], object]
 ) -> bytes:
     """The library of one file and the timing loop."""
     if spec.arch not in _SYSTEMS:
@@ -171,11 +183,13 @@ def _compile(
         repeat, library = Path(scratch, "repeat.o"), Path(scratch, "kernel.so")
         repeat.write_bytes(emit_object(module_text("", spec), spec))
         command = [str(zig), "cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}"]
+        wasm = spec.arch == "wasm32"
+        command += [*_MODULE, f"-Wl,--export={name}"] if wasm else _SHARED
         # In its own folder and by its name alone: includes are found, no path gets into the code.
         command += [*_FLAGS, *flags, "-o", str(library), f"./{file.name}", str(repeat)]
         try:
             done = subprocess.run(
-                [*command, *_LIBRARIES],
+                [*command, *(_LIBRARIES[:1] if wasm else _LIBRARIES)],
                 cwd=file.absolute().parent,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -189,7 +203,10 @@ def _compile(
         log(output)
         if done.returncode == 0 and library.exists():
             return library.read_bytes()
-    failed = BuildFailedError(first_error(file, output) or f"{file}: status {done.returncode}")
+    reason = first_error(file, output)
+    if reason.endswith(f"--export not found: {name}"):
+        raise _absent(file, name)
+    failed = BuildFailedError(reason or f"{file}: status {done.returncode}")
     failed.add_note(output)
     raise failed
 

@@ -102,7 +102,11 @@ class Library(ABC):
 
     @abstractmethod
     def kernel(self, name: str, arrays: list[Any]) -> Kernel:
-        """Bind a function to arrays of this device; they live as long as it is called."""
+        """Bind a function to arrays of this device. Raises: RunnerError("memory", ...).
+
+        Kernels are kept and used again, in turns with those of other libraries on the same arrays,
+        until one of their arrays is closed; `Kernel.prepare` is called before each turn.
+        """
 
 
 class Device(ABC):

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tunefarm_compiler import build, space, targets, workload
 from tunefarm_compiler.codegen import emit_object, link, module_text
+from tunefarm_compiler.foreign import build_c
 from tunefarm_compiler.peak import peak_bundle
-from tunefarm_device.backend import find
+from tunefarm_device.backend import RunnerError, find
 from tunefarm_proto.errors import BuildFailedError
 
 wasmtime = pytest.importorskip("wasmtime")
@@ -79,3 +80,30 @@ def test_a_module_may_take_nothing_from_its_device():
     calls += "  store float %y, ptr %args\n  ret i32 0\n}\n"
     with pytest.raises(BuildFailedError, match="the kernel needs expf, which a device may lack"):
         link(emit_object(module_text(calls, SPEC), SPEC), SPEC)
+
+
+SOURCE = """
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int32_t f(void *const *args) { BODY return 0; }
+"""
+
+
+def test_a_kernel_in_c_has_the_c_library(tmp_path):
+    body = "float *t = malloc(4096); for (int i = 0; i < 1000; ++i)"
+    body += " t[i] = expf(((float *)args[0])[i]); memcpy(args[1], t, 4000); free(t);"
+    (tmp_path / "f.c").write_text(SOURCE.replace("BODY", body))
+    bundle = build_c(tmp_path / "f.c", "wasm", "x:float32[1000] y:out:float32[1000]")
+    x = np.linspace(-2, 2, 1000, dtype=np.float32)
+    (y,) = outputs(bundle, "f", [x], [(1000,)], tmp_path)
+    np.testing.assert_allclose(y, np.exp(x), rtol=1e-6)
+
+
+def test_a_kernel_in_c_that_prints_is_refused_by_the_device(tmp_path):
+    (tmp_path / "f.c").write_text(SOURCE.replace("BODY", 'puts("hello");'))
+    bundle = build_c(tmp_path / "f.c", "wasm", "x:float32[4]")
+    with pytest.raises(RunnerError, match="it imports wasi_snapshot_preview1"):
+        outputs(bundle, "f", [], [(4,)], tmp_path)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from device_harness import boxed
 from tunefarm_device import backend
+from tunefarm_device import runner as runner_code
+from tunefarm_device.counters import Counters
 from tunefarm_device.facts import find_facts
 from tunefarm_device.server import choose_backend
 from tunefarm_proto import bundle as bundle_file
@@ -151,3 +153,32 @@ def test_what_a_backend_runs_is_told_with_the_machine_s_facts():
     assert facts.cpu_model == f"wasmtime 1 on {plain.cpu_model}"
     assert facts.memory_bytes == plain.memory_bytes
     assert find_facts(emulator="qemu-user", description=described).emulated
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_device_empties_its_own_caches_or_the_runner_the_processor_s(monkeypatch, own):
+    class Device(backend.Device):
+        flushed = 0
+
+        def array(self, size): ...
+
+        def load(self, path, functions): ...
+
+        def flush(self):
+            self.flushed += 1
+            return own
+
+    class Kernel(backend.Kernel):
+        def run(self, number):
+            return 0
+
+        def sample(self, number):  # by a clock of the device's own
+            return 0.25 * number
+
+    monkeypatch.setattr(runner_code, "largest_cache", lambda: 4096)
+    device = Device()
+    runner = runner_code.Runner(device, Counters())
+    answer = runner.samples(Kernel(), {"number": 1, "repeat": 3, "cache": "cold"})
+    assert answer["samples_s"] == [0.25] * 3
+    assert device.flushed == 3
+    assert (runner.evicting is None) == own

@@ -163,6 +163,20 @@ def test_arrays_follow_the_module_that_uses_them(device, load):
     assert max(pages) == max(pages[:4])  # when the first gaps are left
 
 
+def test_kernels_of_two_modules_take_turns_with_the_same_arrays(device, load):
+    one, two = load(MEMORY, TABLE, COUNT), load(MEMORY, COUNT)
+    x, y = device.array(4), device.array(8)
+    kernels = [lib.kernel("count", [array]) for lib in (one, two) for array in (x, y)]
+    for turn in range(1, 6):
+        for kernel in kernels:
+            run(kernel, 1)
+        assert number_in(x) == number_in(y) == 2 * turn
+    many = [one.kernel("count", [x] * count) for count in (1, 3000, 1)]  # more than one page holds
+    for kernel in many:
+        run(kernel, 1)
+    assert number_in(x) == 13
+
+
 def test_new_arrays_are_zeros_where_others_lay(device, load):
     library = load(MEMORY, COUNT)
     for _ in range(3):
@@ -180,6 +194,22 @@ def test_memory_that_a_module_cannot_have(device, load):
     with pytest.raises(RunnerError, match="4294901760") as caught:
         device.array(1 << 32)
     assert caught.value.kind == "memory"
+
+
+def test_a_kernel_that_takes_all_memory_leaves_none_for_arrays(device, load):
+    all_ = "(i32.sub (i32.const 65536) (memory.size))"
+    grow = f"(i32.eq (i32.const -1) (memory.grow {all_}))"
+    kernel = f'(func (export "greedy") (param i32) (result i32) {grow})'
+    library = load(MEMORY, COUNT, kernel, functions=("count", "greedy"))
+    x = device.array(64)
+    assert run(library.kernel("greedy", [x]), 1) == 0
+    assert run(library.kernel("count", [x]), 3) == 0  # what it has, it keeps
+    assert number_in(x) == 3
+    with pytest.raises(RunnerError, match="more than the module can hold"):
+        run(library.kernel("count", [device.array(1 << 20)]), 1)
+    other = load(MEMORY, COUNT)
+    assert run(other.kernel("count", [x]), 1) == 0
+    assert number_in(x) == 4
 
 
 def test_a_shut_in_runner_takes_a_module_with_much_data(tmp_path):

@@ -228,6 +228,9 @@ class Library(backend.Library):
             raise RunnerError("library", f"it imports {needs}, and a device gives it nothing")
         try:
             self._exports = wasmtime.Instance(store, module, []).exports(store)
+            begin = self._exports.get("_initialize")  # of the C library
+            if isinstance(begin, wasmtime.Func):
+                begin(store)
         except wasmtime.Trap as trap:  # of its start function, or data that lies outside
             raise ended(trap) from None
         except wasmtime.WasmtimeError as error:
