@@ -238,13 +238,13 @@ class Zygote:
                     socket.send_fds(self._control, [packet], fds)
                 await runner.attach(ours)
         except (OSError, EOFError, ValueError) as error:
-            ours.close()
             self.kill()
-            runner.drop()
+            runner.drop()  # stops watching the socket, so before that is closed
+            ours.close()
             raise InternalError(f"no runner could be started: {error}".strip(": ")) from None
         except BaseException:
-            ours.close()
             runner.drop()
+            ours.close()
             raise
         return runner
 
