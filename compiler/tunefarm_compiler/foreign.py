@@ -24,7 +24,7 @@ from tunefarm_proto.errors import (
 )
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
-from tunefarm_compiler.codegen import dynamic_symbols, emit_object, module_text
+from tunefarm_compiler.codegen import WASM_LINKER, dynamic_symbols, emit_object, module_text
 from tunefarm_compiler.targets import TargetSpec, resolve
 
 COMPILE_S = 300.0  # the first compilation for a target also makes its C library's stubs
@@ -40,18 +40,21 @@ _SYSTEMS = {
     "aarch64": f"aarch64-linux-gnu.{_GLIBC}",
     "armv7": f"arm-linux-gnueabihf.{_GLIBC}",
     "riscv64": f"riscv64-linux-gnu.{_GLIBC}",
+    "wasm32": "wasm32-wasi",  # for its headers: a device gives a module nothing of them
 }
 # Right results: multiplications may fuse with additions, nothing else is relaxed.
 _FLAGS = (
-    "-shared", "-O3", "-g0", "-s", "-std=gnu17", "-ffp-contract=fast", "-fno-sanitize=all",
-    "-fno-stack-protector", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--as-needed",
+    "-O3", "-g0", "-std=gnu17", "-ffp-contract=fast", "-fno-sanitize=all", "-fno-stack-protector",
 )  # fmt: skip
+_OF_LIBRARY = ("-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--as-needed")
 _LIBRARIES = ("-lm", "-lpthread", "-lrt", "-ldl")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _WORD = re.compile(r"([^:\[\]]*):(out:)?([^:\[\]]*)(?:\[([^\[\]]*)\])?")
 _AXIS = re.compile(r"[0-9]{1,15}")
 _AT_LINE = re.compile(r"(?P<file>.+?):(?P<line>\d+):\d+: (?:fatal )?error: (?P<said>.+)")
-_AT_LINK = re.compile(r"(?:ld\.lld|zig|clang|lld): error: (?P<said>.+)|error: (?P<other>.+)")
+_AT_LINK = re.compile(
+    r"(?:ld\.lld|wasm-ld|zig|clang|lld): error: (?P<said>.+)|error: (?P<other>.+)"
+)
 
 
 def parse_arguments(text: str) -> list[bpb.ArgumentSignature]:
@@ -128,8 +131,8 @@ def build_c(
     arguments = parse_arguments(args) if isinstance(args, str) else list(args)
     words = _split(flags) if isinstance(flags, str) else list(flags)
     source = file.read_bytes()
-    library = _compile(file, spec, words, log)
-    if name not in dynamic_symbols(library):
+    library = _compile(file, name, spec, words, log)
+    if spec.arch != "wasm32" and name not in dynamic_symbols(library):
         raise BuildFailedError(
             f"{file}: no function {name} in it that can be seen from outside",
             f"write int32_t {name}(void *const *args), or say --function NAME",
@@ -155,43 +158,54 @@ def zig_processor(spec: TargetSpec) -> str:
     base = "x86_64" if spec.arch == "x86_64" else spec.cpu.replace("-", "_")
     if (spec.arch, base) == ("armv7", "generic"):
         base = "generic+v7a"
-    return "+".join([base, *spec.features])
+    return "+".join([base, *(feature.replace("-", "_") for feature in spec.features)])
 
 
 def _compile(
-    file: Path, spec: TargetSpec, flags: Sequence[str], log: Callable[[str], object]
+    file: Path, name: str, spec: TargetSpec, flags: Sequence[str], log: Callable[[str], object]
 ) -> bytes:
     """The library of one file and the timing loop."""
     if spec.arch not in _SYSTEMS:
         raise UnknownTargetError(
             f"C cannot be compiled for {spec.triple}", f"known are {', '.join(_SYSTEMS)}"
         )
-    zig = Path(ziglang.__file__).parent / "zig"
     with tempfile.TemporaryDirectory(prefix="tunefarm-cc-") as scratch:
         repeat, library = Path(scratch, "repeat.o"), Path(scratch, "kernel.so")
         repeat.write_bytes(emit_object(module_text("", spec), spec))
-        command = [str(zig), "cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}"]
+        command = ["cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}", *_FLAGS]
         # In its own folder and by its name alone: includes are found, no path gets into the code.
-        command += [*_FLAGS, *flags, "-o", str(library), f"./{file.name}", str(repeat)]
-        try:
-            done = subprocess.run(
-                [*command, *_LIBRARIES],
-                cwd=file.absolute().parent,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=COMPILE_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CompilerCrashedError(f"{file}: the compiler took over {COMPILE_S:g} s") from None
-        output = done.stdout.decode(errors="replace")
-        log(output)
-        if done.returncode == 0 and library.exists():
-            return library.read_bytes()
-    failed = BuildFailedError(first_error(file, output) or f"{file}: status {done.returncode}")
-    failed.add_note(output)
-    raise failed
+        source = f"./{file.name}"
+        if spec.arch == "wasm32":
+            kernel = Path(scratch, "kernel.o")
+            _zig([*command, *flags, "-c", "-o", str(kernel), source], file, log)
+            link = [*WASM_LINKER, f"--export={name}", "-o", str(library)]
+            _zig([*link, str(kernel), str(repeat)], file, log)
+        else:
+            command += [*_OF_LIBRARY, *flags, "-o", str(library), source, str(repeat)]
+            _zig([*command, *_LIBRARIES], file, log)
+        return library.read_bytes()
+
+
+def _zig(words: Sequence[str], file: Path, log: Callable[[str], object]) -> None:
+    """Run one of zig's tools in the folder of the file. Raises what `build_c` does."""
+    try:
+        done = subprocess.run(
+            [str(Path(ziglang.__file__).parent / "zig"), *words],
+            cwd=file.absolute().parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMPILE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CompilerCrashedError(f"{file}: the compiler took over {COMPILE_S:g} s") from None
+    output = done.stdout.decode(errors="replace")
+    log(output)
+    if done.returncode:
+        failed = BuildFailedError(first_error(file, output) or f"{file}: status {done.returncode}")
+        failed.add_note(output)
+        raise failed
 
 
 def first_error(file: Path, output: str) -> str:

@@ -88,10 +88,10 @@ def test_it_compiles_for_every_target_to_the_same_bytes(axpy, tmp_path, target):
     (entry,) = first.manifest.libraries
     assert entry.target == targets.resolve(target).to_proto()
     library = first.library(entry)
-    assert {"axpy", "tunefarm_repeat"} <= dynamic_symbols(library)
-    assert dynamic_symbols(library, defined=False) <= {"expf"}  # zig has one of its own for ARM
     (function,) = first.manifest.functions
     assert function.name == "axpy" and [a.output for a in function.arguments] == [False, True]
+    assert {"axpy", "tunefarm_repeat"} <= dynamic_symbols(library)
+    assert dynamic_symbols(library, defined=False) <= {"expf"}  # zig has one of its own for ARM
 
 
 def test_flags_and_source_are_part_of_the_name(axpy):
@@ -99,6 +99,20 @@ def test_flags_and_source_are_part_of_the_name(axpy):
     assert build_c(axpy, "rasp4b", ARGS, flags="-O1").digest != plain.digest
     (axpy.parent / "scale.h").write_text("#define SCALE 4\n")
     assert build_c(axpy, "rasp4b", ARGS).digest != plain.digest
+
+
+def test_a_module_for_wasm_gives_its_function_and_takes_nothing(tmp_path):
+    file = tmp_path / "twice.c"
+    file.write_text(
+        "#include <stdint.h>\n#include <string.h>\n"
+        "int32_t twice(void *const *args) {\n  float *x = args[0];\n"
+        "  for (int i = 0; i < 64; ++i) x[i] *= 2;\n  memset(x, 0, 8);\n  return 0;\n}\n"
+    )
+    bundle = build_c(file, "wasm", "x:out:float32[64]")
+    module = bundle.library(bundle.manifest.libraries[0])
+    assert module[:4] == b"\0asm" and b"twice" in module and b"tunefarm_repeat" in module
+    with pytest.raises(errors.BuildFailedError, match="other"):
+        build_c(file, "wasm", "x:out:float32[64]", "other")
 
 
 def test_zig_knows_the_processors():
