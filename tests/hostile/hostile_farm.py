@@ -48,6 +48,13 @@ def python_of(uid: int) -> list[str]:
     return []
 
 
+def objects(kind: str, uid: int) -> list[str]:
+    """System V objects of a user."""
+    head, *lines = Path("/proc/sysvipc", kind).read_text().splitlines()
+    column = head.split().index("uid")
+    return [f"{kind}: {line}" for line in lines if line.split()[column] == str(uid)]
+
+
 @dataclass
 class HostileDevice:
     """A device server that is to survive; `seen` is what of it is there when it is idle."""
@@ -77,12 +84,7 @@ class HostileDevice:
             pid for pid in processes if len(list(Path(f"/proc/{pid}/fd").iterdir())) > MOST_FILES
         ]
         files = [str(path) for shared in SHARED for path in Path(shared).glob(f"{MARK}*")]
-        system_v = [
-            line
-            for kind in ("shm", "sem", "msg")
-            for line in Path("/proc/sysvipc", kind).read_text().splitlines()[1:]
-            if str(self.uid) in line.split()
-        ]
+        system_v = [line for kind in ("shm", "sem", "msg") for line in objects(kind, self.uid)]
         return processes, greedy, list((self.state / "scratch").iterdir()), files, system_v
 
 
