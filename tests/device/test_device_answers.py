@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -75,15 +76,63 @@ def test_what_was_not_asked_for_is_refused(asked, answer, payload):
     assert refused(asked, answer, payload)
 
 
+BATCH = {"do": "many", "id": 7, "count": 3, "keep_going": False}
+PROFILE = {"do": "profile", "id": 7, "begin": False}
+
+
+@pytest.mark.parametrize(
+    ("failed", "seconds", "right"),
+    [
+        ([], [1e-6] * 3, True),
+        ([[1, "status", "7"]], [1e-6] * 2, True),
+        ([], [1e-6] * 2, False),
+        ([[5, "status", "7"]], [1e-6] * 3, False),
+        ([[0, "status", "\ud800"]], [1e-6] * 3, False),
+        ([[0, "status", 7]], [1e-6] * 3, False),
+        ([[0, "library", "x"]], [1e-6] * 3, False),
+        ([], [float("nan")] * 3, False),
+        ([], [1e-6] * 4, False),
+        ({}, [1e-6] * 3, False),
+    ],
+)
+def test_a_batch_that_lies_is_refused(failed, seconds, right):
+    payload = struct.pack(f"={len(seconds)}d", *seconds)
+    assert refused(BATCH, {"id": 7, "failed_calls": failed}, payload) != right
+
+
+@pytest.mark.parametrize(
+    ("functions", "right"),
+    [
+        ([[1, "add", 2, 0.1, 0.1, 0.2, {}]], True),
+        ([[1, "\ud800", 2, 0.1, 0.1, 0.2, {}]], False),
+        ([[-1, "add", 2, 0.1, 0.1, 0.2, {}]], False),
+        ([[1, "add", 2, 0.1, 0.1, -0.2, {}]], False),
+        ([[1, "add"]], False),
+        ("add", False),
+    ],
+)
+def test_a_profile_that_lies_is_refused(functions, right):
+    assert refused(PROFILE, {"id": 7, "functions": functions}) != right
+
+
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_header_is_an_object_or_refused(text):
     with contextlib.suppress(ValueError):
         assert isinstance(answers.parse(text), dict)
 
 
-@given(st.dictionaries(st.sampled_from([*TIMED, "failed", "text"]), JSON), st.binary(max_size=9))
+@given(
+    st.dictionaries(st.sampled_from([*TIMED, "failed", "text", "failed_calls", "functions"]), JSON),
+    st.binary(max_size=9),
+)
 def test_no_answer_breaks_the_check(answer, payload):
-    for asked in (TIME, {"do": "load", "id": 7}, {"do": "read", "id": 7, "start": 0, "end": 3}):
+    for asked in (
+        TIME,
+        BATCH,
+        PROFILE,
+        {"do": "load", "id": 7},
+        {"do": "read", "id": 7, "start": 0, "end": 3},
+    ):
         refused(asked, answer, payload)
 
 
