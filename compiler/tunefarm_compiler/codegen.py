@@ -31,8 +31,10 @@ _EMULATION = {
 }
 # A module as `backends/wasm.py` of the device takes it: memory and table are its own, and may grow.
 # The stack lies first, so that one that overflows leaves the memory instead of reaching the data.
-_WASM_LINKER = ["wasm-ld", "--no-entry", "--stack-first", "-z", "stack-size=1048576"]
-_WASM_EXPORTS = ["--export-dynamic", "--export-table", "--growable-table"]
+WASM_LINKER = (
+    "wasm-ld", "--no-entry", "--stack-first", "-z", "stack-size=1048576",
+    "--export-dynamic", "--export-table", "--growable-table",
+)  # fmt: skip
 
 # The native timing loop: calls a kernel `number` times, stops at the first status that is not 0.
 _REPEAT = """
@@ -107,7 +109,7 @@ def emit_object(text: str, spec: TargetSpec) -> bytes:
 def link(objects: bytes, spec: TargetSpec) -> bytes:
     """A shared library of one object, or a WebAssembly module. Raises: BuildFailedError."""
     if spec.arch == "wasm32":
-        return _run_linker([*_WASM_LINKER, *_WASM_EXPORTS], objects)
+        return _run_linker([*WASM_LINKER], objects)
     command = ["ld.lld", "-shared", "-m", _EMULATION[spec.arch], "--build-id=none"]
     data = _run_linker([*command, "-z", "noexecstack"], objects)
     _refuse_foreign(dynamic_symbols(data, defined=False), ALLOWED_UNDEFINED)

@@ -113,7 +113,7 @@ def _check_batch(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: b
     for one in failed:
         if not isinstance(one, list) or len(one) != 3 or not is_count(one[0]):
             raise ValueError("a failed call is none")
-        if one[0] >= whole or one[1] not in ("status", "memory") or not isinstance(one[2], str):
+        if one[0] >= whole or one[1] not in ("status", "memory") or not is_text(one[2]):
             raise ValueError("a failed call is none of the batch")
     if whole < asked["count"] and (asked["keep_going"] or not failed):
         raise ValueError("it ended early without a reason")
@@ -124,7 +124,7 @@ def _check_profile(answer: Mapping[str, Any]) -> None:
     if not isinstance(functions, list) or len(functions) > MOST_PROFILED:
         raise ValueError("its functions are none")
     for one in functions:
-        if not isinstance(one, list) or len(one) != 7 or not isinstance(one[1], str):
+        if not isinstance(one, list) or len(one) != 7 or not is_text(one[1]):
             raise ValueError("a profile is none")
         numbers_hold = is_count(one[0]) and is_count(one[2]) and all(map(is_amount, one[3:6]))
         if not numbers_hold or not are_counters(one[6]):
@@ -146,6 +146,11 @@ def are_counters(value: object) -> bool:
         and all(len(name) <= 40 and name.isascii() for name in value)
         and all(is_amount(count) for count in value.values())
     )
+
+
+def is_text(value: object) -> bool:
+    """Whether it is words of one line that can travel."""
+    return isinstance(value, str) and len(value) <= MOST_TEXT and value.isprintable()
 
 
 def is_count(value: object) -> bool:

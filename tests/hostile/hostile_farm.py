@@ -7,12 +7,13 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from hostile_kernels import Kernel
+from hostile_kernels import SHORT_S, Kernel
 from tunefarm import Device, Tracker, request_device
 from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm_proto import errors
@@ -47,6 +48,13 @@ def python_of(uid: int) -> list[str]:
     return []
 
 
+def objects(kind: str, uid: int) -> list[str]:
+    """System V objects of a user."""
+    head, *lines = Path("/proc/sysvipc", kind).read_text().splitlines()
+    column = head.split().index("uid")
+    return [f"{kind}: {line}" for line in lines if line.split()[column] == str(uid)]
+
+
 @dataclass
 class HostileDevice:
     """A device server that is to survive; `seen` is what of it is there when it is idle."""
@@ -76,12 +84,7 @@ class HostileDevice:
             pid for pid in processes if len(list(Path(f"/proc/{pid}/fd").iterdir())) > MOST_FILES
         ]
         files = [str(path) for shared in SHARED for path in Path(shared).glob(f"{MARK}*")]
-        system_v = [
-            line
-            for kind in ("shm", "sem", "msg")
-            for line in Path("/proc/sysvipc", kind).read_text().splitlines()[1:]
-            if str(self.uid) in line.split()
-        ]
+        system_v = [line for kind in ("shm", "sem", "msg") for line in objects(kind, self.uid)]
         return processes, greedy, list((self.state / "scratch").iterdir()), files, system_v
 
 
@@ -202,6 +205,36 @@ def survive(
             wrong.append(f"the next user's answer was {answer}")
     farm.wait_until_idle(device.key)
     return Outcome(kernel.name, result, later, tuple(wrong))
+
+
+def measured(
+    farm: HostileFarm, device: HostileDevice, names: list[str], bundles: dict[str, Bundle]
+) -> list[str]:
+    """What becomes of each in one Measure stream: an error's name, "returns", of good "right"."""
+    with request_device(device.key, tracker=farm.address, timeout=READY_S) as leased:
+        for name in set(names):
+            leased.upload(bundles[name].data, bundles[name].digest)
+
+        def requests() -> Iterator[dpb.MeasureRequest]:
+            for index, name in enumerate(names):
+                one = dpb.MeasureRequest(id=index, bundle_digest=bundles[name].digest)
+                one.function, one.return_outputs = name, name == "good"
+                one.options.number, one.options.repeat = 1, 2
+                one.timeout.FromNanoseconds(int((30 if name == "good" else SHORT_S) * 1e9))
+                yield one
+
+        answers = list(leased.measure(requests()))
+    assert [answer.id for answer in answers] == list(range(len(names)))
+    return [_end_of(name, answer) for name, answer in zip(names, answers, strict=True)]
+
+
+def _end_of(name: str, answer: dpb.MeasureResponse) -> str:
+    if answer.HasField("error"):
+        return type(errors.from_proto(answer.error)).__name__
+    if name != "good":
+        return "returns"
+    found = np.frombuffer(answer.outputs[0], "float32").tolist()
+    return "right" if found[:15] == RIGHT and 0 < found[15] < 1e-38 else f"wrong: {found}"
 
 
 def warm(farm: HostileFarm, device: HostileDevice, bundles: dict[str, Bundle]) -> None:

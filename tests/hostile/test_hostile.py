@@ -11,11 +11,20 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hostile_farm import HostileDevice, HostileFarm, Outcome, runs_on, survive, warm
+from hostile_farm import (
+    HostileDevice,
+    HostileFarm,
+    Outcome,
+    measured,
+    runs_on,
+    survive,
+    warm,
+)
 from hostile_kernels import build_all, corpus
 
 CORPUS = corpus()
 DEVICES = ("self", "nobody", "basic")
+KERNEL_ERRORS = ("KernelCrashedError", "KernelTimeoutError", "OutOfMemoryError")
 RUNS = int(os.environ.get("HOSTILE_RUNS", "1000"))
 
 
@@ -87,3 +96,22 @@ def test_a_thousand_in_random_order(farm, bundles):
         told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         print(f"{device.key} (user {device.uid}): {len(found)} in {seconds:.0f} s: {told}")
     assert not [one for _, found, _ in results for one in found if one.wrong]
+
+
+@pytest.mark.parametrize("pick", ["bad", pytest.param("all", marks=pytest.mark.hostile)])
+def test_among_candidates_each_has_its_own_end(farm, bundles, pick):
+    """As a tuner meets them: in one stream, a good one between any two."""
+    device = farm.devices[0]
+    kernels = [
+        kernel
+        for kernel in CORPUS
+        if runs_on(kernel, device) and (pick == "all" or "returns" not in kernel.expect)
+    ]
+    random.Random(1).shuffle(kernels)
+    names = [name for kernel in kernels for name in (kernel.name, "good")]
+    found = measured(farm, device, names, bundles)
+    for kernel, hostile, good in zip(kernels, found[::2], found[1::2], strict=True):
+        assert good == "right", f"after {kernel.name}"
+        # One that returns may come to its end when it is called again and again.
+        assert hostile in {*kernel.expect, *KERNEL_ERRORS}, kernel.name
+        assert hostile != "returns" or "returns" in kernel.expect, kernel.name

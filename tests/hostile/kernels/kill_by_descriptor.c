@@ -8,5 +8,7 @@ KERNEL(kill_by_descriptor) {
   MUST_FAIL(fcntl(ends[0], F_SETSIG, SIGKILL));
   MUST_FAIL(fcntl(ends[0], F_SETOWN, parent));
   MUST_FAIL(ioctl(ends[0], 0x8901, &parent));
+  close(ends[0]);
+  close(ends[1]);
   return 0;
 }
