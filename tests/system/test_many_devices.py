@@ -207,6 +207,17 @@ def test_a_crash_and_the_end_of_a_lease_leave_the_other_device_alone(address, bu
         assert kept.numpy().tolist() == [1.5, 2.5]
 
 
+def test_the_log_of_one_device_tells_nothing_of_the_other(address, bundle):
+    with request_devices("one", "two", tracker=address, timeout=30) as devices:
+        one, two = devices
+        two.load(bundle)
+        with pytest.raises(errors.KernelCrashedError):
+            two.load(bundle)["crash"](two.empty(STAMPS + 1, "int64"))
+        assert one.lease.id in one.log() and two.lease.id not in one.log()
+        assert bundle.digest not in one.log() and "SIGABRT" not in one.log()
+        assert bundle.digest in two.log() and "SIGABRT" in two.log()
+
+
 def test_a_lease_opens_its_own_device_with_its_own_token_alone(address):
     def ask(lease_id: str, token: str) -> None:
         metadata = rpc.call_metadata(lease_id, token)
