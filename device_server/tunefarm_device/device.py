@@ -96,9 +96,9 @@ class RunningDevice:
         for task in self._tasks:
             await ended(task)
         self.gate.shut()
-        logging.getLogger("tunefarm_device").removeHandler(self.bench.log)
         await self.bench.host.stop()
 
     def close(self) -> None:
         """Let another server have its state folder, when no call is under way any more."""
+        logging.getLogger("tunefarm_device").removeHandler(self.bench.log)
         self._state.close()

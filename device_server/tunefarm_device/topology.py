@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +87,17 @@ def turns(
 
     `devices` are their processors. Devices with a lock in common take turns: there is one for each
     group of processors that share a last-level cache or a core; with `together` one for each core
-    alone. Where the system does not say what is shared, there is one for all.
+    alone. One that nobody else takes is left out where there is another. Where the system does not
+    say what is shared, there is one for all.
     """
     used = sorted(frozenset[int]().union(*devices))
     shared = [topology.siblings] if together else [topology.siblings, topology.caches]
     if any(cpu not in links for links in shared for cpu in used):
         return [(0,)] * len(devices)
     group = groups(used, shared)
-    return [tuple(sorted({group[cpu] for cpu in device})) for device in devices]
+    order = [sorted({group[cpu] for cpu in device}) for device in devices]
+    takers = Counter(name for names in order for name in names)
+    return [tuple(n for n in names if takers[n] > 1) or (names[0],) for names in order]
 
 
 class Turn:
