@@ -8,13 +8,20 @@ from pathlib import Path
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_proto.security import Access, Credentials, ServerTls
 
+from tunefarm_device.building import Options
 from tunefarm_device.server import serve
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tunefarm_device", description=__doc__)
-    parser.add_argument("--key", required=True, help="what it is requested by, as in rasp3b")
+    parser.add_argument(
+        "--key",
+        required=True,
+        action="append",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="a device: what it is requested by, as in rasp3b or x86:cores=0-3; may be given again",
+    )
     parser.add_argument("--tracker", default="127.0.0.1:9190", metavar="HOST:PORT")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="port (default 0: any free)")
@@ -23,6 +30,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--emulated", metavar="NAME", help="what emulates this processor")
     parser.add_argument("--cpu", metavar="NAME", help="LLVM's name of the processor")
     parser.add_argument("--timing-cpu", type=int, metavar="N", help="processor to time on")
+    parser.add_argument(
+        "--time-together",
+        action="store_true",
+        help="devices with cores of their own may time at the same moment",
+    )
     parser.add_argument("--tls-cert", metavar="FILE", help="its certificate (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)")
     parser.add_argument("--insecure", action="store_true", help="listen anywhere without TLS")
@@ -47,13 +59,16 @@ def main(words: Sequence[str] | None = None) -> int:
             given.host,
             given.port,
             given.advertise,
-            given.state,
-            emulated=given.emulated,
-            cpu=given.cpu,
-            timing_cpu=given.timing_cpu,
-            isolation=given.isolation,
-            backend=given.backend,
-            anchor_interval_s=given.anchor_interval,
+            options=Options(
+                state_dir=given.state,
+                emulated=given.emulated,
+                cpu=given.cpu,
+                timing_cpu=given.timing_cpu,
+                time_together=given.time_together,
+                isolation=given.isolation,
+                backend=given.backend,
+                anchor_interval_s=given.anchor_interval,
+            ),
             access=Access(
                 Credentials.from_environment(),
                 ServerTls.read(given.tls_cert, given.tls_key),

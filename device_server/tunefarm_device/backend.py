@@ -141,6 +141,12 @@ class Backend(ABC):
 
     # Whether `Device.limited` ends what runs too long.
     ends_runaways = False
+    # Which of `units()` this one is, set before anything but `units` is called; "": no matter.
+    unit = ""
+
+    def units(self) -> list[str]:
+        """The names of its units, where it has several of which each is a device of its own."""
+        return []
 
     def lacking(self) -> str:
         """In one line why it does not work here and what would help; "" where it works."""

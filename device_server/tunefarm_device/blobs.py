@@ -136,6 +136,8 @@ async def _append(
                 while len(working) > 2 * AHEAD:
                     await working.popleft()
                 if offset + received > size:
+                    if working:  # or what is still to be written would come after
+                        await asyncio.wait(working)
                     file.truncate(0)
                     raise UploadCorruptError(
                         f"more than the announced {size} bytes arrived", "send it again"

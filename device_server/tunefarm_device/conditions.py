@@ -50,9 +50,15 @@ def temperature_celsius(root: Path = Path("/")) -> float | None:
 
 
 class ConditionsReader:
-    """Reads conditions; remembers the last reading for what is a difference of two."""
+    """Reads conditions; remembers the last reading for what is a difference of two.
 
-    def __init__(self, cpu: int | None = None, root: Path = Path("/")) -> None:
+    `together`: other devices of this server may time at the same moment.
+    """
+
+    def __init__(
+        self, cpu: int | None = None, root: Path = Path("/"), together: bool = False
+    ) -> None:
+        self._together = together
         self._cpu = min(os.sched_getaffinity(0)) if cpu is None else cpu
         self._root = root
         self._ticks = self._read_ticks()
@@ -65,7 +71,7 @@ class ConditionsReader:
 
     def read(self) -> pb.Conditions:
         """Every reading that this device has."""
-        now = pb.Conditions()
+        now = pb.Conditions(time_together=self._together)
         now.read_at.GetCurrentTime()
         if (frequency := frequency_hz(self._cpu, self._root)) is not None:
             now.frequency_hz = frequency

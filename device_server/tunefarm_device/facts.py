@@ -3,8 +3,9 @@
 import ctypes
 import os
 import platform
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tunefarm_proto.v1 import common_pb2 as pb
@@ -12,6 +13,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_device import processors
 from tunefarm_device.backend import Description
 from tunefarm_device.conditions import read_text
+from tunefarm_device.topology import spell_cpus
 
 AT_HWCAP = 16
 AT_HWCAP2 = 26
@@ -31,10 +33,12 @@ def architecture(machine: str, pointer_bytes: int) -> str:
     return machine
 
 
-def first_processor(cpuinfo: str) -> dict[str, str]:
-    """The fields of /proc/cpuinfo; of those that repeat, the first."""
+def first_processor(cpuinfo: str, cpu: int | None = None) -> dict[str, str]:
+    """The fields of /proc/cpuinfo; of those that repeat, those of `cpu`, or else the first."""
     info: dict[str, str] = {}
-    for line in cpuinfo.splitlines():
+    blocks = cpuinfo.split("\n\n")
+    own = [block for block in blocks if re.match(rf"processor\s*: {cpu}$", block, re.MULTILINE)]
+    for line in "\n".join([*own, cpuinfo]).splitlines():
         name, colon, value = line.partition(":")
         if colon:
             info.setdefault(name.strip(), value.strip())
@@ -99,20 +103,22 @@ def find_facts(
     cpu: str | None = None,
     isolation: Iterable[str] = (),
     description: Description | None = None,
+    cores: Collection[int] = (),
     root: Path = Path("/"),
 ) -> pb.DeviceFacts:
     """Everything that can be found out. `emulator` and `cpu` override what would be found;
 
     so do the environment's TUNEFARM_EMULATED and TUNEFARM_CPU. `description` is of a backend that
-    runs other code than this processor's.
+    runs other code than this processor's. `cores` are its own processors; without, all.
     """
     arch = architecture(platform.machine(), struct.calcsize("P"))
-    info = first_processor(read_text(root / "proc/cpuinfo"))
+    first = min(cores, default=0)
+    info = first_processor(read_text(root / "proc/cpuinfo"), first if cores else None)
     stated = emulator if emulator is not None else os.environ.get("TUNEFARM_EMULATED")
     found = find_emulator(arch, info, root) if stated is None else stated
     target = find_target(arch, info, found)
     target.cpu = cpu or os.environ.get("TUNEFARM_CPU") or target.cpu
-    cpufreq = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    cpufreq = root / f"sys/devices/system/cpu/cpu{first}/cpufreq"
     frequency = read_text(cpufreq / "cpuinfo_max_freq")
     name = info.get("model name") or info.get("Processor") or info.get("uarch") or ""
     board = "" if found else _machine_model(root)
@@ -125,7 +131,7 @@ def find_facts(
     return pb.DeviceFacts(
         target=target,
         cpu_model=model,
-        cpu_count=len(os.sched_getaffinity(0)),
+        cpu_count=len(cores or os.sched_getaffinity(0)),
         memory_bytes=_memory_bytes(root),
         os=_os_name(root),
         kernel=platform.release(),
@@ -135,4 +141,5 @@ def find_facts(
         emulated=bool(found),
         emulator=found,
         isolation=sorted(isolation),
+        cores=spell_cpus(cores),
     )

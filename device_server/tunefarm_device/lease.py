@@ -118,7 +118,8 @@ class LeaseGate:
             if not use.ended.done():
                 use.ended.set_result(None)
 
-    async def _arrival(self, lease_id: str) -> None:
+    async def arrival(self, lease_id: str) -> None:
+        """Wait until it is served, 2 s at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ARRIVAL_S), self._changed:
                 await self._changed.wait_for(lambda: self.lease_id == lease_id)
@@ -131,7 +132,7 @@ class LeaseGate:
                 "request the device from its tracker",
             )
         if self.lease_id != lease_id:
-            await self._arrival(lease_id)
+            await self.arrival(lease_id)
         if self.lease_id != lease_id:
             now = "serves another lease" if self.lease_id else "is not leased"
             raise LeaseRefusedError(

@@ -2,9 +2,13 @@
 
 import collections
 import logging
+from contextvars import ContextVar
 
 MOST_LINES = 1000
 MOST_LINE = 500
+
+# The log of the device for which something is done; none: of the server itself, which all may see.
+WHOSE: "ContextVar[LeaseLog | None]" = ContextVar("WHOSE", default=None)
 
 
 class LeaseLog(logging.Handler):
@@ -16,7 +20,12 @@ class LeaseLog(logging.Handler):
         self._lines: collections.deque[str] = collections.deque(maxlen=MOST_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one line of it: what follows, a traceback say, is the operator's."""
+        """Keep one line of it: what follows, a traceback say, is the operator's.
+
+        What is done for another device is none of this one's.
+        """
+        if WHOSE.get() not in (None, self):
+            return
         record = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
         lines = self.format(record).splitlines() or [""]
         self._lines.append(lines[0][:MOST_LINE])

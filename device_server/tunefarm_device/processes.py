@@ -27,11 +27,13 @@ WORDS_BYTES = 4096
 OUTPUT_BYTES = 1 << 20
 
 
-def zygote_command(isolation: str, folder: Path, backend: str) -> list[str]:
+def zygote_command(
+    isolation: str, folder: Path, backend: str, cores: str = "", unit: str = ""
+) -> list[str]:
     """How to start the zygote. TUNEFARM_PYTHON, shell-quoted words, overrides the interpreter."""
     words = shlex.split(os.environ.get("TUNEFARM_PYTHON", "")) or [sys.executable]
     script = str(Path(__file__).with_name("zygote.py"))
-    return [*words, "-I", script, isolation, str(folder.absolute()), backend]
+    return [*words, "-I", script, isolation, str(folder.absolute()), backend, cores, unit]
 
 
 def describe_status(status: int) -> str:
@@ -266,8 +268,9 @@ class ProcessHost:
     """Spawns runners; starts another zygote where one died.
 
     `isolation` is "full" or "basic"; runners may read `folder` besides the system's libraries.
-    `backend` is a name or a file. Where it ends runaways itself (`ends_runaways`), the runner is
-    killed only when it has had a second for that.
+    `backend` is a name or a file, and `unit` one of its units. Where it ends runaways itself
+    (`ends_runaways`), the runner is killed only when it has had a second for that. `cores`, as in
+    "0,1", are the processors that runners stay on; "" stands for this process's own.
     """
 
     def __init__(
@@ -276,8 +279,11 @@ class ProcessHost:
         isolation: str = "full",
         backend: str = "native",
         ends_runaways: bool = False,
+        *,
+        cores: str = "",
+        unit: str = "",
     ) -> None:
-        self._command = zygote_command(isolation, folder, backend)
+        self._command = zygote_command(isolation, folder, backend, cores, unit)
         self._grace_s = GRACE_S if ends_runaways else 0.0
         self._zygote: Zygote | None = None
         self._lock = asyncio.Lock()

@@ -10,6 +10,7 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import device_pb2 as dpb
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
+from tunefarm_device import lease_log
 from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease import LeaseGate, Use
 from tunefarm_device.measure import measure
@@ -31,6 +32,7 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
         self._bench = bench
 
     async def _check(self, context: Context) -> None:
+        lease_log.WHOSE.set(self._bench.log)  # each call has a task, and so a context, of its own
         metadata = context.invocation_metadata()
         await self._gate.check(
             rpc.metadata_text(metadata, rpc.LEASE_ID_HEADER),
@@ -121,7 +123,7 @@ async def _chunks(messages: AsyncIterator[Any]) -> AsyncIterator[bytes | memoryv
             raise InvalidRequestError("after its header an upload has chunks only")
 
 
-def add_to_server(service: DeviceService, server: grpc.aio.Server) -> None:
+def add_to_server(service: dpb_grpc.DeviceServiceServicer, server: grpc.aio.Server) -> None:
     """Serve the service, chunks of uploads without protobuf's copies."""
     upload = grpc.stream_unary_rpc_method_handler(
         service.UploadBlob,

@@ -35,6 +35,7 @@ from tunefarm_device.files import SessionFolder
 from tunefarm_device.lease_log import LeaseLog
 from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
 from tunefarm_device.timing import COLD, HOT, compared, timed
+from tunefarm_device.topology import Turn
 
 CALL_S = 60.0
 TIMING_S = 600.0
@@ -53,13 +54,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workbench:
-    """What all sessions of a device share. `timing` is held while a kernel runs."""
+    """What all sessions of a device share. `timing` is held while a kernel runs.
+
+    So nothing of this device, or of another that would disturb it, runs meanwhile.
+    """
 
     host: ProcessHost
     blobs: BlobCache
     facts: pb.DeviceFacts
     conditions: ConditionsReader
-    timing: asyncio.Lock
+    timing: Turn
     scratch: Path
     log: LeaseLog
     timing_cpu: int | None = None

@@ -1,7 +1,9 @@
-"""Forks runners: `python -I zygote.py MODE FOLDER BACKEND` runs it, with the standard library.
+"""Forks runners: `python -I zygote.py MODE FOLDER BACKEND CORES UNIT`. Standard library alone.
 
 MODE is "full" or "basic", which leaves out what the sandbox module does; FOLDER is what runners may
-read besides the system; BACKEND is loaded once, here, and may import more than that library.
+read besides the system; BACKEND is loaded once, here, and may import more than that library; UNIT
+names the one of its units that is used, or is empty. CORES, as in "0,1", are the processors that
+all this stays on; empty for those of the server.
 
 Standard input is a SOCK_SEQPACKET socket: each packet is an id as text and the folder to work in,
 with two descriptors: the runner's end of its socket, and a file for its output. End of file ends
@@ -238,8 +240,12 @@ if __name__ == "__main__":
     make_importable()
     from tunefarm_device import backend, runner, sandbox
 
-    mode, folder, name = sys.argv[1:]
-    zygote = Zygote(runner, sandbox, mode == "full", folder, backend.find(name))
+    mode, folder, name, cores, unit = sys.argv[1:]
+    if cores:
+        os.sched_setaffinity(0, {int(cpu) for cpu in cores.split(",")})
+    kind = backend.find(name)
+    kind.unit = unit
+    zygote = Zygote(runner, sandbox, mode == "full", folder, kind)
     gc.collect()
     gc.freeze()
     zygote.run()

@@ -1,19 +1,24 @@
 """Backends by name and by file, and the example of the documentation, really run."""
 
 import array
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from device_harness import boxed
 from tunefarm_device import backend
 from tunefarm_device import runner as runner_code
+from tunefarm_device.building import Options, choose_backend
 from tunefarm_device.counters import Counters
 from tunefarm_device.facts import find_facts
-from tunefarm_device.server import choose_backend
+from tunefarm_device.server import start
+from tunefarm_device.session import DeviceSession
 from tunefarm_proto import bundle as bundle_file
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import bundle_pb2 as bpb
@@ -39,8 +44,13 @@ def status(x):
 
 
 def example() -> str:
-    (text,) = (ROOT / "docs/backends.md").read_text().split("```python\n")[1:]
-    return text.split("```")[0]
+    return (ROOT / "docs/backends.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+def several() -> str:
+    """The example with what the documentation adds for several units."""
+    added = (ROOT / "docs/backends.md").read_text().split("```python\n")[2].split("```")[0]
+    return f"{example()}\n{added}"
 
 
 def bundle(library: bytes) -> bundle_file.Bundle:
@@ -97,6 +107,36 @@ def test_the_example_of_the_documentation_runs_kernels(tmp_path, place):
         assert session.load(whole.digest)
         session.close()
         client.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("py", ["first", "second"]), ("py:unit=second", ["second"])]
+)
+def test_each_unit_of_a_backend_is_a_device(tmp_path, monkeypatch, key, expected):
+    monkeypatch.setenv("TUNEFARM_CLAIMS", f"{uuid.uuid4()}-")
+    file, own = tmp_path / "units.py", bundle(b"def add(*_): return\n" + KERNELS)
+    file.write_text(several())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield own.data
+
+    async def run() -> list[tuple[str, str]]:
+        options = Options(state_dir=tmp_path / "state", backend=str(file))
+        server = await start(key, "127.0.0.1:9", options=options)
+        found = []
+        for device in server.devices:
+            await device.bench.blobs.receive(own.digest, len(own.data), 0, chunks())
+            session = DeviceSession(device.bench)
+            module, x = await session.load(own.digest), await session.allocate("float32", [4])
+            with pytest.raises(errors.KernelCrashedError, match=r"on unit \w+") as crash:
+                await session.call(module, "fail", [x])
+            found.append((device.bench.facts.extra["unit"], str(crash.value).split()[-1]))
+            await session.close()
+        await server.stop()
+        return found
+
+    # As its server tells the tracker, and as the kernel's own process knows it.
+    assert asyncio.run(run()) == [(unit, unit) for unit in expected]
 
 
 def test_an_unknown_name_lists_the_known_ones(capfd, tmp_path):

@@ -122,13 +122,15 @@ def test_it_needs_the_base_install_alone():
 import sys
 sys.modules.update(dict.fromkeys({blocked!r}))
 import asyncio, tempfile
-from tunefarm_device import server
+from tunefarm_device import building, server
 async def run():
     with tempfile.TemporaryDirectory() as folder:
-        device = await server.start("bare", "127.0.0.1:9", state_dir=folder)
-        runner = await device._bench.host.spawn()
+        options = building.Options(state_dir=folder)
+        running = await server.start("bare", "127.0.0.1:9", options=options)
+        (device,) = running.devices
+        runner = await device.bench.host.spawn()
         await runner.request({{"do": "allocate", "array": 1, "size": 64}}, limit_s=10)
-        await device.stop()
+        await running.stop()
         print(device.device_id)
 asyncio.run(run())
 """

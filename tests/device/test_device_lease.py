@@ -10,6 +10,7 @@ import threading
 import pytest
 from device_harness import TOKEN, Client, DeviceProcess, FakeTracker, eventually, gone
 from tunefarm_device import tracker_link
+from tunefarm_device.building import Options
 from tunefarm_device.server import start
 from tunefarm_device.state import StateDir
 from tunefarm_proto import errors
@@ -184,8 +185,9 @@ def test_a_lease_ends_where_the_tracker_stays_away_and_nobody_works(tmp_path, mo
 
     async def run() -> str:
         tracker = FakeTracker()
-        device = await start("solo", tracker.address, state_dir=tmp_path)
-        client = Client(device.addresses[0], "only")
+        server = await start("solo", tracker.address, options=Options(state_dir=tmp_path))
+        (device,) = server.devices
+        client = Client(server.addresses[0], "only")
         tracker.want("only", ttl_s=0.2)
         await asyncio.to_thread(eventually, lambda: device.lease_id == "only")
         session = client.session()
@@ -200,7 +202,7 @@ def test_a_lease_ends_where_the_tracker_stays_away_and_nobody_works(tmp_path, mo
             await asyncio.sleep(0.02)
         lease_id = device.lease_id
         client.close()
-        await device.stop()
+        await server.stop()
         return lease_id
 
     assert asyncio.run(run()) == ("only" if used else "")

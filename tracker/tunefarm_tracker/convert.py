@@ -152,6 +152,8 @@ def _attributes(message: tpb.SynchronizeRequest) -> tuple[tuple[str, str], ...]:
         "features": ",".join(facts.target.features),
         "cpu_model": facts.cpu_model,
         "cpu_count": str(facts.cpu_count),
+        "cores": facts.cores,
+        "time_together": "yes" if facts.time_together else "no",
         "memory_mb": str(facts.memory_bytes >> 20),
         "max_frequency_mhz": str(facts.max_frequency_hz // 10**6),
         "os": facts.os,

@@ -12,7 +12,14 @@ from tunefarm.cli.output import add_server_tls, add_tracker
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--key", required=True, help='what it is requested by, as in "rasp3b"')
+    parser.add_argument(
+        "--key",
+        required=True,
+        action="append",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="a device: what it is requested by, as in rasp3b; may be given again, as in "
+        "x86:cores=0-3 (options: cores, backend, unit, label.NAME)",
+    )
     add_tracker(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
     parser.add_argument("--port", type=int, default=0, help="port (default 0: any free)")
@@ -41,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kind of device: native (default), wasm, or the path of a file that defines one",
     )
     parser.add_argument(
+        "--time-together",
+        action="store_true",
+        help="devices with cores of their own may time at the same moment",
+    )
+    parser.add_argument(
         "--label",
         action="append",
         default=[],
@@ -62,6 +74,7 @@ def labels_of(words: list[str]) -> dict[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
+    from tunefarm_device.building import Options
     from tunefarm_device.server import serve
 
     serve(
@@ -70,11 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         advertise=arguments.advertise,
-        state_dir=arguments.state,
-        labels=labels_of(arguments.label),
-        isolation=arguments.isolation,
-        backend=arguments.backend,
-        anchor_interval_s=arguments.anchor_interval,
+        options=Options(
+            state_dir=arguments.state,
+            labels=labels_of(arguments.label),
+            time_together=arguments.time_together,
+            isolation=arguments.isolation,
+            backend=arguments.backend,
+            anchor_interval_s=arguments.anchor_interval,
+        ),
         access=Access(
             Credentials.from_environment(),
             ServerTls.read(arguments.tls_cert, arguments.tls_key),

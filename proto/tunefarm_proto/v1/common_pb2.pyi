@@ -318,10 +318,12 @@ class DeviceFacts(_message.Message):
     EMULATOR_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
+    CORES_FIELD_NUMBER: _builtins.int
+    TIME_TOGETHER_FIELD_NUMBER: _builtins.int
     cpu_model: _builtins.str
     """The machine's own name for its processor."""
     cpu_count: _builtins.int
-    """Processors the device server may run on."""
+    """Processors that the device's kernels may run on, or the device server where it has no others."""
     memory_bytes: _builtins.int
     """Physical memory in bytes."""
     os: _builtins.str
@@ -338,6 +340,12 @@ class DeviceFacts(_message.Message):
     """True where the processor is emulated: its timings say nothing about the real one."""
     emulator: _builtins.str
     """What emulates it, as in "qemu-user". Empty where nothing does."""
+    cores: _builtins.str
+    """The processors that are this device's own, as in "0-3,8". Empty: all that there are."""
+    time_together: _builtins.bool
+    """Other devices of the same server may time while this one does, on cores of their own: they still
+    share caches and memory.
+    """
     @_builtins.property
     def target(self) -> Global___Target:
         """What it runs."""
@@ -366,10 +374,12 @@ class DeviceFacts(_message.Message):
         emulator: _builtins.str = ...,
         isolation: _abc.Iterable[_builtins.str] | None = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cores: _builtins.str = ...,
+        time_together: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_count", b"cpu_count", "cpu_model", b"cpu_model", "emulated", b"emulated", "emulator", b"emulator", "extra", b"extra", "governor", b"governor", "isolation", b"isolation", "kernel", b"kernel", "machine_model", b"machine_model", "max_frequency_hz", b"max_frequency_hz", "memory_bytes", b"memory_bytes", "os", b"os", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "cpu_count", b"cpu_count", "cpu_model", b"cpu_model", "emulated", b"emulated", "emulator", b"emulator", "extra", b"extra", "governor", b"governor", "isolation", b"isolation", "kernel", b"kernel", "machine_model", b"machine_model", "max_frequency_hz", b"max_frequency_hz", "memory_bytes", b"memory_bytes", "os", b"os", "target", b"target", "time_together", b"time_together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -387,6 +397,7 @@ class Conditions(_message.Message):
     LOAD_AVERAGE_FIELD_NUMBER: _builtins.int
     STEAL_FRACTION_FIELD_NUMBER: _builtins.int
     THROTTLE_BITS_FIELD_NUMBER: _builtins.int
+    TIME_TOGETHER_FIELD_NUMBER: _builtins.int
     frequency_hz: _builtins.int
     """Frequency of the timing core in Hz."""
     temperature_celsius: _builtins.float
@@ -397,6 +408,8 @@ class Conditions(_message.Message):
     """Share of time stolen by the hypervisor since the last reading, 0 to 1."""
     throttle_bits: _builtins.int
     """Raspberry Pi firmware throttle bits."""
+    time_together: _builtins.bool
+    """Other devices of the same server were allowed to time at the same moment."""
     @_builtins.property
     def read_at(self) -> _timestamp_pb2.Timestamp:
         """When it was read, by the device's clock."""
@@ -410,10 +423,11 @@ class Conditions(_message.Message):
         load_average: _builtins.float | None = ...,
         steal_fraction: _builtins.float | None = ...,
         throttle_bits: _builtins.int | None = ...,
+        time_together: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits", "time_together", b"time_together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_hz: _TypeAlias = _typing.Literal["frequency_hz"]  # noqa: Y015
     _WhichOneofArgType__frequency_hz: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz"]  # noqa: Y015
