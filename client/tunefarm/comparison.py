@@ -22,6 +22,7 @@ from tunefarm.module import Function
 from tunefarm.timing import Timing
 
 FIRST_ROUNDS = 20
+SAMPLES = 5  # of each in a round, whose middle counts: most that disturb take one of them
 MOST_ROUNDS = 640  # the interval takes the square of it
 CONFIDENCE = 0.99  # it is looked at several times, so each look must err less often than 1 in 20
 
@@ -51,7 +52,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two functions timed in turns. Samples of the same index are of one round."""
+    """Two functions timed in turns. Their samples are ordered by round, `SAMPLES` in each."""
 
     judgement: Judgement
     first: Timing
@@ -77,7 +78,7 @@ class Comparison:
     @property
     def rounds(self) -> int:
         """How many there were."""
-        return len(self.first.samples)
+        return len(self.first.samples) // SAMPLES
 
     def __str__(self) -> str:
         found = self.judgement
@@ -94,7 +95,7 @@ class Comparison:
 def judge(
     first: Sequence[float], second: Sequence[float], margin: float, confidence: float = CONFIDENCE
 ) -> Judgement:
-    """Judge samples of equal rounds, in seconds.
+    """Judge what each took in each round, in seconds.
 
     "same" where the whole interval lies within `margin`; "faster" or "slower" where it reaches
     beyond it and is all further than half of it to one side. More rounds decide every case.
@@ -140,7 +141,7 @@ def compare(
     confidence: float = CONFIDENCE,
     budget: float = 20.0,
     most_rounds: int = MOST_ROUNDS,
-    min_repeat_ms: float = 5.0,
+    min_repeat_ms: float = 1.0,
     cache: str = "hot",
     timeout: float | None = None,
 ) -> Comparison:
@@ -168,7 +169,8 @@ def compare(
     for rounds in _growing(most_rounds):
         options.repeat = rounds
         _more(timings, (first, second), options, timeout)
-        judgement = judge(timings[0].samples_s, timings[1].samples_s, margin, confidence)
+        middles = [_middles(timing.samples_s) for timing in timings]
+        judgement = judge(middles[0], middles[1], margin, confidence)
         if judgement.verdict is not Verdict.UNDECIDED or time.monotonic() > until:
             break
     both = [
@@ -176,6 +178,14 @@ def compare(
         for timing, (function, _) in zip(timings, (first, second), strict=True)
     ]
     return Comparison(judgement, both[0], both[1], margin, confidence)
+
+
+def _middles(samples: Sequence[float]) -> list[float]:
+    """The median of each round."""
+    return [
+        statistics.median(samples[start : start + SAMPLES])
+        for start in range(0, len(samples), SAMPLES)
+    ]
 
 
 def _growing(most: int) -> Iterator[int]:
@@ -199,6 +209,7 @@ def _more(
         calls=[function.request(tuple(arrays)) for function, arrays in calls],
         options=options,
         numbers=[timing.number for timing in timings],
+        samples=SAMPLES,
     )
     session = calls[0][0].session
     answer = session.request(dpb.SessionRequest(compare=operation), timeout).comparison

@@ -101,7 +101,9 @@ async def _time(session: DeviceSession, request: dpb.SessionRequest, limit: floa
 async def _compare(session: DeviceSession, request: dpb.SessionRequest, limit: float) -> Answer:
     compare = request.compare
     calls = [(one.module_id, one.function, one.array_ids) for one in compare.calls]
-    timings = await session.compare(calls, compare.options, compare.numbers, limit)
+    timings = await session.compare(
+        calls, compare.options, compare.numbers, compare.samples or 1, limit
+    )
     return Answer(comparison=dpb.Comparison(timings=timings))
 
 

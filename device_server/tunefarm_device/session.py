@@ -45,6 +45,7 @@ LONGEST_S = 7 * 86400.0  # of a time limit
 MOST_AXES = 64
 MOST_REPEAT = 1_000_000
 MOST_COMPARED = 16
+MOST_EACH = 100
 MOST_NUMBER = 1 << 40
 MOST_READY = 10_000  # checked calls that are kept
 WATCH_S = 1.0
@@ -292,6 +293,7 @@ class DeviceSession:
         calls: Sequence[tuple[int, str, Sequence[int]]],
         options: pb.TimingOptions,
         numbers: Sequence[int],
+        each: int = 1,
         limit_s: float = TIMING_S,
     ) -> list[pb.Timing]:
         """Time functions in turns: see `timing.compared`. A call is module, function, arrays."""
@@ -300,8 +302,11 @@ class DeviceSession:
                 f"cannot compare {len(calls)} functions with {len(numbers)} numbers",
                 f"give 2 to {MOST_COMPARED} functions, and a number for each or for none",
             )
-        if options.precision:
-            raise InvalidRequestError("a comparison takes no precision", "ask for rounds")
+        if options.precision or not 1 <= each <= MOST_EACH:
+            raise InvalidRequestError(
+                f"a comparison takes no precision, nor {each} samples of each in a round",
+                f"ask for rounds, and 1 to {MOST_EACH} samples of each in them",
+            )
         frames = [
             self._call_frame("time", *call) | timing_frame(options) | {"known": bool(numbers)}
             for call in calls
@@ -310,7 +315,7 @@ class DeviceSession:
             frame["number"] = check_number(number)
         async with self._bench.timing:
             conditions = self._bench.conditions.read
-            timings = await compared(self._ask, conditions, frames, limit_s)
+            timings = await compared(self._ask, conditions, frames, each, limit_s)
         for timing in timings:
             timing.emulated = self._bench.facts.emulated
         return timings

@@ -18,6 +18,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 ROUND = 10  # samples
 BUDGET_S = 5.0
 MOST_BUDGET_S = 3600.0
+TRIED = 5  # samples that tell how long the others are to be
 REDONE = 5  # disturbed rounds measured again, at most
 THROTTLED_NOW = 0x0F  # of the Raspberry Pi's bits: under-voltage, capped, throttled, soft limit
 STOLEN = 0.05
@@ -161,17 +162,31 @@ async def compared(
     ask: Ask,
     conditions: Callable[[], pb.Conditions],
     frames: Sequence[dict[str, Any]],
+    each: int,
     limit_s: float,
 ) -> list[pb.Timing]:
-    """Time functions in turns: each round takes a sample of every one, in an order drawn anew.
+    """Time functions in turns: rounds with `each` samples of every one, in an order drawn anew.
 
-    What drifts or disturbs falls on all of them alike. A `known` frame,
-    which has been timed before, is warmed up by one sample. Raises what `ask` does.
+    What drifts or disturbs falls on all of them alike, also in that their samples are equally long:
+    a shorter one would meet fewer disturbances. A `known` frame, whose number an earlier comparison
+    found, is warmed up by one sample. Raises what `ask` does.
     """
     deadline = time.monotonic() + limit_s
     timings = [pb.Timing(cache=frame["cache"]) for frame in frames]
-    rounds, wanted = Rounds(conditions, timings), frames[0]["repeat"]
+    rounds, wanted = Rounds(conditions, timings), frames[0]["repeat"] * each
     rounds.begin()
+
+    async def turns(count: int, each: int) -> tuple[dict[str, Any], list[list[float]]]:
+        calls = [frame | {"number": one.number} for frame, one in zip(frames, timings, strict=True)]
+        one_round = [which for which in range(len(calls)) for _ in range(each)]
+        order = [which for _ in range(count) for which in random.sample(one_round, len(one_round))]
+        frame = frames[0] | {"do": "turns", "calls": calls, "order": order}
+        answer = await ask(frame, max(deadline - time.monotonic(), 0.001))
+        samples: list[list[float]] = [[] for _ in calls]
+        for which, sample in zip(order, answer["samples_s"], strict=True):
+            samples[which].append(sample)
+        return answer, samples
+
     for frame, timing in zip(frames, timings, strict=True):
         first = frame | {"do": "sample" if frame["known"] else "time", "repeat": 1}
         answer = await ask(first, max(deadline - time.monotonic(), 0.001))
@@ -179,17 +194,12 @@ async def compared(
             timing.number = frame["number"]
         else:
             started(timing, answer)
-    calls = [frame | {"number": one.number} for frame, one in zip(frames, timings, strict=True)]
-    turns = frames[0] | {"do": "turns", "calls": calls}
+    if not frames[0]["number"]:
+        _, samples = await turns(1, TRIED)
+        for timing, taken in zip(timings, samples, strict=True):
+            timing.number = max(1, round(frames[0]["min_repeat_s"] / max(min(taken), 1e-9)))
     while (missing := wanted - len(timings[0].samples_s)) > 0:
-        count = min(missing, ROUND)
-        turns["order"] = order = [
-            which for _ in range(count) for which in random.sample(range(len(calls)), len(calls))
-        ]
-        answer = await ask(turns, max(deadline - time.monotonic(), 0.001))
-        samples: list[list[float]] = [[] for _ in calls]
-        for which, sample in zip(order, answer["samples_s"], strict=True):
-            samples[which].append(sample)
+        answer, samples = await turns(min(-(-missing // each), ROUND), each)
         rounds.take(answer, samples)
     rounds.end()
     return timings

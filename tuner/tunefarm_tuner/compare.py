@@ -166,7 +166,7 @@ def compare(
     margin: float = 0.01,
     confidence: float = CONFIDENCE,
     budget: float = 20.0,
-    min_repeat_ms: float = 5.0,
+    min_repeat_ms: float = 1.0,
     cache: str = "hot",
     kernel_timeout: float | None = None,
     tracker: str | None = None,

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", type=float, default=20.0, help="seconds to measure for, at most (default 20)"
     )
     parser.add_argument(
-        "--min-repeat-ms", type=float, default=5.0, help="shortest sample (default 5)"
+        "--min-repeat-ms", type=float, default=1.0, help="length of a sample (default 1)"
     )
     parser.add_argument(
         "--cold", action="store_true", help="flush the caches before each single call"

@@ -1168,14 +1168,17 @@ class CompareFunctions(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     NUMBERS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    """Samples of every function in a round, at most 100; 0 means 1."""
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallFunction]:
         """What to call, 2 to 16 of them."""
 
     @_builtins.property
     def options(self) -> _common_pb2.TimingOptions:
-        """How: `repeat` rounds, each a sample of every function, in an order drawn anew. A precision is
-        refused: who asks sees when it is enough, and asks for more.
+        """How: `repeat` rounds, in each of which the samples of all functions are taken in an order drawn
+        anew. A precision is refused: who asks sees when it is enough, and asks for more.
         """
 
     @_builtins.property
@@ -1188,10 +1191,11 @@ class CompareFunctions(_message.Message):
         calls: _abc.Iterable[Global___CallFunction] | None = ...,
         options: _common_pb2.TimingOptions | None = ...,
         numbers: _abc.Iterable[_builtins.int] | None = ...,
+        samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "numbers", b"numbers", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "numbers", b"numbers", "options", b"options", "samples", b"samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1206,7 +1210,7 @@ class Comparison(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Timing]:
-        """One for each function, in the order of the calls. Samples of the same index are of one round."""
+        """One for each function, in the order of the calls. Their samples are ordered by round."""
 
     def __init__(
         self,
