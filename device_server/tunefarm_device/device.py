@@ -88,7 +88,7 @@ class RunningDevice:
     async def _clean(self) -> None:
         """Nothing that a lease started outlives it. Other devices keep theirs."""
         await self.bench.host.kill_all()
-        self._state.clean()
+        await asyncio.to_thread(self._state.clean)  # a kernel may have left a lot
         self.bench.log.clear()
 
     async def stop(self) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ MOST_FILES = 10_000
 MOST_NAME = 1024
 MOST_STEP = 255
 MOST_DEPTH = 16
+_REMOVING = threading.Lock()
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a kernel may have put a pipe there.
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -235,22 +237,29 @@ def _named(name: str, error: OSError) -> FileRefusedError | UnknownFileError:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder that a kernel filled: of any depth, with any modes. What resists stays."""
+    """Delete a folder that a kernel filled: of any depth, with any modes. What resists stays.
+
+    One at a time: a session's end and its lease's would move folders under each other's hands.
+    """
+    with _REMOVING:
+        _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
     root = os.fspath(path)
     names = iter(range(1 << 62))
-    while True:
-        folders = _emptied(root)
-        if not folders:
-            break
-        for folder in folders:
+    moved = True
+    while moved:
+        moved = False
+        for folder in _emptied(root):
             # One level up goes what is below: no path grows long, and nothing here is recursive.
             for below in _emptied(folder):
                 with contextlib.suppress(OSError):
+                    os.chmod(below, 0o700)  # noqa: PTH101 (or it cannot be moved)
                     Path(below).rename(f"{root}/.gone-{next(names)}")
+                    moved = True
             with contextlib.suppress(OSError):
                 Path(folder).rmdir()
-        if set(_emptied(root)) >= set(folders):
-            break  # no step further
     with contextlib.suppress(OSError):
         path.rmdir()
 

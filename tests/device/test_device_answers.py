@@ -93,6 +93,7 @@ SECONDS = struct.pack("=3d", 1e-6, 2e-6, 0.0)
         ([[3, "status", "9"]], SECONDS, True),
         ([[0, "crash", "9"]], SECONDS, True),
         ([[0, "status", 9]], SECONDS, True),
+        ([[0, "status", "\ud800"]], SECONDS, True),  # no text that can travel
         ([[0, "status"]], SECONDS, True),
         ([None], SECONDS, True),
         (None, SECONDS, True),
@@ -110,6 +111,7 @@ def test_the_answer_to_a_batch(failed, payload, wrong):
         ([1, "f", -2, 0.5, 0.1, 0.4, {}], True),
         ([1, "f", 2, float("inf"), 0.1, 0.4, {}], True),
         ([1, 1, 2, 0.5, 0.1, 0.4, {}], True),
+        ([1, "\ud800", 2, 0.5, 0.1, 0.4, {}], True),
         ([1, "f"], True),
         ({}, True),
     ],

@@ -108,10 +108,10 @@ class HostileFarm:
         self._start("nobody")
         self._start("basic", "--isolation", "basic")
         self._local.wait_for_devices(self.address, [device.key for device in self.devices])
-        with Tracker(self.address) as tracker:
-            for device in self.devices:
-                (known,) = tracker.devices(device.key)
-                device.isolation = frozenset(known.facts.isolation)
+        self._tracker = Tracker(self.address)  # one connection for thousands of questions
+        for device in self.devices:
+            (known,) = self._tracker.devices(device.key)
+            device.isolation = frozenset(known.facts.isolation)
         return self
 
     def _start(self, key: str, *more: str) -> None:
@@ -130,6 +130,7 @@ class HostileFarm:
         self._local.start_command(key, command, {VARIABLE: device.mark})
 
     def __exit__(self, *exc: object) -> None:
+        self._tracker.__exit__(*exc)
         self._local.__exit__(*exc)
         for device in self.devices:
             shutil.rmtree(device.state, ignore_errors=True)
@@ -137,10 +138,9 @@ class HostileFarm:
     def wait_until_idle(self, key: str) -> None:
         """Until the device says that it is clean."""
         limit = time.monotonic() + READY_S
-        with Tracker(self.address) as tracker:
-            while tracker.devices(key)[0].state != tpb.DEVICE_STATE_IDLE:
-                assert time.monotonic() < limit, f"{key} is not idle again"
-                time.sleep(0.005)
+        while self._tracker.devices(key)[0].state != tpb.DEVICE_STATE_IDLE:
+            assert time.monotonic() < limit, f"{key} is not idle again"
+            time.sleep(0.005)
 
 
 @dataclass(frozen=True)
