@@ -82,7 +82,7 @@ class Builder:
         self.lanes = LaneServer()
         self.devices: list[RunningDevice] = []
         self._blobs: BlobCache | None = None
-        self._timing: dict[frozenset[int], int | None] = {}
+        self._timing: list[int] = []
 
     def build(self, words: Sequence[str]) -> None:
         """Make the devices of these keys. Raises: InvalidRequestError; `close` in either case."""
@@ -90,16 +90,20 @@ class Builder:
             raise InvalidRequestError("a device server needs a key", "give --key, as in rasp3b")
         keys = [self._key(word) for word in words]
         places = place(keys, self._allowed, lambda key: choose_backend(key.backend).units())
+        timing: list[int | None] = []
         for one in places:
-            self._claim(one)
+            if (cpu := self._claim(one)) is not None:
+                self._timing.append(cpu)
+            timing.append(cpu)
         cores, together = [one.cores for one in places], self._options.time_together
         order = turns(cores, read_topology(frozenset[int]().union(*cores)), together)
         locks = {name: asyncio.Lock() for names in order for name in names}
-        for one, names, folder in zip(places, order, self._folders(places), strict=True):
+        folders = self._folders(places)
+        for one, cpu, folder, names in zip(places, timing, folders, order, strict=True):
             others = together and any(set(names).isdisjoint(them) for them in order)
-            self._add(one, folder, Turn([locks[name] for name in names]), others)
+            self._add(one, cpu, folder, Turn([locks[name] for name in names]), others)
         given = frozenset[int]().union(*(key.cores or () for key in keys))
-        keep_off(given, {cpu for cpu in self._timing.values() if cpu is not None})
+        keep_off(given, self._timing)
 
     def _key(self, word: str) -> Key:
         key = parse_key(word)
@@ -118,35 +122,42 @@ class Builder:
             seen[one.key.name] += 1
         return folders
 
-    def _claim(self, one: Place) -> None:
-        """Choose where it times. Raises: InvalidRequestError."""
-        wanted, cores = self._options.timing_cpu, one.cores
-        if one.key.cores is not None:
-            self.claims.cores(cores)
+    def _claim(self, one: Place) -> int | None:
+        """What is its own on this host: the processor to time on. Raises: InvalidRequestError."""
+        given = one.key.cores is not None
+        if given:
+            self.claims.cores(one.cores)
         if one.unit and not self.claims.take(f"unit-{one.key.backend}-{one.unit}"):
             raise InvalidRequestError(f"another device server of this host has {one}")
-        if cores in self._timing:
-            return
-        if wanted is not None and (wanted in cores or one.key.cores is None):
-            self._timing[cores] = wanted
-        elif one.key.cores is not None:
-            self._timing[cores] = self.claims.timing_cpu(cores)
-            if self._timing[cores] is None:
-                raise InvalidRequestError(
-                    f"other device servers of this host time on processor {spell_cpus(cores)}",
-                    f"give {one.key.name} other cores, or start those after this one",
-                )
-        elif self._options.claim_cpu and len(self._allowed) > 1:
-            self._timing[cores] = self.claims.timing_cpu(cores)
+        wanted = self._options.timing_cpu
+        if wanted is not None and (wanted in one.cores or not given):
+            return wanted
+        if not given and not (self._options.claim_cpu and len(self._allowed) > 1):
+            return None
+        # Devices on the same processors each have one of their own to time on, as long as one is
+        # left for loads: what has just run lingers there.
+        theirs = [cpu for cpu in self._timing if cpu in one.cores]
+        if theirs and len(one.cores) <= len(set(theirs)) + 1:
+            return theirs[0]
+        cpu = self.claims.timing_cpu(one.cores.difference(theirs))
+        if cpu is not None or theirs:
+            return cpu if cpu is not None else theirs[0]
+        if given:
+            raise InvalidRequestError(
+                f"other device servers of this host time on processor {spell_cpus(one.cores)}",
+                f"give {one.key.name} other cores, or start those after this one",
+            )
+        return None
 
-    def _add(self, one: Place, folder: Path | None, turn: Turn, together: bool) -> None:
+    def _add(
+        self, one: Place, timing_cpu: int | None, folder: Path | None, turn: Turn, together: bool
+    ) -> None:
         options, name = self._options, one.key.backend
         backend = choose_backend(name)
         backend.unit = one.unit
-        timing_cpu = self._timing.get(one.cores)
         own = one.cores if one.cores != self._allowed else frozenset[int]()
         # Loads keep off the processor that is timed on.
-        stay = (own - set(self._timing.values())) or own
+        stay = own.difference(self._timing) or own
         state = StateDir.open(one.key.name, folder)
         try:
             if self._blobs is None:

@@ -1,5 +1,6 @@
 """What a device finds out about itself, and what it runs on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,22 @@ def test_the_zygote_knows_nothing_of_ours():
     for name in ("zygote.py", "runner.py"):
         text = Path(processors.__file__).with_name(name).read_text()
         assert "grpc" not in text and "import tunefarm" not in text
+
+
+def test_the_processor_is_that_of_its_own_cores(tmp_path):
+    (tmp_path / "proc").mkdir()
+    blocks = [
+        f"processor\t: {cpu}\nCPU implementer\t: 0x41\nCPU part\t: {part}\nmodel name\t: {name}\n"
+        for cpu, (part, name) in enumerate([("0xd03", "little")] * 2 + [("0xd08", "big")] * 2)
+    ]
+    (tmp_path / "proc/cpuinfo").write_text("\n".join(blocks) + "\nHardware\t: board\n")
+    for cpu, speed in ((0, 1_000_000), (2, 2_000_000)):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "cpuinfo_max_freq").write_text(str(speed))
+    found = facts.find_facts(cores={2, 3}, root=tmp_path)
+    assert found.cpu_model.endswith("big") and found.max_frequency_hz == 2_000_000_000
+    assert (found.cores, found.cpu_count) == ("2-3", 2)
+    found = facts.find_facts(root=tmp_path)
+    assert found.cpu_model.endswith("little") and found.max_frequency_hz == 1_000_000_000
+    assert (found.cores, found.cpu_count) == ("", len(os.sched_getaffinity(0)))

@@ -1,8 +1,11 @@
 """What `--key` says, where that is placed, and what one server of a host has to itself."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tunefarm_device.building import Builder, Options
 from tunefarm_device.claims import Claims
 from tunefarm_device.keys import Key, Place, parse_key, place
 from tunefarm_proto.errors import InvalidRequestError
@@ -136,6 +139,41 @@ def test_two_servers_never_time_on_one_processor(two) -> None:
     assert second.timing_cpu({1}) is None
     first.close()
     assert second.timing_cpu({1}) == 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "words", "expected"),
+    [
+        ({0, 1, 2, 3}, ["a"], [3]),
+        ({0, 1, 2, 3}, ["a", "b"], [3, 2]),
+        ({0, 1, 2, 3}, ["a", "b", "c", "d"], [3, 2, 1, 3]),  # 0 is left for loads
+        ({0, 1}, ["a", "b"], [1, 1]),
+        ({0}, ["a"], [None]),
+        ({0, 1, 2, 3}, ["a:cores=0-1", "b:cores=2", "c"], [1, 2, 3]),
+        ({0}, ["a:cores=0"], [0]),
+    ],
+)
+def test_each_device_times_on_a_processor_of_its_own(
+    tmp_path, monkeypatch, two, cpus, words, expected
+) -> None:
+    kept: list[set[int]] = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: cpus)
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, mask: kept.append(set(mask)))
+    builder = Builder(Options(state_dir=tmp_path, claim_cpu=True))
+    try:
+        builder.build(words)
+        assert [device.bench.timing_cpu for device in builder.devices] == expected
+        assert not kept or not kept[-1] & set(expected)
+        if len(cpus) > len(set(expected)):
+            assert kept
+        again = Builder(Options(state_dir=tmp_path / "again", claim_cpu=True))
+        with contextlib.suppress(InvalidRequestError):
+            again.build(words)
+        theirs = {device.bench.timing_cpu for device in again.devices} - {None}
+        assert not theirs & set(expected)
+        again.close()
+    finally:
+        builder.close()
 
 
 def test_a_unit_of_a_file_with_a_long_path(two) -> None:

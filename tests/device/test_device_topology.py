@@ -126,6 +126,20 @@ def test_a_lock_in_common_is_what_sharing_means(
             assert disturb == (not set(mine).isdisjoint(theirs))
 
 
+def test_whoever_is_cut_off_while_waiting_gives_back_what_it_had() -> None:
+    async def run() -> None:
+        locks = [asyncio.Lock(), asyncio.Lock()]
+        async with Turn(locks[1:]):
+            waiting = asyncio.ensure_future(Turn(locks).__aenter__())
+            await asyncio.sleep(0)
+            assert locks[0].locked()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert not locks[0].locked()
+
+    asyncio.run(run())
+
+
 @given(machines(), st.randoms(use_true_random=False))
 def test_turns_never_meet_and_never_wait_for_ever(machine, random) -> None:
     topology, devices = machine

@@ -178,10 +178,14 @@ def test_each_kernel_sees_its_own_processors_and_so_do_its_threads(address, bund
 
 
 def test_what_one_uploads_the_other_has(address, bundle):
+    manifest, entry = bpb.BundleManifest(), bundle.manifest.libraries[0]
+    manifest.CopyFrom(bundle.manifest)
+    manifest.workload = "never seen before"
+    fresh = bundle_file.pack(manifest, [(entry.target, bundle.library(entry))])
     with request_device("one", tracker=address, timeout=30) as one:
-        one.load(bundle)
+        assert one.load(fresh).uploaded_bytes == len(fresh.data)
     with request_device("two", tracker=address, timeout=30) as two:
-        assert two.load(bundle).uploaded_bytes == 0
+        assert two.load(fresh).uploaded_bytes == 0
 
 
 def test_a_crash_and_the_end_of_a_lease_leave_the_other_device_alone(address, bundle):
