@@ -7,6 +7,7 @@ grpc.aio stream. `copy FILE`: takes bytes, hashes them and writes them.
 
 import asyncio
 import hashlib
+import os
 import socket
 import sys
 import threading
@@ -18,8 +19,9 @@ import grpc
 from tunefarm.cli import main
 
 
-def raw(server: socket.socket, size: int, answer: int) -> None:
-    """Answers each message of `size` bytes by one of `answer` bytes."""
+def raw(server: socket.socket, size: int, answer: int, cpus: set[int]) -> None:
+    """Answers each message of `size` bytes by one of `answer` bytes, on these processors."""
+    os.sched_setaffinity(threading.get_native_id(), cpus)
     connection, _ = server.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     said = b"x" * answer
@@ -72,10 +74,16 @@ async def serve_grpc() -> None:
 
 
 def serve_device(size: int, answer: int, file: str, words: list[str]) -> None:
-    """A device server with an echo beside it; the echo's port goes into the file."""
-    server = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=raw, args=(server, size, answer), daemon=True).start()
-    Path(file).write_text(str(server.getsockname()[1]))
+    """A device server with two echoes beside it, on any processor and on the first; their ports go
+    into the file.
+    """
+    ports = []
+    everywhere = os.sched_getaffinity(0)
+    for cpus in (everywhere, {min(everywhere)}):
+        server = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=raw, args=(server, size, answer, cpus), daemon=True).start()
+        ports.append(str(server.getsockname()[1]))
+    Path(file).write_text(" ".join(ports))
     sys.exit(main(["device", *words]))
 
 

@@ -13,7 +13,7 @@ import importlib.util
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,13 +127,12 @@ class Device(ABC):
         """Empty the caches. False: they are the processor's, which the runner empties."""
         return False
 
-    @contextlib.contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
+    def limited(self, seconds: float) -> AbstractContextManager[None]:
         """What runs inside is ended after `seconds` by KernelEnded("timeout").
 
         Only where `Backend.ends_runaways`; elsewhere the server kills the runner.
         """
-        yield
+        return contextlib.nullcontext()
 
 
 class Backend(ABC):

@@ -78,22 +78,20 @@ class Runner:
 
         Raises: KernelCrashedError, KernelTimeoutError, RunnerError.
         """
-        too_long = KernelTimeoutError(
-            f"{doing} ran longer than the {limit_s:g} s it was allowed to", "give a longer timeout"
-        )
         try:
             self._frames += 1  # an answer out of turn is the kernel's own
-            frame = {**header, "id": self._frames, "limit_s": limit_s}
             if self._connection is None:
                 raise EOFError
-            found = self._connection.try_exchange(frame) if soon else None
+            frame = {**header, "limit_s": limit_s}
+            found = self._connection.try_exchange(frame, self._frames) if soon else None
             if found is None:
+                whole = None if soon else {**frame, "id": self._frames}
                 async with asyncio.timeout(limit_s + self._grace_s):
-                    found = await self._connection.exchange(None if soon else frame, payload)
+                    found = await self._connection.exchange(whole, payload)
             answer, data = found
         except TimeoutError:
             await self.close()
-            raise too_long from None
+            raise _too_long(doing, limit_s) from None
         except ValueError as error:
             await self.close()
             raise KernelCrashedError(
@@ -108,7 +106,7 @@ class Runner:
         if answer["failed"] in ("crash", "timeout"):  # its last answer
             await self.close()
             if answer["failed"] == "timeout":
-                raise too_long
+                raise _too_long(doing, limit_s)
             raise KernelCrashedError(f"{doing} was ended by the device: {text}")
         raise RunnerError(answer["failed"], text)
 
@@ -159,6 +157,12 @@ class Runner:
         self.drop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.ended), END_S)
+
+
+def _too_long(doing: str, limit_s: float) -> KernelTimeoutError:
+    return KernelTimeoutError(
+        f"{doing} ran longer than the {limit_s:g} s it was allowed to", "give a longer timeout"
+    )
 
 
 class Zygote:

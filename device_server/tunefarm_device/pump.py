@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from tunefarm_proto.errors import TunefarmError
@@ -12,6 +13,7 @@ from tunefarm_device.session import DeviceSession
 
 AHEAD_REQUESTS = 128  # read ahead of what is being carried out
 AHEAD_BYTES = 16 << 20
+TURNS = 32  # short calls carried out before others have their turn: none of them need wait
 
 Reply = Callable[[dpb.SessionResponse], Awaitable[None]]
 
@@ -72,7 +74,9 @@ class Pump:
 
     async def run(self) -> None:
         """Until the end. Raises: LeaseLostError, and what `end` was given."""
-        while True:
+        for turn in itertools.count(1):
+            if turn % TURNS == 0:
+                await asyncio.sleep(0)
             if self._why is not None:
                 raise self._why
             if not self._waiting:

@@ -17,6 +17,7 @@ from tunefarm_device.measure import measure
 from tunefarm_device.pump import Pump, feed
 from tunefarm_device.session import DeviceSession, Workbench
 
+SETTLE_S = 2.0
 MOST_DIGESTS = 10_000  # of one question
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,14 +81,17 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
             session = DeviceSession(self._bench, use.check)
             pump = Pump(session, use.check, self._lanes.open)
             # Written here, not yielded: the end of the lease may cut this task off at any await.
-            feeder = asyncio.create_task(feed(pump, request_iterator, context.write))
+            writer = _Writer(context)
+            feeder = asyncio.create_task(feed(pump, request_iterator, writer.write))
             try:
                 await pump.run()
             finally:
                 feeder.cancel()
                 self._lanes.close(pump)
                 # gRPC may cancel a call twice; its runner and its folder go all the same.
-                await asyncio.shield(asyncio.ensure_future(session.close()))
+                closing = asyncio.ensure_future(session.close())
+                await writer.settle()
+                await asyncio.shield(closing)
         return
         yield  # makes it a stream to gRPC
 
@@ -104,6 +108,29 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
                     yield answer
             finally:
                 await results.aclose()  # type: ignore[attr-defined]
+
+
+class _Writer:
+    """Answers on a stream. A write that has begun is never cut off: gRPC has it still, and would
+    take no status to end the call with.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+
+    async def write(self, answer: dpb.SessionResponse) -> None:
+        """Send one."""
+        self._writing = asyncio.ensure_future(self._context.write(answer))
+        await asyncio.shield(self._writing)
+
+    async def settle(self) -> None:
+        """Wait for the last write, but not long for a client that does not read."""
+        if self._writing is not None:
+            done, _ = await asyncio.wait({self._writing}, timeout=SETTLE_S)
+            for write in done:
+                if not write.cancelled():
+                    write.exception()  # seen, or asyncio would tell of it in the log
 
 
 async def under_lease(use: Use, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -7,6 +7,8 @@ import threading
 
 import pytest
 from device_harness import eventually, gone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import device_pb2 as dpb
 
@@ -267,3 +269,32 @@ def test_a_lane_ends_with_its_stream_and_the_lease_with_both(box, kernels):
         receive(session)
     eventually(lambda: gone(box.device.children() - idle))
     client.close()
+
+
+FRAMES = st.lists(st.binary(max_size=40).map(lambda data: struct.pack("<I", len(data)) + data))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(max_size=200) | FRAMES.map(b"".join))
+def test_any_bytes_on_a_lane_end_the_session_by_name_and_harm_nothing(client, data):
+    session = client.session()
+    lane, _ = lane_of(session)
+    lane.sendall(data)
+    lane.shutdown(socket.SHUT_WR)
+    with pytest.raises((errors.InvalidRequestError, errors.DeviceLostError)):
+        receive(session)
+    lane.close()
+    healthy = client.session()
+    assert healthy.ask(list_files=dpb.ListFiles()).files.files == []
+    healthy.close()
+
+
+def test_many_short_calls_on_a_lane_leave_others_their_turn(box, session, module):
+    x = session.empty(16)
+    lane, _ = lane_of(session)
+    lane.sendall(b"".join(framed(id=i, call=call_of(module, "count", x)) for i in range(20_000)))
+    threading.Timer(0.3, box.tracker.want).start()  # the lease ends in the middle of it
+    box.tracker.wait(lambda report: not report.lease_id)
+    with pytest.raises(errors.LeaseLostError):
+        receive(session)
+    lane.close()

@@ -250,3 +250,15 @@ def test_the_end_of_a_lease_that_was_never_heard_of_is_answered_at_once(own_box)
         tracker.reports.clear()
         tracker.changed.notify_all()
     tracker.wait(lambda report: len(tracker.reports) >= 3 and report.lease_id == "")
+
+
+def test_a_lease_that_ends_while_an_answer_goes_out_is_told_of(box):
+    for _ in range(20):  # the answer is on its way, or just was
+        client = box.lease()
+        session = client.session()
+        session.empty(16)
+        box.tracker.want()
+        with pytest.raises(errors.LeaseLostError):
+            session.next()
+        box.tracker.wait(lambda report: not report.lease_id)
+        client.close()
