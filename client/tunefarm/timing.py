@@ -109,6 +109,8 @@ class Timing:
         name = f"{self.function}: " if self.function else ""
         spread = 100 * self.mad / self.median if self.median else 0.0
         note = " [emulated: says nothing about the real processor]" if self.emulated else ""
+        if self.raw.before.time_together:
+            note += " [other devices of its server may have been timed meanwhile]"
         if self.cache == "cold":
             note += " [cold cache]"
         if self.unconverged:

@@ -266,6 +266,8 @@ def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
         ("Machine", facts.machine_model),
         ("Processor", facts.cpu_model),
         ("Processors", str(facts.cpu_count or "")),
+        ("Its own processors", facts.cores),
+        ("Timed", "beside other devices of its server" if facts.time_together else ""),
         ("Memory", f"{facts.memory_bytes / 2**30:.1f} GiB" if facts.memory_bytes else ""),
         ("Highest frequency", _megahertz(facts.max_frequency_hz)),
         ("Governor", facts.governor),

@@ -258,6 +258,7 @@ def spans(address: str, bundle, rounds: int = 3) -> list[list[tuple[int, int]]]:
                 before = int(x.numpy()[0])
                 timing = timer(x)
                 together.add(timing.raw.before.time_together)
+                assert timing.raw.before.time_together == ("other devices" in str(timing))
                 stamps = x.numpy()
                 last = int(stamps[0])
                 assert last - before >= 100

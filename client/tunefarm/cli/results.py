@@ -91,6 +91,7 @@ def _table(results: list[tpb.Result]) -> str:
         failed = one.error.message if one.HasField("error") else ""
         wrong = "wrong answer" if one.HasField("correct") and not one.correct else ""
         mark = " [emulated]" if one.timing.emulated else ""
+        mark += " [timed beside others]" if one.timing.before.time_together else ""
         at = one.recorded_at.ToDatetime(datetime.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append([at, one.workload, one.device_id, one.user, median + mark, failed or wrong])
     return table(["RECORDED", "WORKLOAD", "DEVICE", "USER", "MEDIAN", "FAILURE"], rows)
