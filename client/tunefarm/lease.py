@@ -1,5 +1,6 @@
 """The client's end of a lease: asks, waits, keeps it alive, notices its end."""
 
+import itertools
 import queue
 import random
 import threading
@@ -110,9 +111,11 @@ class LeaseHolder:
             yield message
 
     def _run(self) -> None:
+        attempts = itertools.count()
         while not self._over:
             outgoing: Outgoing = queue.SimpleQueue()
             self._outgoing = outgoing
+            self._wish.attempt = next(attempts)
             if self._released is not None:
                 outgoing.put(self._released)
             try:

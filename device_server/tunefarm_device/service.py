@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 from tunefarm_proto import chunks, rpc
-from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.errors import InvalidRequestError, TunefarmError
 from tunefarm_proto.v1 import device_pb2 as dpb
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
@@ -77,11 +77,23 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
     ) -> AsyncIterator[dpb.SessionResponse]:
         """Carry out operations until the client or the lease ends."""
         await self._check(context)
+        # Written here, not yielded: the end of the lease may cut this task off at any await.
+        writer = _Writer(context)
+        try:
+            await self._session(request_iterator, writer)
+        except TunefarmError:
+            if writer.stuck:  # gRPC takes no status then, and may crash of it: the call just ends
+                raise asyncio.CancelledError from None
+            raise
+        return
+        yield  # makes it a stream to gRPC
+
+    async def _session(
+        self, request_iterator: AsyncIterator[dpb.SessionRequest], writer: "_Writer"
+    ) -> None:
         with self._gate.use() as use, use.cutting():
             session = DeviceSession(self._bench, use.check)
             pump = Pump(session, use.check, self._lanes.open)
-            # Written here, not yielded: the end of the lease may cut this task off at any await.
-            writer = _Writer(context)
             feeder = asyncio.create_task(feed(pump, request_iterator, writer.write))
             try:
                 await pump.run()
@@ -92,8 +104,6 @@ class DeviceService(dpb_grpc.DeviceServiceServicer):
                 closing = asyncio.ensure_future(session.close())
                 await writer.settle()
                 await asyncio.shield(closing)
-        return
-        yield  # makes it a stream to gRPC
 
     async def Measure(  # noqa: N802
         self, request_iterator: AsyncIterator[dpb.MeasureRequest], context: Context
@@ -122,15 +132,24 @@ class _Writer:
     async def write(self, answer: dpb.SessionResponse) -> None:
         """Send one."""
         self._writing = asyncio.ensure_future(self._context.write(answer))
+        self._writing.add_done_callback(_seen)
         await asyncio.shield(self._writing)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a write is still under way."""
+        return self._writing is not None and not self._writing.done()
 
     async def settle(self) -> None:
         """Wait for the last write, but not long for a client that does not read."""
         if self._writing is not None:
-            done, _ = await asyncio.wait({self._writing}, timeout=SETTLE_S)
-            for write in done:
-                if not write.cancelled():
-                    write.exception()  # seen, or asyncio would tell of it in the log
+            await asyncio.wait({self._writing}, timeout=SETTLE_S)
+
+
+def _seen(write: "asyncio.Future[None]") -> None:
+    """Look at its error, or asyncio would tell of it in the log."""
+    if not write.cancelled():
+        write.exception()
 
 
 async def under_lease(use: Use, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

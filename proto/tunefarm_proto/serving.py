@@ -60,6 +60,7 @@ class _Call:
     identity: Identity
     task: "asyncio.Task[Any] | None"
     end: TunefarmError | None = None
+    writing: bool = False  # gRPC has an answer of it, and takes no status before that is sent
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -107,7 +108,7 @@ class Guard(grpc.aio.ServerInterceptor):
         )
 
     @contextmanager
-    def _admitted(self, details: grpc.HandlerCallDetails, context: _Context) -> Iterator[None]:
+    def _admitted(self, details: grpc.HandlerCallDetails, context: _Context) -> Iterator["_Call"]:
         metadata = details.invocation_metadata
         rpc.check_protocol(rpc.metadata_text(metadata, rpc.PROTOCOL_HEADER), "the caller")
         if len(self._calls) >= self._maximum:
@@ -122,9 +123,9 @@ class Guard(grpc.aio.ServerInterceptor):
         self._calls.add(call)
         CURRENT.set(identity)  # each call has a task, and so a context, of its own
         try:
-            yield
+            yield call
         except asyncio.CancelledError:
-            if call.end is None or call.task is None:
+            if call.end is None or call.task is None or call.writing:
                 raise
             call.task.uncancel()
             raise call.end from None
@@ -148,10 +149,12 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, _Context], Awaitable[None]]:
         async def call(request: Any, context: _Context) -> None:
             try:
-                with self._admitted(details, context):
+                with self._admitted(details, context) as admitted:
                     async with aclosing(behaviour(request, context)) as answers:
                         async for answer in answers:
+                            admitted.writing = True
                             await context.write(answer)
+                            admitted.writing = False
             except Exception as error:
                 await rpc.abort(context, _named(error))
 

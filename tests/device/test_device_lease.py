@@ -262,3 +262,22 @@ def test_a_lease_that_ends_while_an_answer_goes_out_is_told_of(box):
             session.next()
         box.tracker.wait(lambda report: not report.lease_id)
         client.close()
+
+
+def test_clients_that_do_not_read_when_their_lease_ends_harm_nobody(own_box):
+    pid = own_box.device.process.pid
+    for _ in range(6):
+        client = own_box.lease()
+        session = client.session()
+        big = session.empty(1 << 24)
+        session.id += 1
+        read = dpb.ReadArray(array_id=big)
+        session.outgoing.put(dpb.SessionRequest(id=session.id, read=read))
+        next(session.answers)  # and no further: what comes next fills the window
+        own_box.end()
+        client.close()
+    client = own_box.lease()
+    assert client.session().empty(4)
+    assert own_box.device.process.poll() is None and own_box.device.process.pid == pid
+    client.close()
+    assert "Traceback" not in own_box.device.log.read_text()

@@ -1,7 +1,7 @@
 """The scheduler's rules, one by one, with time passed in."""
 
 import pytest
-from core_farm import Farm, failure, only, to
+from core_farm import Farm, failure, only, to, wish
 from tunefarm_tracker.core import Scheduler, restore
 from tunefarm_tracker.core.effects import (
     CancelAnswered,
@@ -20,6 +20,7 @@ from tunefarm_tracker.core.inputs import (
     LeaseRenewed,
     Released,
     RequestCancelled,
+    RequestOpened,
 )
 from tunefarm_tracker.core.records import DeviceState, FailureKind
 
@@ -304,3 +305,15 @@ def test_who_comes_after_a_restart_stands_behind_who_waited_before_it(farm):
     # `old` has not come back yet, and keeps its place all the same.
     farm.device(stream=2)
     assert [lease.request_id for lease in farm.core.state.leases.values()] == ["old"]
+
+
+def test_of_two_streams_of_one_request_the_later_attempt_stays(farm):
+    farm.device()
+    farm.ask(2)
+    again = farm.do(RequestOpened(3, wish("r1"), 2))
+    assert only(Ended, to(2, again)).failure.kind is FailureKind.INVALID_REQUEST
+    assert only(Granted, to(3, again))
+    late = farm.do(RequestOpened(4, wish("r1"), 1))  # the network held it up
+    assert "taken over" in only(Ended, to(4, late)).failure.message
+    assert to(3, late) == [] and farm.state() is DeviceState.LEASED
+    assert only(Granted, to(5, farm.do(RequestOpened(5, wish("r1"), 2))))

@@ -220,7 +220,7 @@ def _input_of(
                     f"{caller.name} may not request a device for maintenance",
                     "that needs the role operator",
                 )
-            return inputs.RequestOpened(number, wish)
+            return inputs.RequestOpened(number, wish, request.open.attempt)
         case "heartbeat":
             beat = request.heartbeat
             ttl = convert.seconds(beat.ttl) if beat.HasField("ttl") else None

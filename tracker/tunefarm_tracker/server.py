@@ -10,6 +10,7 @@ import os
 import resource
 import secrets
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ from tunefarm_tracker.tokens import Tokens, read_secret
 _log = logging.getLogger(__name__)
 DEFAULT_PORT = 9190
 COLLECT_S = 1.0
-COLLECT_ALL = 600  # of these; 0.7 s with 10,000 devices
+COLLECT_ALL_SHARE = 0.002  # of the time goes into full ones; 0.7 s each with 10,000 devices
+LEAST_COLLECT_ALL_S = 10.0
 SWEEP_S = 1.0  # streams of a token that ended otherwise than by our own service go on so long
 
 
@@ -111,9 +113,16 @@ async def _collect_garbage() -> None:
     """
     gc.disable()
     try:
-        for number in itertools.count(1):
+        next_full = time.monotonic() + LEAST_COLLECT_ALL_S
+        while True:
             await asyncio.sleep(COLLECT_S)
-            gc.collect(0 if number % COLLECT_ALL else 2)
+            began = time.monotonic()
+            if began < next_full:
+                gc.collect(0)
+                continue
+            gc.collect()
+            took = time.monotonic() - began
+            next_full = began + max(LEAST_COLLECT_ALL_S, took / COLLECT_ALL_SHARE)
     finally:
         gc.enable()
 

@@ -243,10 +243,12 @@ def _commit(connection: sqlite3.Connection, jobs: list[Job]) -> None:
             connection.execute("ROLLBACK")
         failure = InternalError(f"the tracker cannot keep its state: {error}")
         for _, future in jobs:
-            future.set_exception(failure)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(failure)
         return
     for (_, future), answer in zip(jobs, answers, strict=True):
-        future.set_result(answer)
+        if future.set_running_or_notify_cancel():  # else whoever asked has gone
+            future.set_result(answer)
 
 
 def _device(row: tuple[Any, ...]) -> Device:

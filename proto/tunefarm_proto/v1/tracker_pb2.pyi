@@ -420,6 +420,7 @@ class DeviceRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     MAINTENANCE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, unique; the same id again is the same request."""
     key: _builtins.str
@@ -434,6 +435,10 @@ class DeviceRequest(_message.Message):
     """Wait for a key that no device has, instead of failing at once."""
     maintenance: _builtins.bool
     """May have a device that is draining, quarantined or retired. For operators."""
+    attempt: _builtins.int
+    """Counts the streams that the client has opened for this request, from 0: where an earlier one
+    arrives after a later one, the later one stays.
+    """
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
         """How long to wait in the queue; absent: without end."""
@@ -459,10 +464,11 @@ class DeviceRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         needs: _abc.Iterable[Global___DeviceNeed] | None = ...,
         maintenance: _builtins.bool = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl", "wait_timeout", b"wait_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "maintenance", b"maintenance", "needs", b"needs", "priority", b"priority", "purpose", b"purpose", "request_id", b"request_id", "ttl", b"ttl", "user", b"user", "wait_for_key", b"wait_for_key", "wait_timeout", b"wait_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "key", b"key", "maintenance", b"maintenance", "needs", b"needs", "priority", b"priority", "purpose", b"purpose", "request_id", b"request_id", "ttl", b"ttl", "user", b"user", "wait_for_key", b"wait_for_key", "wait_timeout", b"wait_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,10 +25,14 @@ class DeviceDisconnected:
 
 @dataclass(frozen=True, slots=True)
 class RequestOpened:
-    """A client asked, or came back with the same request id."""
+    """A client asked, or came back with the same request id.
+
+    `attempt` counts its streams: an earlier one may arrive later.
+    """
 
     stream: int
     wish: Wish
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

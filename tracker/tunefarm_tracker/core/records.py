@@ -251,7 +251,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, waiting or (with leases) granted. `stream` and `present` are not durable."""
+    """A request, waiting or (with leases) granted. What `durable` resets is not kept."""
 
     wish: Wish
     seq: int  # order of arrival
@@ -259,6 +259,7 @@ class Request:
     lease_ids: tuple[str, ...] = ()  # in the order of the needs
     stream: int = 0
     present: bool = True  # its holder is there, or is presumed to be after a restart
+    attempt: int = 0  # the highest that its holder has come with
 
     @property
     def id(self) -> str:
@@ -272,7 +273,7 @@ class Request:
 
     def durable(self) -> "Request":
         """What a restart keeps of it."""
-        return evolve(self, stream=0, present=True)
+        return evolve(self, stream=0, present=True, attempt=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from tunefarm_tracker.core.records import (
 from tunefarm_tracker.core.turn import Turn
 
 
-def opened(turn: Turn, stream: int, wish: Wish) -> None:
+def opened(turn: Turn, stream: int, wish: Wish, attempt: int) -> None:
     """A client asks, or asks again."""
     request = turn.state.requests.get(wish.request_id)
     if wish.request_id in turn.state.ends:
@@ -45,11 +45,11 @@ def opened(turn: Turn, stream: int, wish: Wish) -> None:
         what = f"request {wish.request_id} is of another user"  # its leases' tokens are not yours
         turn.want(Ended(stream, Failure(FailureKind.PERMISSION_DENIED, what, "choose another id")))
     elif request is not None:
-        _continued(turn, request, stream)
+        _continued(turn, request, stream, attempt)
     elif (refusal := _refusal(turn, wish)) is not None:
         turn.want(Ended(stream, refusal))
     else:
-        _queued(turn, stream, wish)
+        _queued(turn, stream, wish, attempt)
 
 
 def _refusal(turn: Turn, wish: Wish) -> Failure | None:
@@ -140,9 +140,9 @@ def _too_few(turn: Turn, need: Need, count: int, fitting: int) -> Failure:
     )
 
 
-def _queued(turn: Turn, stream: int, wish: Wish) -> None:
+def _queued(turn: Turn, stream: int, wish: Wish, attempt: int) -> None:
     turn.state.seq += 1
-    request = Request(wish, turn.state.seq, turn.now, stream=stream)
+    request = Request(wish, turn.state.seq, turn.now, stream=stream, attempt=attempt)
     detail = f"{wish.user or 'somebody'} wants {wish}"
     turn.happened(EventKind.REQUEST, request.id, "queued", detail)
     devices = find_devices(turn, request)
@@ -170,11 +170,16 @@ def _tell_waiting(turn: Turn, request: Request) -> None:
         queue_changed(turn, key)
 
 
-def _continued(turn: Turn, request: Request, stream: int) -> None:
+def _continued(turn: Turn, request: Request, stream: int, attempt: int) -> None:
     if request.stream not in (0, stream):
+        late = attempt < request.attempt  # the network held it up: its holder is elsewhere by now
         what = f"another stream has taken over request {request.id}"
-        turn.want(Ended(request.stream, Failure(FailureKind.INVALID_REQUEST, what)))
-    request = evolve(request, stream=stream, present=True)
+        failure = Failure(FailureKind.INVALID_REQUEST, what)
+        turn.want(Ended(stream if late else request.stream, failure))
+        if late:
+            return
+    attempt = max(attempt, request.attempt)
+    request = evolve(request, stream=stream, present=True, attempt=attempt)
     turn.state.put_request(request)
     turn.state.timers.clear(("absent", request.id))
     turn.state.told.pop(request.id, None)

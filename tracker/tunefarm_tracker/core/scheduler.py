@@ -66,8 +66,8 @@ def _take(turn: Turn, event: inputs.Input) -> None:  # noqa: PLR0912 (one case a
             devices.reported(turn, event)
         case inputs.DeviceDisconnected(stream, device_id):
             devices.disconnected(turn, stream, device_id)
-        case inputs.RequestOpened(stream, wish):
-            requests.opened(turn, stream, wish)
+        case inputs.RequestOpened(stream, wish, attempt):
+            requests.opened(turn, stream, wish, attempt)
         case inputs.HolderDisconnected(stream, request_id):
             requests.disconnected(turn, stream, request_id)
         case inputs.Heartbeat(stream, request_id, ttl):
