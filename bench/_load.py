@@ -407,7 +407,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     kind, address, plan = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     work = {"devices": devices, "holders": holders, "clients": clients}[kind]
-    print(json.dumps(uvloop.run(work(address, plan))), flush=True)
+    result = uvloop.run(work(address, plan))
+    os.set_blocking(sys.stdout.fileno(), True)  # uvloop may leave it otherwise
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

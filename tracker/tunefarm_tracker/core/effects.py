@@ -1,7 +1,6 @@
 """What the scheduler wants done. Changes must be durable before the messages after them go out."""
 
-from dataclasses import dataclass
-
+from tunefarm_tracker.core.record import record
 from tunefarm_tracker.core.records import (
     Device,
     End,
@@ -39,14 +38,14 @@ class Action(Effect):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveDevice(Change):
     """Keep a device."""
 
     device: Device
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveHold(Change):
     """Keep which lease a device serves ("" is none), and its fence."""
 
@@ -55,63 +54,63 @@ class SaveHold(Change):
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveRequest(Change):
     """Keep a request."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveLease(Change):
     """Keep a lease."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DropLease(Change):
     """A lease has ended."""
 
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EndRequest(Change):
     """A request has ended: drop it, keep how it ended."""
 
     end: End
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ForgetEnds(Change):
     """Ends that are no longer remembered."""
 
     request_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveQuota(Change):
     """Keep what a user may have."""
 
     quota: Quota
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveUsage(Change):
     """Keep what a user has used."""
 
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventHappened(Change):
     """Keep an event, then tell the watchers."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DesiredLease(Message):
     """Tell a device what it should serve (None: nothing) and how often to report (seconds).
 
@@ -124,7 +123,7 @@ class DesiredLease(Message):
     ended: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamReplaced(Message):
     """Close a device's stream: a newer one has taken its place."""
 
@@ -132,7 +131,7 @@ class StreamReplaced(Message):
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """Where a request stands. `position` 1 is next; `waiting` counts this key's queue.
 
@@ -145,7 +144,7 @@ class Place:
     estimate: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Queued(Message):
     """Tell a client where it stands."""
 
@@ -153,7 +152,7 @@ class Queued(Message):
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Grant:
     """One device of a granted request."""
 
@@ -162,7 +161,7 @@ class Grant:
     facts: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Granted(Message):
     """Tell a client that the devices are its own, in the order of its needs."""
 
@@ -175,7 +174,7 @@ class Granted(Message):
         return self.grants[0].lease
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Renewed(Message):
     """Tell a holder its moved deadline."""
 
@@ -183,7 +182,7 @@ class Renewed(Message):
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ended(Message):
     """Tell a client that its request or lease is over; no failure after a release."""
 
@@ -191,7 +190,7 @@ class Ended(Message):
     failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelAnswered(Message):
     """Tell whoever cancelled whether there was anything to cancel."""
 
@@ -199,7 +198,7 @@ class CancelAnswered(Message):
     cancelled: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceAnswered(Message):
     """Tell an operator what has become of a device, or why nothing was done."""
 
@@ -208,7 +207,7 @@ class DeviceAnswered(Message):
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunRecovery(Action):
     """Run a step of the operator's ladder for a device; its end is to be fed back."""
 
@@ -216,7 +215,7 @@ class RunRecovery(Action):
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Notify(Action):
     """Tell the operator, outside the farm, that a device needs a person."""
 

@@ -1,13 +1,13 @@
 """What can happen to the scheduler. A `stream` is a number, greater for each new stream."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from tunefarm_tracker.core.record import record
 from tunefarm_tracker.core.records import Quota, Report, Wish
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceReported:
     """A device stated what is. The first report of a stream connects the device."""
 
@@ -15,7 +15,7 @@ class DeviceReported:
     report: Report
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceDisconnected:
     """A device's stream is gone."""
 
@@ -23,7 +23,7 @@ class DeviceDisconnected:
     device_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestOpened:
     """A client asked, or came back with the same request id.
 
@@ -35,7 +35,7 @@ class RequestOpened:
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HolderDisconnected:
     """A client's stream ended without a release."""
 
@@ -43,7 +43,7 @@ class HolderDisconnected:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Heartbeat:
     """A client said on its stream that it lives; `ttl` is a new time to live, None the old one."""
 
@@ -52,7 +52,7 @@ class Heartbeat:
     ttl: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Released:
     """A client ended its request or leases on its stream; perhaps since a device was no use."""
 
@@ -62,7 +62,7 @@ class Released:
     device_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseRenewed:
     """A holder without a stream moves its deadline; the answer goes to `stream`."""
 
@@ -71,7 +71,7 @@ class LeaseRenewed:
     ttl: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseReleased:
     """A holder without a stream ends its lease; the answer goes to `stream`."""
 
@@ -79,7 +79,7 @@ class LeaseReleased:
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestCancelled:
     """Somebody ends a waiting request; the answer goes to `stream`."""
 
@@ -87,7 +87,7 @@ class RequestCancelled:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseRevoked:
     """An operator ends somebody's lease; the answer goes to `stream`."""
 
@@ -106,7 +106,7 @@ class DeviceAction(StrEnum):
     RETIRE = "retire"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeviceManaged:
     """An operator changes what a device is used for; the answer goes to `stream`."""
 
@@ -117,7 +117,7 @@ class DeviceManaged:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HealthChecked:
     """A health check ended; the answer goes to `stream`."""
 
@@ -128,7 +128,7 @@ class HealthChecked:
     severe: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecoveryEnded:
     """A step of the ladder has been run; whether it helped shows when the device comes back."""
 
@@ -137,7 +137,7 @@ class RecoveryEnded:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class QuotaSet:
     """An operator limits a user; the answer goes to `stream`."""
 
@@ -145,7 +145,7 @@ class QuotaSet:
     quota: Quota
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResultRecorded:
     """A result was kept."""
 
@@ -153,7 +153,7 @@ class ResultRecorded:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tick:
     """Time has passed."""
 

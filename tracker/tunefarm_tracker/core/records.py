@@ -2,17 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from tunefarm_tracker.core.record import record
 from tunefarm_tracker.core.where import Condition
 
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecoveryStep:
     """One step of the operator's ladder: the shell runs it and waits so long for the device."""
 
@@ -20,7 +21,7 @@ class RecoveryStep:
     wait: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Config:
     """The scheduler's numbers, in seconds where not said otherwise."""
 
@@ -103,7 +104,7 @@ def evolve(record: R, **changes: Any) -> R:
     return type(record)(*values)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failure:
     """A failure as a value: what is wrong, and what would be right."""
 
@@ -112,7 +113,7 @@ class Failure:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Report:
     """What a device says of itself. `facts` and `conditions` are opaque to the scheduler.
 
@@ -130,7 +131,7 @@ class Report:
     attributes: tuple[tuple[str, str], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fault:
     """An infrastructure fault of a device, and who told of it ("" is the tracker itself)."""
 
@@ -139,7 +140,7 @@ class Fault:
     witness: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Device:
     """A device. What `durable` resets is unknown after a restart."""
 
@@ -200,7 +201,7 @@ class Device:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Need:
     """One device of a request: any of `keys`, and all that `where` says."""
 
@@ -221,7 +222,7 @@ class Need:
         return " or ".join(self.keys) + where
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wish:
     """What a client asks for. `wait_timeout` None waits without end; `ttl` None is the default.
 
@@ -249,7 +250,7 @@ class Wish:
         return " and ".join(map(str, self.needs))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """A request, waiting or (with leases) granted. What `durable` resets is not kept."""
 
@@ -276,7 +277,7 @@ class Request:
         return evolve(self, stream=0, present=True, attempt=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quota:
     """What a user may have at a time; None does not limit."""
 
@@ -285,7 +286,7 @@ class Quota:
     max_requests: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
     """Device seconds that a user had of a key, as they counted at a time."""
 
@@ -299,7 +300,7 @@ class Usage:
         return float(self.amount * 0.5 ** (max(now - self.at, 0.0) / half_life))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lease:
     """The only right to a device. Its deadline moves in memory; a restart sets it anew."""
 
@@ -316,7 +317,7 @@ class Lease:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class End:
     """How a request ended, so that asking again gets the same answer."""
 
@@ -334,7 +335,7 @@ class EventKind(StrEnum):
     RESULT = "result"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """Something that happened; cursors count all events without a gap."""
 
@@ -346,7 +347,7 @@ class Event:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot:
     """Everything durable, as a store gives it back."""
 

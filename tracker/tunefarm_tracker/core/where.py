@@ -10,7 +10,8 @@ Attributes are texts; lists are joined by commas, labels are attributes named `l
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from tunefarm_tracker.core.record import record
 
 LISTS = ("features", "isolation")
 LABEL = "label."
@@ -18,7 +19,7 @@ _ORDERED = (">=", "<=", ">", "<")
 _OPERATORS = (*_ORDERED, "!=", "==", "=")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Condition:
     """One condition: `operator` is one of >= <= > < = != has is-set."""
 
