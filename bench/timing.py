@@ -136,8 +136,9 @@ def verdicts(folder: Path, trials: int, cpu: int, disturbed: bool, budget: float
     said: dict[str, Counter[str]] = {}
     took, rounds, wrong = [], [], []
     right = {"itself": "same", "2% more": "slower", "2% less": "faster"}
-    stop = multiprocessing.Event()
-    loads = [multiprocessing.Process(target=load, args=(stop,)) for _ in os.sched_getaffinity(0)]
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    loads = [spawn.Process(target=load, args=(stop,)) for _ in os.sched_getaffinity(0)]
     with leased(folder, cpu) as device:
         plain = device.load(kernel(folder, WORK))
         others = {
@@ -161,8 +162,11 @@ def verdicts(folder: Path, trials: int, cpu: int, disturbed: bool, budget: float
                         wrong.append([name, str(found)])
         finally:
             stop.set()
+            for process in loads if disturbed else ():
+                process.join()
     return {
         "disturbed": disturbed,
+        "load_cpu_s": sum(os.times()[2:4]),
         "trials": trials,
         "said": said,
         "wrong": wrong,
