@@ -275,6 +275,7 @@ def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
         ("Kernel", facts.kernel),
         ("Emulated by", facts.emulator),
         ("Isolation", ", ".join(facts.isolation)),
+        ("Steadied by", ", ".join(facts.steadied)),
         ("Addresses", ", ".join(device.addresses)),
         *sorted(facts.extra.items()),
         ("Frequency now", _megahertz(now.frequency_hz)),

@@ -31,6 +31,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--cpu", metavar="NAME", help="LLVM's name of the processor")
     parser.add_argument("--timing-cpu", type=int, metavar="N", help="processor to time on")
     parser.add_argument(
+        "--random-addresses",
+        action="store_true",
+        help="let libraries lie elsewhere after each start, as systems do",
+    )
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        metavar="N",
+        help="niceness of kernels, as in -10; negative ones need the right to it (default 0)",
+    )
+    parser.add_argument(
         "--time-together",
         action="store_true",
         help="devices with cores of their own may time at the same moment",
@@ -67,6 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 time_together=given.time_together,
                 isolation=given.isolation,
                 backend=given.backend,
+                fixed_addresses=not given.random_addresses,
+                nice=given.nice,
                 anchor_interval_s=given.anchor_interval,
             ),
             access=Access(

@@ -40,6 +40,8 @@ class Options:
         labels: the operator's words on them.
         isolation: "full", or "basic", which leaves out seccomp, Landlock and namespaces.
         anchor_interval_s: about so long between two timings of the anchors, 0: never.
+        fixed_addresses: libraries lie where they lay in every earlier session.
+        nice: niceness of runners, as in -10; only with the right to it.
         backend: of keys that name none: a name, or the path of a file that defines one.
     """
 
@@ -52,6 +54,8 @@ class Options:
     labels: Mapping[str, str] = field(default_factory=dict)
     isolation: str = "full"
     backend: str = "native"
+    fixed_addresses: bool = True
+    nice: int = 0
     anchor_interval_s: float = INTERVAL_S
 
 
@@ -179,6 +183,8 @@ class Builder:
                     backend.ends_runaways,
                     cores=",".join(map(str, sorted(stay))),
                     unit=one.unit,
+                    addresses="fixed" if options.fixed_addresses else "random",
+                    nice=options.nice,
                 ),
                 blobs=self._blobs,
                 facts=facts,

@@ -49,7 +49,11 @@ class RunningDevice:
 
     async def prepare(self) -> None:
         """Start what its runners come from. Raises: InternalError."""
-        self.bench.facts.isolation.extend(await self.bench.host.start())
+        isolation, steadied = await self.bench.host.start()
+        self.bench.facts.isolation.extend(isolation)
+        if self.bench.timing_cpu is not None:
+            steadied = ["pinned", *steadied]
+        self.bench.facts.steadied.extend(steadied)
 
     def dial(
         self,

@@ -28,12 +28,20 @@ OUTPUT_BYTES = 1 << 20
 
 
 def zygote_command(
-    isolation: str, folder: Path, backend: str, cores: str = "", unit: str = ""
+    isolation: str,
+    folder: Path,
+    backend: str,
+    *,
+    cores: str = "",
+    unit: str = "",
+    addresses: str = "fixed",
+    nice: int = 0,
 ) -> list[str]:
     """How to start the zygote. TUNEFARM_PYTHON, shell-quoted words, overrides the interpreter."""
     words = shlex.split(os.environ.get("TUNEFARM_PYTHON", "")) or [sys.executable]
     script = str(Path(__file__).with_name("zygote.py"))
-    return [*words, "-I", script, isolation, str(folder.absolute()), backend, cores, unit]
+    steady = [addresses, str(nice)]
+    return [*words, "-I", script, isolation, str(folder.absolute()), backend, cores, unit, *steady]
 
 
 def describe_status(status: int) -> str:
@@ -188,6 +196,7 @@ class Zygote:
         self._spawning: dict[int, Runner] = {}
         self._runners: dict[int, Runner] = {}
         self.isolation: list[str] = []
+        self.steadied: list[str] = []
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self._listener = asyncio.ensure_future(self._listen(read))
@@ -219,7 +228,7 @@ class Zygote:
 
     def _take(self, told: dict[str, Any]) -> None:
         if "ready" in told:
-            self.isolation = told["isolation"]
+            self.isolation, self.steadied = told["isolation"], told["steadied"]
             self.ready.set_result(None)
         elif "spawned" in told:
             runner = self._spawning.pop(told["spawned"])
@@ -274,7 +283,8 @@ class ProcessHost:
     `isolation` is "full" or "basic"; runners may read `folder` besides the system's libraries.
     `backend` is a name or a file, and `unit` one of its units. Where it ends runaways itself
     (`ends_runaways`), the runner is killed only when it has had a second for that. `cores`, as in
-    "0,1", are the processors that runners stay on; "" stands for this process's own.
+    "0,1", are the processors that runners stay on; "" stands for this process's own. `addresses`
+    and `nice` are as for `steady`.
     """
 
     def __init__(
@@ -286,8 +296,12 @@ class ProcessHost:
         *,
         cores: str = "",
         unit: str = "",
+        addresses: str = "fixed",
+        nice: int = 0,
     ) -> None:
-        self._command = zygote_command(isolation, folder, backend, cores, unit)
+        self._command = zygote_command(
+            isolation, folder, backend, cores=cores, unit=unit, addresses=addresses, nice=nice
+        )
         self._grace_s = GRACE_S if ends_runaways else 0.0
         self._zygote: Zygote | None = None
         self._lock = asyncio.Lock()
@@ -296,9 +310,13 @@ class ProcessHost:
         self.runners: set[Runner] = set()
         self._spawning: set[asyncio.Future[Runner]] = set()
 
-    async def start(self) -> list[str]:
-        """Start the zygote. Returns the isolation primitives that hold. Raises: InternalError."""
-        return (await self._ready_zygote()).isolation
+    async def start(self) -> tuple[list[str], list[str]]:
+        """Start the zygote. Raises: InternalError.
+
+        Returns the isolation primitives that hold, and what steadies timings.
+        """
+        zygote = await self._ready_zygote()
+        return zygote.isolation, zygote.steadied
 
     async def _ready_zygote(self) -> Zygote:
         async with self._lock:

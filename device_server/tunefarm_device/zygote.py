@@ -1,14 +1,15 @@
-"""Forks runners: `python -I zygote.py MODE FOLDER BACKEND CORES UNIT`. Standard library alone.
+"""Forks runners: `python -I zygote.py MODE FOLDER BACKEND CORES UNIT ADDRESSES NICE`.
 
-MODE is "full" or "basic", which leaves out what the sandbox module does; FOLDER is what runners may
-read besides the system; BACKEND is loaded once, here, and may import more than that library; UNIT
-names the one of its units that is used, or is empty. CORES, as in "0,1", are the processors that
-all this stays on; empty for those of the server.
+Standard library alone. MODE is "full" or "basic", which leaves out what the sandbox module does;
+FOLDER is what runners may read besides the system; BACKEND is loaded once, here, and may import
+more than that library; UNIT names the one of its units that is used, or is empty. CORES, as in
+"0,1", are the processors that all this stays on; empty for those of the server. ADDRESSES is
+"fixed" or "random", NICE a niceness or 0.
 
 Standard input is a SOCK_SEQPACKET socket: each packet is an id as text and the folder to work in,
 with two descriptors: the runner's end of its socket, and a file for its output. End of file ends
-everything. Standard output
-tells, a JSON object a line: `ready` with the isolation primitives that hold here, `spawned`
+everything. Standard output tells, a JSON object a line: `ready` with the isolation primitives that
+hold here and what is `steadied`, `spawned`
 (`id`, `pid`), `exited` (`pid`, `status` as of waitpid). What runners leave behind is killed here.
 """
 
@@ -49,8 +50,16 @@ class Zygote:
     """The one loop: requests to fork, and children that ended."""
 
     def __init__(
-        self, runner: ModuleType, sandbox: ModuleType, full: bool, folder: str, backend: Any
+        self,
+        runner: ModuleType,
+        sandbox: ModuleType,
+        full: bool,
+        folder: str,
+        backend: Any,
+        *,
+        steadied: list[str],
     ) -> None:
+        self.steadied = steadied
         self.runner = runner
         self.sandbox = sandbox
         self.primitives: list[str] = sandbox.probe() if full else []
@@ -79,7 +88,7 @@ class Zygote:
         if self.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
             holds.append("subreaper")
         try:
-            self.tell(ready=True, isolation=sorted(holds))
+            self.tell(ready=True, isolation=sorted(holds), steadied=self.steadied)
             self.loop()
         except BrokenPipeError:
             pass
@@ -238,14 +247,21 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     make_importable()
+    from tunefarm_device import steady
+
+    mode, folder, name, cores, unit, addresses, nice = sys.argv[1:]
+    steadied = (
+        ["fixed-addresses"] if addresses == "fixed" and steady.fix_addresses(sys.argv) else []
+    )
+    if int(nice) and steady.go_first(int(nice)):
+        steadied.append(f"nice {int(nice)}")
     from tunefarm_device import backend, runner, sandbox
 
-    mode, folder, name, cores, unit = sys.argv[1:]
     if cores:
         os.sched_setaffinity(0, {int(cpu) for cpu in cores.split(",")})
     kind = backend.find(name)
     kind.unit = unit
-    zygote = Zygote(runner, sandbox, mode == "full", folder, kind)
+    zygote = Zygote(runner, sandbox, mode == "full", folder, kind, steadied=steadied)
     gc.collect()
     gc.freeze()
     zygote.run()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from device_harness import DeviceProcess, FakeTracker
 from tunefarm_device import facts, processors
 from tunefarm_device.conditions import ConditionsReader
 from tunefarm_device.processes import describe_status
@@ -165,3 +166,27 @@ def test_the_processor_is_that_of_its_own_cores(tmp_path):
     found = facts.find_facts(root=tmp_path)
     assert found.cpu_model.endswith("little") and found.max_frequency_hz == 1_000_000_000
     assert (found.cores, found.cpu_count) == ("", len(os.sched_getaffinity(0)))
+
+
+def test_what_steadies_timings_is_a_fact(tmp_path):
+    tracker = FakeTracker()
+    words = ("--nice", "3", "--anchor-interval", "0")
+    device = DeviceProcess(tracker.address, tmp_path / "fixed", *words)
+    other = None
+    try:
+        steadied = set(tracker.wait(lambda report: report.HasField("facts")).facts.steadied)
+        assert "nice 3" in steadied
+        zygote = device.zygote()
+        assert os.getpriority(os.PRIO_PROCESS, zygote) == 3
+        fixed = int(Path(f"/proc/{zygote}/personality").read_text(), 16) & 0x0040000
+        assert bool(fixed) == ("fixed-addresses" in steadied)
+        device.kill()
+        tracker.reports.clear()
+        other = DeviceProcess(tracker.address, tmp_path / "random", "--random-addresses")
+        facts = tracker.wait(lambda report: report.HasField("facts")).facts
+        assert not {"fixed-addresses", "nice 3"} & set(facts.steadied)
+    finally:
+        for one in (device, other):
+            if one is not None:
+                one.kill()
+        tracker.stop()

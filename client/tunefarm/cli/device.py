@@ -48,6 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kind of device: native (default), wasm, or the path of a file that defines one",
     )
     parser.add_argument(
+        "--random-addresses",
+        action="store_true",
+        help="let libraries lie elsewhere after each start, as systems do",
+    )
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        metavar="N",
+        help="niceness of kernels, as in -10; negative ones need the right to it (default 0)",
+    )
+    parser.add_argument(
         "--time-together",
         action="store_true",
         help="devices with cores of their own may time at the same moment",
@@ -89,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             time_together=arguments.time_together,
             isolation=arguments.isolation,
             backend=arguments.backend,
+            fixed_addresses=not arguments.random_addresses,
+            nice=arguments.nice,
             anchor_interval_s=arguments.anchor_interval,
         ),
         access=Access(

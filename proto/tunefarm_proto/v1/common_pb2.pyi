@@ -320,6 +320,7 @@ class DeviceFacts(_message.Message):
     EXTRA_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
     TIME_TOGETHER_FIELD_NUMBER: _builtins.int
+    STEADIED_FIELD_NUMBER: _builtins.int
     cpu_model: _builtins.str
     """The machine's own name for its processor."""
     cpu_count: _builtins.int
@@ -358,6 +359,12 @@ class DeviceFacts(_message.Message):
     def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Facts of other kinds, by name."""
 
+    @_builtins.property
+    def steadied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What steadies timings here: "pinned" to a processor, "fixed-addresses" of code and memory,
+        "nice -10".
+        """
+
     def __init__(
         self,
         *,
@@ -376,10 +383,11 @@ class DeviceFacts(_message.Message):
         extra: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         cores: _builtins.str = ...,
         time_together: _builtins.bool = ...,
+        steadied: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "cpu_count", b"cpu_count", "cpu_model", b"cpu_model", "emulated", b"emulated", "emulator", b"emulator", "extra", b"extra", "governor", b"governor", "isolation", b"isolation", "kernel", b"kernel", "machine_model", b"machine_model", "max_frequency_hz", b"max_frequency_hz", "memory_bytes", b"memory_bytes", "os", b"os", "target", b"target", "time_together", b"time_together"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "cpu_count", b"cpu_count", "cpu_model", b"cpu_model", "emulated", b"emulated", "emulator", b"emulator", "extra", b"extra", "governor", b"governor", "isolation", b"isolation", "kernel", b"kernel", "machine_model", b"machine_model", "max_frequency_hz", b"max_frequency_hz", "memory_bytes", b"memory_bytes", "os", b"os", "steadied", b"steadied", "target", b"target", "time_together", b"time_together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
