@@ -1,9 +1,7 @@
-"""What listens: survives a request that ends gRPC's own loop, and messages that cannot be read."""
+"""What listens; and messages and metadata that cannot be read."""
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -12,11 +10,6 @@ from google.protobuf.message import DecodeError
 from tunefarm_proto import rpc, serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.security import ServerTls
-
-LOOK_S = 0.2  # how soon a broken server is noticed
-AGAIN_S = 0.1  # between two tries to listen on the port of a server that broke
-
-_log = logging.getLogger(__name__)
 
 
 class _Unreadable:
@@ -65,21 +58,20 @@ def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def one_line(record: logging.LogRecord) -> bool:
-    """A filter: gRPC logs metadata that is no text with a traceback and its value, a secret say."""
+    """A filter: gRPC logs what is no text with a traceback and its value, a secret say."""
+    found = record.exc_info[1] if record.exc_info else None
     if str(record.msg).startswith("Invalid encoding"):
         record.msg, record.args = "a caller's metadata is no text", ()
-        record.exc_info = record.exc_text = None
+    elif isinstance(found, UnicodeDecodeError):
+        record.msg, record.args = "a call's path is no text", ()
+    else:
+        return True
+    record.exc_info = record.exc_text = None
     return True
 
 
 class Listener:
-    """A gRPC server that is replaced where it breaks.
-
-    A request whose path is no UTF-8 ends the loop of grpc.aio's server (grpcio 1.85), and anybody
-    can send one. Calls that are under way go on in the broken server until they end; new ones come
-    to the next. `fill` adds the services to a server; `receive_bytes` is the largest message that
-    it takes.
-    """
+    """A gRPC server whose services `fill` adds; `receive_bytes` is the largest message it takes."""
 
     def __init__(
         self,
@@ -87,71 +79,18 @@ class Listener:
         fill: Callable[[grpc.aio.Server], None],
         receive_bytes: int = rpc.MESSAGE_BYTES,
     ) -> None:
-        self._guard = guard
-        self._fill = fill
-        self._receive_bytes = receive_bytes
-        self._server: grpc.aio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._broken: set[grpc.aio.Server] = set()
         logging.getLogger("grpc._cython.cygrpc").addFilter(one_line)
+        self._server = serving.new_server(guard, Forgiving(), receive_bytes=receive_bytes)
+        fill(self._server)
 
     async def start(
         self, host: str, port: int, *, tls: ServerTls | None, guarded: bool, insecure: bool
     ) -> int:
         """Listen; port 0 takes a free one. Returns the port. Raises: InvalidRequestError."""
-
-        async def listen(port: int) -> int:
-            server = serving.new_server(self._guard, Forgiving(), receive_bytes=self._receive_bytes)
-            self._fill(server)
-            bound = serving.bind(server, host, port, tls=tls, guarded=guarded, insecure=insecure)
-            await server.start()
-            self._server = server
-            return bound
-
-        bound = await listen(port)
-        self._spawn(self._watch(lambda: listen(bound)))
+        bound = serving.bind(self._server, host, port, tls=tls, guarded=guarded, insecure=insecure)
+        await self._server.start()
         return bound
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _watch(self, listen_again: Callable[[], Awaitable[int]]) -> None:
-        while (server := self._server) is not None:
-            try:
-                # Without a time limit it would not tell before the last call has ended.
-                if not await server.wait_for_termination(LOOK_S):
-                    return
-                continue
-            except Exception as error:
-                _log.error("the server broke and is replaced: %s", _line(error))
-            self._broken.add(server)
-            self._spawn(self._drain(server))
-            while self._server is server:
-                with contextlib.suppress(InvalidRequestError):  # the port may not be free yet
-                    await listen_again()
-                    break
-                await asyncio.sleep(AGAIN_S)
-
-    async def _drain(self, server: grpc.aio.Server) -> None:
-        """Let go of a broken server when its last call has ended."""
-        with contextlib.suppress(Exception):  # what broke it, again
-            await asyncio.shield(asyncio.ensure_future(server.wait_for_termination()))
-        await server.stop(None)
-        self._broken.discard(server)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end those under way. Doing it twice is fine."""
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for server in self._broken:
-            await server.stop(None)
-        if self._server is not None:
-            await self._server.stop(grace_s)
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        await self._server.stop(grace_s)

@@ -5,7 +5,7 @@ import socket
 import grpc
 import pytest
 from device_harness import Client, DeviceProcess, FakeTracker, eventually
-from tunefarm_proto import errors, rpc
+from tunefarm_proto import rpc
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 
@@ -55,23 +55,12 @@ def call_with(address: str, path: bytes, *more: tuple[bytes, bytes]) -> None:
 
 
 def hello(address: str) -> str:
-    """Who answers there. A call that came in while a server was replaced is cancelled, which the
-    client's own code takes for unreachable and tries again."""
-
-    def ask() -> str:
-        with grpc.insecure_channel(address, options=rpc.CLIENT_OPTIONS) as channel:
-            stub = pb_grpc.HelloServiceStub(channel)
-            request = pb.HelloRequest(peer=rpc.this_peer("client"))
-            metadata = rpc.call_metadata()
-            try:
-                answer = stub.Hello(request, metadata=metadata, timeout=20, wait_for_ready=True)
-            except grpc.RpcError as error:
-                unreachable = errors.DeviceUnreachableError("it is being replaced")
-                assert rpc.error_of_call(error, unreachable) is unreachable
-                return ""
-            return answer.peer.component
-
-    return eventually(ask)
+    """Who answers there."""
+    with grpc.insecure_channel(address, options=rpc.CLIENT_OPTIONS) as channel:
+        stub = pb_grpc.HelloServiceStub(channel)
+        request = pb.HelloRequest(peer=rpc.this_peer("client"))
+        metadata = rpc.call_metadata()
+        return stub.Hello(request, metadata=metadata, timeout=20).peer.component
 
 
 def test_a_path_that_is_no_text(device):
@@ -79,6 +68,8 @@ def test_a_path_that_is_no_text(device):
     for _ in range(3):
         call_with(address, b"/\xbc")
         assert hello(address) == "device"
+    eventually(lambda: "path is no text" in process.log.read_text())
+    assert "Traceback" not in process.log.read_text()
     assert process.stop() == 0, process.log.read_text()
 
 

@@ -32,7 +32,6 @@ OPEN = ("Timestamp is not valid", "Value out of range")
 UNSEEN = "exception was never retrieved"
 # Tracebacks without a frame of ours: at a path that is no UTF-8, or a peer that has gone.
 GRPC = "/grpc/_cython/"
-REPLACED = "the server broke and is replaced"
 
 
 def make_tokens(state: Path) -> dict[str, str]:
@@ -189,11 +188,6 @@ class FuzzFarm:
             log = self.folder / f"{name}.log"
             found += [f"{name}: its log has {one}" for one in forbidden(log)]
         return found
-
-    def replaced(self) -> int:
-        """How often a server's gRPC broke and was replaced."""
-        logs = [self.folder / f"{name}.log" for name in SERVERS]
-        return sum(log.read_text(errors="replace").count(REPLACED) for log in logs)
 
     def end(self, name: str, seconds: float = 30.0) -> int | None:
         """SIGTERM, and how it ended; None where it did not in time."""

@@ -58,7 +58,6 @@ class Outcome:
     before: dict[str, Size] = field(default_factory=dict)
     after: dict[str, Size] = field(default_factory=dict)
     healthy: list[float] = field(default_factory=list)
-    replaced: int = 0
     examples: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -69,7 +68,6 @@ class Outcome:
             f"statuses: {dict(self.statuses.most_common())}",
             f"the healthy client: {len(self.healthy)} rounds, "
             f"the longest took {max(self.healthy, default=0):.2f} s",
-            f"gRPC's server broke and was replaced: {self.replaced} times",
         ]
         for name, size in self.after.items():
             was = self.before[name]
@@ -329,7 +327,6 @@ def _judge(farm: FuzzFarm, outcome: Outcome) -> None:
         if outcome.statuses[status]:
             outcome.problems.append(f"{outcome.statuses[status]} calls ended with {status}")
     outcome.problems += farm.problems()
-    outcome.replaced = farm.replaced()
     for name in reversed(SERVERS):
         if farm.processes[name].poll() is None and (code := farm.end(name)) != 0:
             outcome.problems.append(f"{name} ended with {code} on SIGTERM")
