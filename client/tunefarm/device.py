@@ -119,17 +119,21 @@ class Device:
         self._holder.extend(ttl)
 
     def load(
-        self, bundle: Bundle | str | os.PathLike[str], on_progress: Progress | None = None
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> Module:
         """Load a bundle, or the one in a file, uploading only what the device lacks.
 
+        `timeout` in seconds of the device's own clock, for loading alone (60 unless given).
         Raises: BundleInvalidError, TargetMismatchError, UploadCorruptError, OSError.
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.read(bundle)
         sent = self.upload(bundle.data, bundle.digest, on_progress)
         answer = self._session.request(
-            dpb.SessionRequest(load=dpb.LoadModule(digest=bundle.digest))
+            dpb.SessionRequest(load=dpb.LoadModule(digest=bundle.digest)), timeout
         )
         return Module(self._session, bundle.digest, answer.loaded, sent)
 

@@ -54,6 +54,7 @@ class Module:
         precision: float = 0.0,
         budget: float = 5.0,
         cache: str = "hot",
+        cooldown: float = 0.0,
     ) -> "TimeEvaluator":
         """Something to call with arrays that times the function on the device.
 
@@ -61,7 +62,8 @@ class Module:
         `repeat` samples, `timeout` seconds of the device's own clock for all of it. With a
         `precision`, as in 0.01, it goes on until the 95% confidence interval of the median reaches
         no further than that to either side, or for `budget` seconds: then the timing says
-        `unconverged`. `cache` "cold" flushes the caches before each single call.
+        `unconverged`. `cache` "cold" flushes the caches before each single call. `cooldown`
+        seconds of rest come before each ten samples.
         Raises: UnknownFunctionError, InvalidRequestError.
         """
         if number < 0 or repeat < 1 or min_repeat_ms < 0:
@@ -69,13 +71,15 @@ class Module:
                 f"cannot time with number={number}, repeat={repeat}, min_repeat_ms={min_repeat_ms}",
                 "give number >= 0, repeat >= 1, min_repeat_ms >= 0",
             )
-        if not 0 <= precision < 1 or budget <= 0 or cache not in ("hot", "cold"):
+        if not 0 <= precision < 1 or budget <= 0 or cache not in ("hot", "cold") or cooldown < 0:
             raise InvalidRequestError(
-                f"cannot time with precision={precision}, budget={budget}, cache={cache!r}",
-                'give 0 <= precision < 1, budget > 0, cache "hot" or "cold"',
+                f"cannot time with precision={precision}, budget={budget}, cache={cache!r}, "
+                f"cooldown={cooldown}",
+                'give 0 <= precision < 1, budget > 0, cache "hot" or "cold", cooldown >= 0',
             )
         options = pb.TimingOptions(number=number, repeat=repeat, precision=precision, cache=cache)
         options.budget.FromNanoseconds(round(budget * 1e9))
+        options.cooldown.FromNanoseconds(round(cooldown * 1e9))
         options.min_repeat.FromNanoseconds(round(min_repeat_ms * 1e6))
         return TimeEvaluator(self[name], options, timeout)
 

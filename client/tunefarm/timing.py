@@ -1,6 +1,7 @@
 """What timing a kernel gives: every sample, and the numbers read off them."""
 
 import math
+import random
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,29 @@ class Timing:
         Between sessions a device may differ by more: compare in turns (`tunefarm compare`).
         """
         return self.raw.median_low_s, self.raw.median_high_s
+
+    def bootstrap(self, confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+        """Percentile bootstrap interval of the median: always the same for the same samples.
+
+        Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+        """
+        rng, count = random.Random(0), len(self.samples)  # noqa: S311 (statistics)
+        medians = sorted(
+            statistics.median(rng.choices(self.samples, k=count)) for _ in range(resamples)
+        )
+        skip = min(int((1 - confidence) / 2 * resamples), (resamples - 1) // 2)
+        return medians[skip], medians[-1 - skip]
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """What the processor counted in a call, on average: "cycles", "instructions" and such.
+
+        Those that the device can count, by the rounds whose samples are kept.
+        """
+        kept = [one for one in self.raw.rounds if not one.discarded and one.counters]
+        calls = self.number * sum(one.samples for one in kept)
+        names = dict.fromkeys(name for one in kept for name in one.counters)
+        return {name: sum(one.counters[name] for one in kept) / calls for name in names}
 
     @cached_property
     def p90(self) -> float:

@@ -34,7 +34,7 @@ from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.files import SessionFolder
 from tunefarm_device.lease_log import LeaseLog
 from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
-from tunefarm_device.timing import COLD, HOT, compared, timed
+from tunefarm_device.timing import COLD, HOT, compared, cooldown, timed
 from tunefarm_device.topology import Turn
 
 CALL_S = 60.0
@@ -473,4 +473,10 @@ def timing_frame(options: pb.TimingOptions) -> dict[str, Any]:
     if cache not in (HOT, COLD):
         raise InvalidRequestError(f"{options.cache[:20]!r} is no state of a cache", "hot or cold")
     number = 1 if cache == COLD else options.number
-    return {"number": number, "repeat": repeat, "min_repeat_s": seconds, "cache": cache}
+    return {
+        "number": number,
+        "repeat": repeat,
+        "min_repeat_s": seconds,
+        "cache": cache,
+        "pause_s": cooldown(options),
+    }

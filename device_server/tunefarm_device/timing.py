@@ -5,6 +5,7 @@ ordered samples, which assumes nothing about their distribution: from rank (n - 
 either side (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
 """
 
+import asyncio
 import math
 import random
 import time
@@ -20,6 +21,8 @@ BUDGET_S = 5.0
 MOST_BUDGET_S = 3600.0
 TRIED = 5  # samples that tell how long the others are to be
 REDONE = 5  # disturbed rounds measured again, at most
+MOST_PAUSE_S = 60.0
+MOST_COOLING_S, COOLING_S = 5.0, 0.5
 THROTTLED_NOW = 0x0F  # of the Raspberry Pi's bits: under-voltage, capped, throttled, soft limit
 STOLEN = 0.05
 SLOWED = 0.9
@@ -47,6 +50,16 @@ class Precision:
                 f"ask for 0 to 1, as in 0.01, and a budget above 0 and up to {MOST_BUDGET_S:g} s",
             )
         return cls(options.precision, budget)
+
+
+def cooldown(options: pb.TimingOptions) -> float:
+    """The rest before each round, in s. Raises: InvalidRequestError."""
+    pause = options.cooldown.ToNanoseconds() * 1e-9 if options.HasField("cooldown") else 0.0
+    if not 0 <= pause <= MOST_PAUSE_S:
+        raise InvalidRequestError(
+            f"a rest of {pause:g} s before each round is none", f"ask for 0 to {MOST_PAUSE_S:g} s"
+        )
+    return pause
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
@@ -112,6 +125,14 @@ class Rounds:
             kept.extend(taken)
             timing.after.CopyFrom(self.last)
 
+    async def rest(self, pause_s: float) -> None:
+        """Between two rounds: let the device cool, until it throttles no more."""
+        await asyncio.sleep(pause_s)
+        until = time.monotonic() + MOST_COOLING_S
+        while self.last.throttle_bits & THROTTLED_NOW and time.monotonic() < until:
+            await asyncio.sleep(COOLING_S)
+            self.last = self.conditions()
+
     def end(self) -> None:
         """After the last."""
         for timing in self.timings:
@@ -139,7 +160,7 @@ async def timed(
     timing, wanted = pb.Timing(cache=frame["cache"]), frame["repeat"]
     rounds = Rounds(conditions, [timing])
     rounds.begin()
-    answer = await ask(frame, limit_s)
+    answer = await ask(frame | {"repeat": min(wanted, ROUND)}, limit_s)
     started(timing, answer)
     more = frame | {"do": "sample", "number": timing.number}
     until = time.monotonic() + precision.budget_s
@@ -152,7 +173,8 @@ async def timed(
             if time.monotonic() > until:
                 timing.unconverged = True
                 break
-        more["repeat"] = missing if missing > 0 else ROUND
+        await rounds.rest(frame.get("pause_s", 0.0))
+        more["repeat"] = min(missing, ROUND) if missing > 0 else ROUND
         answer = await ask(more, max(deadline - time.monotonic(), 0.001))
     rounds.end()
     return timing
@@ -201,5 +223,6 @@ async def compared(
     while (missing := wanted - len(timings[0].samples_s)) > 0:
         answer, samples = await turns(min(-(-missing // each), ROUND), each)
         rounds.take(answer, samples)
+        await rounds.rest(frames[0].get("pause_s", 0.0))
     rounds.end()
     return timings

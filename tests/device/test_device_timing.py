@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tunefarm_device import timing as timing_module
 from tunefarm_device.timing import median_interval, timed
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import common_pb2 as pb
@@ -25,19 +26,24 @@ def run(
     **options: Any,
 ) -> pb.Timing:
     """Time a kernel whose samples these are."""
+    return asyncio.run(timed(asker(samples), conditions, FRAME, pb.TimingOptions(**options), 60))
+
+
+def asker(samples: Iterator[float] | None = None) -> Any:
+    """A runner whose samples these are."""
+    source = samples or alternating(1.0, 1.0)
 
     async def ask(frame: dict[str, Any], left_s: float) -> dict[str, Any]:
-        taken = [next(samples) for _ in range(frame["repeat"])]
         return {
-            "samples_s": taken,
+            "samples_s": [next(source) for _ in range(frame["repeat"])],
             "switches": 2,
-            "counters": {},
+            "counters": {"cycles": 50.0 * frame["repeat"]},
             "number": 5,
             "first_call_s": 1.0,
             "warmup_calls": 3,
         }
 
-    return asyncio.run(timed(ask, conditions, FRAME, pb.TimingOptions(**options), 60))
+    return ask
 
 
 def alternating(low: float, high: float) -> Iterator[float]:
@@ -128,3 +134,27 @@ def test_a_cold_cache_is_slower_and_part_of_the_answer(session: Any, kernels: An
     assert cold > 1.5 * hot
     with pytest.raises(InvalidRequestError, match="hot or cold"):
         session.time(module, "walk", x, cache="tepid")
+
+
+def test_a_throttled_device_is_let_cool_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing_module, "COOLING_S", 0.001)
+    hot = pb.Conditions(throttle_bits=0x4)
+    readings = iter([quiet(), hot, hot, hot, *[quiet()] * 9])  # it takes three looks to cool
+    timing = run(iter([9.0] * 10 + [1.0] * 10), lambda: next(readings))
+    assert list(timing.samples_s) == [1.0] * 10
+    assert [one.discarded for one in timing.rounds] == [True, False]
+
+
+def test_a_rest_without_sense_is_refused() -> None:
+    for seconds in (-1, 3600):
+        options = pb.TimingOptions()
+        options.cooldown.FromSeconds(seconds)
+        with pytest.raises(InvalidRequestError, match="rest"):
+            timing_module.cooldown(options)
+
+
+def test_many_samples_are_taken_in_rounds() -> None:
+    timing = run(alternating(1.0, 1.0), repeat=0)
+    assert [one.samples for one in timing.rounds] == [10]
+    more = asyncio.run(timed(asker(), quiet, {**FRAME, "repeat": 25}, pb.TimingOptions(), 60))
+    assert [one.samples for one in more.rounds] == [10, 10, 5]

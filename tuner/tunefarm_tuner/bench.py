@@ -23,7 +23,7 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 class TimingPlan:
     """How to time: calls a sample (0: calibrated), samples, shortest sample in ms, limit in s.
 
-    `precision`, `budget` in s and `cache` are those of `Module.time_evaluator`.
+    The others, `budget` and `cooldown` in s, are those of `Module.time_evaluator`.
     """
 
     number: int = 0
@@ -33,6 +33,7 @@ class TimingPlan:
     precision: float = 0.0
     budget: float = 5.0
     cache: str = "hot"
+    cooldown: float = 0.0
 
     def evaluator(self, module: Module, function: str) -> TimeEvaluator:
         """What times that function so."""
@@ -45,6 +46,7 @@ class TimingPlan:
             precision=self.precision,
             budget=self.budget,
             cache=self.cache,
+            cooldown=self.cooldown,
         )
 
 
@@ -92,6 +94,8 @@ class Measurement:
             "p90_s": timing.p90,
             "cov": timing.cov,
             "median_interval_s": list(timing.interval),
+            "bootstrap_interval_s": list(timing.bootstrap()),
+            "counters": timing.counters,
             "unconverged": timing.unconverged,
             "disturbances": timing.disturbances,
             "discarded_s": list(timing.raw.discarded_s),

@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cold", action="store_true", help="flush the caches before each single call"
     )
+    parser.add_argument(
+        "--cooldown",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="rest before each ten samples (default 0)",
+    )
     parser.add_argument("--kernel-timeout", type=float, help="seconds of the device's own clock")
     of_bundle = parser.add_argument_group("of a FILE.tf, whose answer is not checked")
     of_bundle.add_argument("--function", metavar="NAME", help="of the bundle, where it has several")
@@ -110,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.precision,
         arguments.budget,
         "cold" if arguments.cold else "hot",
+        arguments.cooldown,
     )
     measured = _measure(arguments, plan)
     if arguments.json:

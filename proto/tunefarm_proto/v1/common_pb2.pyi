@@ -693,6 +693,7 @@ class TimingOptions(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    COOLDOWN_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Calls in each sample; 0 calibrates until a sample lasts min_repeat."""
     repeat: _builtins.int
@@ -711,6 +712,12 @@ class TimingOptions(_message.Message):
     def budget(self) -> _duration_pb2.Duration:
         """How long to go on for that; absent means 5 s."""
 
+    @_builtins.property
+    def cooldown(self) -> _duration_pb2.Duration:
+        """Rest before each round of ten samples, 60 s at most. Absent: none. A round that was throttled
+        is followed by a rest of up to 5 s in any case, until throttling ends.
+        """
+
     def __init__(
         self,
         *,
@@ -720,10 +727,11 @@ class TimingOptions(_message.Message):
         precision: _builtins.float = ...,
         budget: _duration_pb2.Duration | None = ...,
         cache: _builtins.str = ...,
+        cooldown: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "min_repeat", b"min_repeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cooldown", b"cooldown", "min_repeat", b"min_repeat"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "min_repeat", b"min_repeat", "number", b"number", "precision", b"precision", "repeat", b"repeat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "cooldown", b"cooldown", "min_repeat", b"min_repeat", "number", b"number", "precision", b"precision", "repeat", b"repeat"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
