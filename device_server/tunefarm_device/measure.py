@@ -27,6 +27,7 @@ class Candidate:
         self, bench: Workbench, request: dpb.MeasureRequest, check: Callable[[], None]
     ) -> None:
         self._bench = bench
+        self._id = request.id  # first of all: it raises where the message cannot be read
         self._request = request
         self._session = DeviceSession(bench, check)
         self._limit = self._left = CANDIDATE_S
@@ -73,7 +74,7 @@ class Candidate:
 
     async def result(self) -> dpb.MeasureResponse:
         """What became of it. Raises only what is no fault of the candidate."""
-        answer = dpb.MeasureResponse(id=self._request.id)
+        answer = dpb.MeasureResponse(id=self._id)
         try:
             module, arrays = await self._loading
             await self._run(answer, module, arrays)

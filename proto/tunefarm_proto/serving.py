@@ -153,12 +153,20 @@ class Guard(grpc.aio.ServerInterceptor):
                     async with aclosing(behaviour(request, context)) as answers:
                         async for answer in answers:
                             admitted.writing = True
-                            await context.write(answer)
+                            await _written(context, answer)
                             admitted.writing = False
             except Exception as error:
                 await rpc.abort(context, _named(error))
 
         return call
+
+
+async def _written(context: _Context, answer: Any) -> None:
+    """Send an answer. Where it cannot be sent nobody reads, and the call just ends."""
+    try:
+        await context.write(answer)
+    except Exception:
+        raise asyncio.CancelledError from None
 
 
 def _named(error: Exception) -> TunefarmError:
