@@ -60,7 +60,7 @@ done:
 
 def lowered(workload: Workload, spec: TargetSpec, schedule: Schedule) -> str:
     """The LLVM text of a workload's library. Raises: InvalidScheduleError."""
-    return module_text(function(workload.function, workload.compute, schedule, spec.index), spec)
+    return module_text(function(workload.function, workload.output, schedule, spec), spec)
 
 
 def module_text(functions: str, spec: TargetSpec) -> str:

@@ -1,10 +1,59 @@
-"""LLVM text, line by line: names, loops, addresses."""
+"""LLVM text, line by line: types, names, loops, addresses."""
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # An integer known when compiling, or the name of an SSA value of the index type.
 Value = int | str
+
+_SCALARS = {
+    "bool": "i1",
+    "float32": "float",
+    "float16": "half",
+    "bfloat16": "bfloat",
+    "int8": "i8",
+    "uint8": "i8",
+    "int32": "i32",
+    "uint32": "i32",
+}
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "uint32": 4}
+
+
+def kind(dtype: str, lanes: int = 1) -> str:
+    """LLVM's name of a type: a vector of `lanes`, or the plain type for one."""
+    scalar = _SCALARS[dtype]
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def suffix(dtype: str, lanes: int = 1) -> str:
+    """How the names of intrinsics end for a type: f32, v16f32."""
+    scalar = {"float": "f32", "half": "f16", "bfloat": "bf16"}.get(
+        _SCALARS[dtype], _SCALARS[dtype]
+    )
+    return scalar if lanes == 1 else f"v{lanes}{scalar}"
+
+
+def constant(value: float, dtype: str, lanes: int = 1) -> str:
+    """A number in LLVM's text, in every lane."""
+    if dtype == "bool":
+        text = "true" if value else "false"
+    elif dtype.startswith("float"):
+        exact = struct.unpack("f", struct.pack("f", value))[0]
+        text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
+    else:
+        text = str(int(value))
+    return text if lanes == 1 else vector([f"{_SCALARS[dtype]} {text}"] * lanes)
+
+
+def vector(elements: Sequence[str]) -> str:
+    """A constant vector of typed elements."""
+    return f"<{', '.join(elements)}>"
+
+
+def lanes_mask(on: Sequence[bool]) -> str:
+    """A constant mask."""
+    return vector([f"i1 {'true' if lane else 'false'}" for lane in on])
 
 
 class Emitter:
@@ -49,12 +98,37 @@ class Emitter:
             return left if factor else 0
         return self.value("i", f"mul nsw {self.index} {left}, {factor}")
 
-    def pointer(self, base: str, elements: Value) -> str:
-        """Address of an element of a float32 array."""
+    def pointer(self, base: str, elements: Value, dtype: str = "float32") -> str:
+        """Address of an element of an array."""
         if elements == 0:
             return base
         # Not inbounds: the base of a packed access lies before its scratch.
-        return self.value("p", f"getelementptr float, ptr {base}, {self.index} {elements}")
+        return self.value("p", f"getelementptr {kind(dtype)}, ptr {base}, {self.index} {elements}")
+
+    def load(self, where: str, dtype: str, lanes: int = 1) -> str:
+        """What is there, aligned to its elements."""
+        return self.value("x", f"load {kind(dtype, lanes)}, ptr {where}, align {SIZES[dtype]}")
+
+    def store(self, value: str, where: str, dtype: str, lanes: int = 1) -> None:
+        """Put it there, aligned to its elements."""
+        self.line(f"store {kind(dtype, lanes)} {value}, ptr {where}, align {SIZES[dtype]}")
+
+    def splat(self, scalar: str, dtype: str, lanes: int) -> str:
+        """A scalar in every lane."""
+        if lanes == 1:
+            return scalar
+        wide = kind(dtype, lanes)
+        one = self.value("e", f"insertelement {wide} poison, {kind(dtype)} {scalar}, i32 0")
+        return self.shuffle(one, "poison", [0] * lanes, dtype, lanes)
+
+    def shuffle(  # noqa: PLR0917
+        self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int
+    ) -> str:
+        """Lanes of two vectors, those of the second counted on from the first's."""
+        wide, picks = kind(dtype, lanes), vector([f"i32 {lane}" for lane in order])
+        return self.value(
+            "h", f"shufflevector {wide} {left}, {wide} {right}, <{len(order)} x i32> {picks}"
+        )
 
     @contextmanager
     def loop(self, count: int, carried: list[tuple[str, str]]) -> Iterator["Loop"]:

@@ -68,7 +68,7 @@ def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:
     usable = {}
     for schedule in found:
         try:
-            check(schedule, workload.compute)
+            check(schedule, workload.output)
         except InvalidScheduleError:
             continue
         usable[schedule.to_json()] = schedule

@@ -80,6 +80,11 @@ class TargetSpec:
         return 16 if self.arch in ("armv7", "wasm32") else 32
 
     @property
+    def masks(self) -> bool:
+        """Whether a vector can be read and written in part."""
+        return "avx512f" in self.features
+
+    @property
     def index(self) -> str:
         """LLVM type of indices: i32 on 32-bit processors."""
         return "i32" if self.arch in ("armv7", "wasm32") else "i64"

@@ -12,6 +12,7 @@ from tunefarm_proto.errors import UnknownWorkloadError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler import te
+from tunefarm_compiler.stages import inputs
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 DTYPES = ("float32",)
@@ -24,26 +25,26 @@ class Operator:
     """A kind of workload: its size fields, its expression, its cost, its reference."""
 
     fields: tuple[str, ...]
-    expression: Callable[..., te.Compute]
+    expression: Callable[..., te.Tensor]
     operations: Callable[..., int]
     reference: Callable[[Sequence[Array]], Array]  # on float64 inputs
     terms: Callable[..., int]  # rounded operations behind one output element
 
 
-def _matmul(m: int, n: int, k: int) -> te.Compute:
+def _matmul(m: int, n: int, k: int) -> te.Tensor:
     a, b, r = te.placeholder("A", (m, k)), te.placeholder("B", (k, n)), te.reduce_axis("k", k)
-    return te.compute("C", (("i", m), ("j", n)), lambda i, j: te.reduce_sum(a[i, r] * b[r, j], r))
+    return te.compute("C", (("i", m), ("j", n)), lambda i, j: te.sum_of(a[i, r] * b[r, j], r))
 
 
-def _binary(combine: Callable[[te.Expr, te.Expr], te.Expr]) -> Callable[[int], te.Compute]:
-    def expression(n: int) -> te.Compute:
+def _binary(combine: Callable[[te.Expr, te.Expr], te.Expr]) -> Callable[[int], te.Tensor]:
+    def expression(n: int) -> te.Tensor:
         a, b = te.placeholder("A", (n,)), te.placeholder("B", (n,))
         return te.compute("C", (("i", n),), lambda i: combine(a[i], b[i]))
 
     return expression
 
 
-def _relu(n: int) -> te.Compute:
+def _relu(n: int) -> te.Tensor:
     a = te.placeholder("A", (n,))
     return te.compute("C", (("i", n),), lambda i: te.maximum(a[i], te.Constant(0.0)))
 
@@ -91,7 +92,7 @@ class Workload:
         return OPERATORS[self.name]
 
     @property
-    def compute(self) -> te.Compute:
+    def output(self) -> te.Tensor:
         """The tensor expression."""
         return self._operator.expression(**dict(self.sizes))
 
@@ -102,12 +103,10 @@ class Workload:
 
     def signature(self) -> bpb.FunctionSignature:
         """As a bundle's manifest states it: inputs, then the output."""
-        compute = self.compute
+        output = self.output
         arguments = [
-            bpb.ArgumentSignature(
-                name=t.name, dtype=t.dtype, shape=t.shape, output=t is compute.output
-            )
-            for t in (*compute.inputs(), compute.output)
+            bpb.ArgumentSignature(name=t.name, dtype=t.dtype, shape=t.outside, output=t is output)
+            for t in (*inputs(output), output)
         ]
         return bpb.FunctionSignature(
             name=self.function, arguments=arguments, operations=self.operations
@@ -116,7 +115,7 @@ class Workload:
     def inputs(self, seed: int) -> list[Array]:
         """Standard normal inputs, the same for the same seed."""
         rng = np.random.default_rng(seed)
-        return [rng.standard_normal(t.shape, np.float32) for t in self.compute.inputs()]
+        return [rng.standard_normal(t.shape, np.float32) for t in inputs(self.output)]
 
     def reference(self, inputs: Sequence[Array]) -> list[Array]:
         """What numpy computes in float64, rounded to the workload's dtype."""
@@ -169,8 +168,7 @@ def parse(text: str) -> Workload:
                 f"give a whole number, 1 to {MAX_EXTENT}",
             )
     made = Workload(name, tuple((f, int(given[f])) for f in operator.fields), dtype)
-    compute = made.compute
-    for tensor in (*compute.inputs(), compute.output):
+    for tensor in (*inputs(made.output), made.output):
         if int(np.prod([float(e) for e in tensor.shape])) > MAX_ELEMENTS:
             raise UnknownWorkloadError(
                 f"{text}: {tensor.name} has over {MAX_ELEMENTS} elements", "give smaller sizes"
