@@ -221,7 +221,11 @@ def _check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
         axes = set(loads[0].strides()[0])
     lone = len(loads) == 1 and all(len(index.terms) == 1 for index in loads[0].indices)
     batch = {axis for axis, block in schedule.loops[: pack.depth] if block == 1}
-    if not lone or len((axes & spatial) - batch) != 1 or axes <= spatial:
+    batch |= {axis for axis, extent in stage.extents.items() if extent == 1}
+    sides = (axes & spatial) - batch
+    if not sides:
+        sides = set(sorted(axes & spatial)[-1:])
+    if not lone or len(sides) != 1 or axes <= spatial:
         raise InvalidScheduleError(
             f"schedule: {pack.tensor!r} cannot be packed",
             "pack a tensor that is read once, along one spatial axis and reduce axes",
@@ -230,7 +234,7 @@ def _check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
         raise InvalidScheduleError(
             f"schedule: depth {pack.depth} of pack {pack.tensor}", f"0 to {len(schedule.loops)}"
         )
-    (side,) = (axes & spatial) - batch
+    (side,) = sides
     width = schedule.tile(stage.extents)[side]
     inside = [block for axis, block in schedule.loops[pack.depth :] if axis == side]
     if any(block % width and block < stage.extents[side] for block in inside):
