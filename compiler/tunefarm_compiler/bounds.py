@@ -80,10 +80,11 @@ def segments(
         end = rounds
         for at, state in enumerate(here):
             # A condition is monotone along a loop: once it changes, it does not come back.
-            changed = bisect_left(
-                range(start + 1, rounds), True, key=lambda n, a=at, s=state: states(n)[a] != s
-            )
-            end = min(end, start + 1 + changed)
+            def changed(number: int, at: int = at, state: bool | None = state) -> bool:
+                return states(number)[at] != state
+
+            later = range(start + 1, rounds)
+            end = min(end, start + 1 + bisect_left(later, True, key=changed))
         if None in here and end - start <= PEEL:
             yield from (Segment(number, 1) for number in range(start, end))
         else:

@@ -1,7 +1,7 @@
 """A schedule for any expression that is good without a search: from its accesses alone."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tunefarm_compiler.schedule import Attach, Pack, Schedule
 from tunefarm_compiler.stages import Stage, plan
@@ -170,7 +170,12 @@ class Shape:
         return found[::-1]
 
     def contract(
-        self, rows: int, vectors: int, block: int = 0, unroll: int = 1, packs: str | None = None
+        self,
+        rows: int,
+        vectors: int,
+        block: int = 0,
+        unroll: int = 1,
+        packs: Sequence[str] | None = None,
     ) -> Schedule:
         """A register tile of rows x vectors; what is vectorised is packed panel by panel."""
         columns = vectors * self.spec.lanes
@@ -199,7 +204,7 @@ class Shape:
         return [load.tensor.name] if once and uses >= 16 else []
 
     def stream(self, vectors: int) -> Schedule:
-        """A few vectors at a time, nothing reused; moves in squares that are turned in registers."""
+        """A few vectors at a time; moves in squares that are turned in registers."""
         lanes = self.spec.lanes
         loops = [(axis.name, 1) for axis in self.stage.axes[:-1]]
         for _, strides in self.all:

@@ -28,9 +28,7 @@ def kind(dtype: str, lanes: int = 1) -> str:
 
 def suffix(dtype: str, lanes: int = 1) -> str:
     """How the names of intrinsics end for a type: f32, v16f32."""
-    scalar = {"float": "f32", "half": "f16", "bfloat": "bf16"}.get(
-        _SCALARS[dtype], _SCALARS[dtype]
-    )
+    scalar = {"float": "f32", "half": "f16", "bfloat": "bf16"}.get(_SCALARS[dtype], _SCALARS[dtype])
     return scalar if lanes == 1 else f"v{lanes}{scalar}"
 
 
@@ -121,9 +119,7 @@ class Emitter:
         one = self.value("e", f"insertelement {wide} poison, {kind(dtype)} {scalar}, i32 0")
         return self.shuffle(one, "poison", [0] * lanes, dtype, lanes)
 
-    def shuffle(  # noqa: PLR0917
-        self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int
-    ) -> str:
+    def shuffle(self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int) -> str:
         """Lanes of two vectors, those of the second counted on from the first's."""
         wide, picks = kind(dtype, lanes), vector([f"i32 {lane}" for lane in order])
         return self.value(

@@ -94,14 +94,14 @@ def log(x: Expr) -> Expr:
     small = x < 2.0**-126
     bits = Bits(select(small, x * 2.0**23, x), "int32")
     shifted = _int("sub", bits, HALF_ROOT_BITS)
-    exponent = Cast(_int("ashr", shifted, 23), "float32")
+    exponent: Expr = Cast(_int("ashr", shifted, 23), "float32")
     exponent = select(small, exponent - 23.0, exponent)
     near = _int("add", _int("and", shifted, 0x7FFFFF), HALF_ROOT_BITS)
     f = Bits(near, "float32") - 1.0
     square = f * f
     tail = square * f * Fma(polynomial(f, LOG), f, _f(LOG_LAST))
     tail = Fma(exponent, _f(LN2_LOW), tail)
-    value = Fma(exponent, _f(LN2_HIGH), f + Fma(square, _f(-0.5), tail))
+    value: Expr = Fma(exponent, _f(LN2_HIGH), f + Fma(square, _f(-0.5), tail))
     value = select(x < math.inf, value, x)  # infinite and NaN stay
     value = select(Compare("eq", x, _f(0.0)), _f(-math.inf), value)
     return select(x < 0.0, _f(math.nan), value)

@@ -6,13 +6,14 @@ condition becomes certain, so that inner loops have no guards; packs and attache
 scratch for the loops inside; the innermost blocks are register tiles.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.bounds import Range, Ranges, segments
-from tunefarm_compiler.emit import SIZES, Emitter, Value, kind
+from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
 from tunefarm_compiler.regions import Region, Side, needed, placed
 from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check
@@ -28,7 +29,7 @@ class Place:
     """Where the walk stands: what is left of each axis, and what it has to do there."""
 
     ranges: Ranges
-    accesses: dict[object, Access]
+    accesses: Mapping[object, Access]
     first: bool = True  # no reduce block came before this one
     last: bool = True  # none comes after it
 
@@ -69,7 +70,9 @@ class Lowering:
             self._regions[tensor.name] = Region(base, tensor.steps())
         output = self._access(stage.tensor[stage.axes])
         ranges = {axis: Range.whole(extent) for axis, extent in stage.extents.items()}
-        accesses = {load.key(): self._access(load) for load in self._given(stage)}
+        accesses: dict[object, Access] = {}
+        for load in self._given(stage):
+            accesses[load.key()] = self._access(load)
         self._walk(Nest(stage, self.schedule, output), 0, Place(ranges, accesses))
         self.emit.line("ret i32 0")
         return self.emit.lines
@@ -138,9 +141,7 @@ class Lowering:
             if start + count * size == extent and place.last and not nest.stage.plain:
                 ones.add(count - 1)
             marks = sorted({0, count} | ones | {one + 1 for one in ones})
-            cut += [
-                (start + a * size, b - a, size) for a, b in zip(marks, marks[1:], strict=False)
-            ]
+            cut += [(start + a * size, b - a, size) for a, b in pairwise(marks)]
         for start, count, size in cut:
             ends = start + count * size == extent
             yield start, count, size, place.first and start == 0, place.last and ends
@@ -150,8 +151,11 @@ class Lowering:
     ) -> None:
         start, rounds, size = part
         stop = start + rounds * size
-        self.note(f"for {axis} in {start}..{stop} by {size}:" if rounds > 1 else
-                  f"with {axis} at {start}..{stop}:")
+        self.note(
+            f"for {axis} in {start}..{stop} by {size}:"
+            if rounds > 1
+            else f"with {axis} at {start}..{stop}:"
+        )
         self._indent += 1
         with self.emit.loop(rounds, []) as loop:
             inside = self.emit.add(self.emit.multiply(loop.iv, size), start)
@@ -162,7 +166,7 @@ class Lowering:
         self._indent -= 1
 
     def _tile(self, nest: Nest, place: Place) -> None:
-        accesses = {
+        accesses: dict[object, Access] = {
             key: replace(access, base=standing(self.emit, access, place.ranges))
             for key, access in place.accesses.items()
         }
@@ -214,7 +218,9 @@ class Lowering:
         self._regions[name] = region
         own = {axis.name: side for axis, side in zip(stage.axes, where, strict=True)}
         own |= {axis.name: Range.whole(axis.extent) for axis in stage.reduce_axes}
-        accesses = {load.key(): self._access(load) for load in stage.loads}
+        accesses: dict[object, Access] = {}
+        for load in stage.loads:
+            accesses[load.key()] = self._access(load)
         output = self._access(stage.tensor[stage.axes])
         self.note(f"stage {name}:")
         self._indent += 1

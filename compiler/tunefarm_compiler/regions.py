@@ -43,7 +43,7 @@ def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
     for stage in reversed(stages):
         axes: dict[str, Side] = {a.name: (Index(), a.extent) for a in stage.reduce_axes}
         if stage is last:
-            axes = {axis: (Index(((axis, 1),)), where.extent) for axis, where in ranges.items()}
+            axes = {axis: _standing(axis, where) for axis, where in ranges.items()}
         else:
             own = found[stage.tensor.name]
             axes |= {axis.name: side for axis, side in zip(stage.axes, own, strict=True)}
@@ -59,9 +59,12 @@ def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
     return found
 
 
-def _side(
-    index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load: Load
-) -> Side:
+def _standing(axis: str, where: Range) -> Side:
+    fixed = isinstance(where.at, int)
+    return Index((), where.low) if fixed else Index(((axis, 1),)), where.extent
+
+
+def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load: Load) -> Side:
     start, extent = Index((), index.offset), 1
     for axis, coefficient in index.terms:
         first, length = axes[axis]

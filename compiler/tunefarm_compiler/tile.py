@@ -7,12 +7,12 @@ from dataclasses import replace
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import emit as llvm
-from tunefarm_compiler.bounds import Range, Ranges, segments
+from tunefarm_compiler.bounds import Ranges, segments
 from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Binary, Reduce
-from tunefarm_compiler.values import Access, Guard, Piece, Values
+from tunefarm_compiler.values import Access, Piece, Values
 
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 
@@ -239,9 +239,7 @@ class Tile:
         self.values.steps = {}
         return totals
 
-    def _step(
-        self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int
-    ) -> list[str]:
+    def _step(self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
         """One term more in one of the chains of every total."""
         self.values.forget()
         totals = list(totals)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tunefarm_compiler import emit as llvm
-from tunefarm_compiler.bounds import Ranges, interval
+from tunefarm_compiler.bounds import Ranges, decide, interval
 from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask, suffix
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import (
@@ -74,11 +74,22 @@ class Values:
         self.vector = stage.axes[-1].name if stage.axes else ""
         self.pointers: dict[object, str] = {}
         self.steps: dict[str, int] = {}  # how far unrolled steps are from the pointers
-        self.ranges: Ranges = {}
+        self._ranges: Ranges = {}
+        self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
         self._loaded: dict[object, str] = {}
         self._memo: dict[tuple[int, Piece, Guard], str] = {}
+
+    @property
+    def ranges(self) -> Ranges:
+        """Where the loops stand, and what is left of each axis."""
+        return self._ranges
+
+    @ranges.setter
+    def ranges(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._sure = {test: decide(test, ranges) for test in self.stage.tests}
 
     def forget(self) -> None:
         """The loops have moved on: nothing loaded or computed holds any longer."""
@@ -118,7 +129,9 @@ class Values:
         end = suffix(expr.dtype, lanes)
         match expr:
             case Binary("max" | "min" as op, left, right):
-                return self.extreme(op, *inner, expr.dtype, lanes, _ordered(left), _ordered(right))
+                one, two = inner
+                known = (_ordered(left), _ordered(right))
+                return self.extreme(op, one, two, expr.dtype, lanes, *known)
             case Binary(op):
                 name = _FLOAT_OPS.get(op, op) if expr.dtype in FLOATS else op
                 return emit.value("x", f"{name} {wide} {inner[0]}, {inner[1]}")
@@ -143,7 +156,7 @@ class Values:
                 return emit.value("x", f"bitcast {kind(value.dtype, lanes)} {inner[0]} to {wide}")
         raise AssertionError(f"no code for {expr}")
 
-    def extreme(  # noqa: PLR0917
+    def extreme(
         self, op: str, left: str, right: str, dtype: str, lanes: int, *ordered: bool
     ) -> str:
         """The larger or smaller of two; NaN where either is, unless one of them is ordered."""
@@ -202,9 +215,7 @@ class Values:
                 return self.known(value, piece, whole)
         return None
 
-    def _padded(  # noqa: PLR0917
-        self, test: Inside, yes: Expr, no: Expr, piece: Piece, guard: Guard
-    ) -> str:
+    def _padded(self, test: Inside, yes: Expr, no: Expr, piece: Piece, guard: Guard) -> str:
         verdicts = [self._test(one, piece) for one in test.tests]
         if False in verdicts:
             return self.value(no, piece, guard)
@@ -212,8 +223,9 @@ class Values:
         own = Guard()
         for verdict in verdicts:
             if isinstance(verdict, Guard):
-                every, mask = self._both(every, verdict.every, 1), self._both(
-                    mask, verdict.mask, piece.lanes
+                every, mask = (
+                    self._both(every, verdict.every, 1),
+                    self._both(mask, verdict.mask, piece.lanes),
                 )
                 own = Guard(
                     self._both(own.every, verdict.every, 1),
@@ -240,6 +252,8 @@ class Values:
 
     def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":
         """Whether test >= 0 on a piece."""
+        if (sure := self._sure.get(test)) is not None:
+            return sure
         along = dict(test.terms).get(self.vector, 0)
         first = Index(test.terms, test.offset + self.offset(dict(test.terms), piece))
         reduced = {axis.name for axis in self.stage.reduce_axes} if whole else set()
@@ -254,9 +268,7 @@ class Values:
             return Guard()
         total: Value = first.offset
         for axis, coefficient in first.terms:
-            total = self.emit.add(
-                self.emit.multiply(self.ranges[axis].at, coefficient), total
-            )
+            total = self.emit.add(self.emit.multiply(self.ranges[axis].at, coefficient), total)
         if isinstance(total, int):
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
         index = self.emit.index
@@ -329,14 +341,14 @@ class Values:
         typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} zeroinitializer"
         return self.emit.value("x", f"call {wide} @{name}({typed})")
 
-    def _gather(  # noqa: PLR0917
-        self, load: Load, offset: int, along: int, piece: Piece, guard: Guard
-    ) -> str:
+    def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
         wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
         if along == 2 and guard == Guard():
             # Two overlapping reads, so that nothing behind the last element is touched.
-            where = [self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)
-                     for a in (0, lanes - 1)]
+            where = [
+                self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)
+                for a in (0, lanes - 1)
+            ]
             low, high = (self.emit.load(one, load.dtype, lanes) for one in where)
             half = lanes // 2
             order = [2 * n for n in range(half)] + [lanes + 2 * n + 1 for n in range(half)]

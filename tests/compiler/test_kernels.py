@@ -1,11 +1,8 @@
-"""Kernels against numpy: random shapes, random schedules, buffers between guard pages."""
+"""Kernels against numpy: random schedules, other targets; workloads and schedules as text."""
 
-import ctypes
-import mmap
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import ziglang
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_harness import run
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
 from tunefarm_compiler.codegen import dynamic_symbols, emit_object, lowered
 from tunefarm_compiler.peak import peak_bundle
@@ -22,47 +20,6 @@ from tunefarm_proto.errors import (
     UnknownTargetError,
     UnknownWorkloadError,
 )
-
-PAGE = mmap.PAGESIZE
-PROT_NONE = 0
-LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class Guarded:
-    """float32 values whose last byte, or first, lies against a page that may not be touched."""
-
-    def __init__(self, values, at_end):
-        room = -(-max(values.nbytes, 1) // PAGE) * PAGE
-        self.memory = mmap.mmap(-1, room + 2 * PAGE)
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        for guard in (start, start + PAGE + room):
-            LIBC.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), PROT_NONE)
-        self.address = start + PAGE + (room - values.nbytes if at_end else 0)
-        self.shape = values.shape
-        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
-
-    def values(self):
-        count = int(np.prod(self.shape))
-        raw = ctypes.string_at(self.address, 4 * count)
-        return np.frombuffer(raw, np.float32).reshape(self.shape)
-
-
-def run(bundle, parsed, at_end=True):
-    with tempfile.NamedTemporaryFile(suffix=".so") as file:
-        file.write(bundle.library(bundle.manifest.libraries[0]))
-        file.flush()
-        library = ctypes.CDLL(file.name)
-    inputs = parsed.inputs(0)
-    expected = parsed.reference(inputs)
-    poison = [np.full_like(data, np.nan) for data in expected]
-    held = [Guarded(data, at_end) for data in (*inputs, *poison)]
-    arguments = (ctypes.c_void_p * len(held))(*(guarded.address for guarded in held))
-    assert library[parsed.function](arguments) == 0
-    outputs = [guarded.values() for guarded in held[len(inputs) :]]
-    assert parsed.check(outputs, expected)
-    for guarded, data in zip(held, inputs, strict=False):
-        np.testing.assert_array_equal(guarded.values(), data)
-
 
 sides = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 32, 33, 40, 64, 97])
 

@@ -16,7 +16,7 @@ def out_size(size: int, window: int, stride: int, pad: int, dilation: int) -> in
     return max(0, (size + 2 * pad - dilation * (window - 1) - 1) // stride + 1)
 
 
-def conv2d(  # noqa: PLR0917
+def conv2d(
     c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
     dilation: int = 1, groups: int = 1, bias: int = 0, act: str = "none", layout: str = "nhwc",
 ) -> te.Tensor:  # fmt: skip
@@ -101,7 +101,7 @@ def _conv2d_reference(
     return total.transpose(0, 3, 1, 2) if layout == "nchw" else total
 
 
-def depthwise_conv2d(  # noqa: PLR0917
+def depthwise_conv2d(
     c: int, h: int, w: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
     dilation: int = 1,
 ) -> te.Tensor:  # fmt: skip
@@ -124,10 +124,11 @@ def _depthwise_reference(
     x: Values, r: int, s: int, stride: int, pad: int, dilation: int, **_: int
 ) -> Array:
     under = windows(x[0], r, s, stride, pad, dilation, 0)
-    return np.einsum("nyxcrs,rsc->nyxc", under, x[1])
+    result: Array = np.einsum("nyxcrs,rsc->nyxc", under, x[1])
+    return result
 
 
-def _operations(  # noqa: PLR0917
+def _operations(
     c: int, h: int, w: int, k: int, r: int, s: int, n: int, stride: int, pad: int, dilation: int,
     groups: int, **_: object,
 ) -> int:  # fmt: skip

@@ -40,9 +40,7 @@ def _binary(combine: Callable[[te.Expr, te.Expr], te.Expr]) -> Callable[[int], t
 def bias_act(m: int, n: int, act: str = "gelu") -> te.Tensor:
     """act(A + bias): A is (m, n), bias is (n)."""
     a, bias = te.placeholder("A", (m, n)), te.placeholder("bias", (n,))
-    return te.compute(
-        "C", (("i", m), ("j", n)), lambda i, j: ACTIVATIONS[act](a[i, j] + bias[j])
-    )
+    return te.compute("C", (("i", m), ("j", n)), lambda i, j: ACTIVATIONS[act](a[i, j] + bias[j]))
 
 
 def transpose(m: int, n: int, b: int = 1) -> te.Tensor:

@@ -9,7 +9,7 @@ from tunefarm_compiler.operators.convolutions import out_size, windows
 FIELDS = fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0)
 
 
-def _pool2d(  # noqa: PLR0917
+def _pool2d(
     largest: bool, c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int
 ) -> te.Tensor:
     a = te.placeholder("A", (n, h, w, c))
@@ -33,9 +33,7 @@ def _reference(largest: bool, x: Values, r: int, s: int, stride: int, pad: int) 
     return result
 
 
-def _operations(  # noqa: PLR0917
-    c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int
-) -> int:
+def _operations(c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int) -> int:
     return n * out_size(h, r, stride, pad, 1) * out_size(w, s, stride, pad, 1) * c * r * s
 
 

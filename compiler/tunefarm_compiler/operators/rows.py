@@ -41,9 +41,7 @@ def layer_norm(m: int, n: int) -> te.Tensor:
         return 1.0 / sqrt(te.sum_of(apart * apart, j2) * (1 / n) + EPSILON)
 
     scale = te.compute("scale", row, inverse)
-    return te.compute(
-        "C", both, lambda i, j: (a[i, j] - mean[i]) * scale[i] * gamma[j] + beta[j]
-    )
+    return te.compute("C", both, lambda i, j: (a[i, j] - mean[i]) * scale[i] * gamma[j] + beta[j])
 
 
 def _layer_norm_reference(x: Values, **_: int) -> Array:
