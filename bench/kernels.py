@@ -1,10 +1,10 @@
 """Our kernels against numpy's OpenBLAS and, where it is installed, torch; and against the peak.
 
-    .venv/bin/python bench/kernels.py [--json] [--rounds N] [--trials N] [--only WORD] [WORKLOAD ...]
+    .venv/bin/python bench/kernels.py [--json] [--rounds N] [--trials N] [--only WORD] [W ...]
 
-One process on one core. The peak kernel, ours and the peers run in turns, so that what disturbs the
-machine disturbs all of them; medians of the rounds, and of each round's own ratio. With --trials the
-best of so many schedules of the tuner's space is taken, by a quick search in this process.
+One process on one core. The peak kernel, ours and the peers run in turns, so that what disturbs
+the machine disturbs all of them; medians of the rounds, and of each round's own ratio. With
+--trials the best of so many schedules of the tuner's space is taken, by a quick search.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from tunefarm_compiler.schedule import Attach, Pack, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Compute, Load, Reduce, Tensor, walk
+from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 
 L1_FLOATS = 8192
 STREAM_VECTORS = 4
@@ -68,18 +68,22 @@ def default(output: Tensor, spec: TargetSpec) -> Schedule:
     rows = tuple((axis.name, 1) for axis in last.axes[:depth])
     own = nest(last, spec)
     inner = tuple(loop for loop in own.loops if loop[0] not in dict(rows))
-    stages = tuple(Attach(stage.tensor.name, depth, nest(stage, spec)) for stage in before)
+    single = frozenset(axis for axis, _ in rows)
+    stages = tuple(Attach(stage.tensor.name, depth, nest(stage, spec, single)) for stage in before)
     return Schedule(rows + inner, own.lanes, own.unroll, own.packs, own.vector, own.order, stages)
 
 
-def nest(stage: Stage, spec: TargetSpec) -> Schedule:
-    """The schedule of one stage."""
+def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -> Schedule:
+    """The schedule of one stage, of which axes in `single` have one index at a time."""
     shape = Shape(stage, spec)
     if stage.reduce is not None and shape.across():
-        return shape.parts_of_sums()
+        return shape.parts_of_sums(1 if shape.vector.name in single else 4)
     if shape.contraction:
         tiles = [tile for tile in shape.tiles() if shape.fits(*tile)]
-        return shape.contract(*min(tiles, key=shape.cost))
+        # Devices that end what runs too long look at their clock in every round of a wasm loop.
+        return shape.contract(*min(tiles, key=shape.cost), unroll=2 if spec.arch == "wasm32" else 1)
+    if shape.window:
+        return shape.slide(shape.columns(), 1)
     return shape.stream(STREAM_VECTORS)
 
 
@@ -95,7 +99,8 @@ class Shape:
         terms = [(load, s) for load, s in strides if summed & set(s)]
         self.along = [(load, s) for load, s in terms if self.vector.name in s]
         self.broadcast = [(load, s) for load, s in terms if self.vector.name not in s]
-        self.all = strides
+        self.all, self.terms = strides, terms
+        self.window = self._window()
         # Axes that only the broadcast operand has: rows of the register tile.
         self.rows = [
             axis
@@ -116,20 +121,47 @@ class Shape:
             return False
         inner = self.stage.reduce_axes[-1].name
         contiguous = [s for _, s in self.all if s.get(inner) == 1]
-        if not contiguous or any(s.get(self.vector.name) == 1 for _, s in self.all):
+        if not contiguous or any(s.get(self.vector.name) == 1 for _, s in self.terms):
             return False
         rows = 1
         for axis in self.rows:
             rows *= axis.extent
         return not self.contraction or rows <= FEW_ROWS
 
-    def parts_of_sums(self) -> Schedule:
+    def _window(self) -> Axis | None:
+        """The spatial axis that the innermost summed axis slides along, where there is one."""
+        if not self.stage.reduce_axes:
+            return None
+        inner = self.stage.reduce_axes[-1].name
+        for load in self.stage.loads:
+            for index in load.indices:
+                for axis in self.stage.axes[:-1]:
+                    if {axis.name, inner} == {name for name, _ in index.terms}:
+                        return axis
+        return None
+
+    def columns(self) -> int:
+        """Windows side by side, which share what they read: as many as leave no rest, if any."""
+        extent = self.window.extent if self.window else 1
+        most = max(1, min(self.spec.vector_registers // 2, extent))
+        return max(range(1, most + 1), key=lambda n: (n > most // 2 and extent % n == 0, n))
+
+    def slide(self, columns: int, vectors: int) -> Schedule:
+        """Windows side by side, the innermost summed axis unrolled."""
+        blocks = {axis.name: 1 for axis in self.stage.axes}
+        if self.window is not None:
+            blocks[self.window.name] = columns
+        blocks[self.vector.name] = vectors * self.spec.lanes
+        unroll = min(8, self.stage.reduce_axes[-1].extent)
+        return Schedule(tuple(blocks.items()), self.spec.lanes, unroll)
+
+    def parts_of_sums(self, most: int) -> Schedule:
         """Several sums at a time, each in the lanes of a few vectors."""
         inner = self.stage.reduce_axes[-1]
         lanes = self.spec.lanes
         while lanes > 1 and lanes > inner.extent:
             lanes //= 2
-        many = min(4, self.vector.extent)
+        many = min(most, self.vector.extent)
         loops = [(axis.name, 1) for axis in self.stage.axes[:-1]] + [(self.vector.name, many)]
         return Schedule(tuple(loops), lanes, max(1, 8 // many), vector=inner.name)
 

@@ -446,3 +446,15 @@ def compute(
     expr = body(*made)
     shape = tuple(axis.extent for axis in made)
     return Tensor(name, shape, expr.dtype, Compute(made, expr), tuple(view))
+
+
+def show(output: Tensor, schedule: Any = None, target: str = "local") -> str:
+    """The loops of an expression before a schedule and after it; the default one if none is given.
+
+    Raises: InvalidScheduleError, UnknownTargetError.
+    """
+    from tunefarm_compiler import defaults, targets
+    from tunefarm_compiler.show import show as loops
+
+    spec = targets.resolve(target)
+    return loops(output, schedule or defaults.default(output, spec), spec)

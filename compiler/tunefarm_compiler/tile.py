@@ -231,6 +231,7 @@ class Tile:
         self, reduce: Reduce, axis: str, size: int, parts: list[Piece], totals: list[str]
     ) -> list[str]:
         step = min(size, self.schedule.lanes) if axis == self.values.vector else 1
+        self.values.forget()
         for number in range(size // step):
             self.values.steps = {axis: number * step}
             if step < self.schedule.lanes and axis == self.values.vector:
@@ -241,7 +242,7 @@ class Tile:
 
     def _step(self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
         """One term more in one of the chains of every total."""
-        self.values.forget()
+        self.values.step_on()
         totals = list(totals)
         for number, piece in enumerate(parts):
             at = number * self.chains + chain

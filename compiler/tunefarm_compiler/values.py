@@ -96,6 +96,10 @@ class Values:
         self._loaded.clear()
         self._memo.clear()
 
+    def step_on(self) -> None:
+        """An unrolled step further: what was loaded from a constant offset still holds."""
+        self._memo.clear()
+
     def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
         """The expression on a piece; what lies outside the guard is not read."""
         if guard is None:
