@@ -121,13 +121,13 @@ enum { READ = 63, WRITE = 64, EXIT = 93 };
 #endif
 static long trap(long n, long a, long b, long c) { TRAP(n, a, b, c); }
 int32_t KERNEL(void *const *args);
-static float data[3][1 << 16];
+static float data[5][1 << 16];
 static void all(long call, int file, char *at, long left) {
   while (left > 0) { long done = trap(call, file, (long)at, left); at += done; left -= done; }
 }
 void _start(void) {
   int count = COUNT, sizes[] = {SIZES};
-  void *args[3] = {data[0], data[1], data[2]};
+  void *args[5] = {data[0], data[1], data[2], data[3], data[4]};
   for (int i = 0; i < count - 1; i++) all(READ, 0, (char *)data[i], 4 * sizes[i]);
   int status = KERNEL(args);
   all(WRITE, 1, (char *)data[count - 1], 4 * sizes[count - 1]);
@@ -136,8 +136,27 @@ void _start(void) {
 """
 
 
+EMULATED = (
+    "matmul:m=29,n=37,k=31",
+    "matmul:b=2,m=7,n=9,k=11,ta=1,tb=1",
+    "dense:m=5,n=19,k=33,act=gelu",
+    "gemv:m=13,n=37",
+    "conv2d:c=4,h=9,w=11,k=10,r=3,s=3,stride=2,pad=1,groups=2,bias=1,act=tanh",
+    "conv2d:c=3,h=8,w=9,k=5,r=3,s=3,pad=1,layout=nchw",
+    "depthwise_conv2d:c=7,h=9,w=9,r=3,s=3,pad=1",
+    "max_pool2d:c=5,h=9,w=9,r=3,s=3,stride=2,pad=1",
+    "softmax:m=5,n=19",
+    "layer_norm:m=3,n=29",
+    "mean:m=17,n=19,axis=0",
+    "max:m=17,n=19",
+    "transpose:m=13,n=21",
+    "add:n=301",
+    "sigmoid:n=19",
+)
+
+
 @pytest.mark.parametrize("target", EMULATORS)
-@pytest.mark.parametrize("text", ["matmul:m=29,n=37,k=31", "add:n=301", "relu:n=19"])
+@pytest.mark.parametrize("text", EMULATED)
 def test_other_targets_are_right_under_emulation(target, text, tmp_path):
     emulator, triple = EMULATORS[target]
     if shutil.which(emulator) is None:
