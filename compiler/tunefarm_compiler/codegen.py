@@ -103,7 +103,8 @@ def emit_object(text: str, spec: TargetSpec) -> bytes:
             module.verify()
             return bytes(_machine(spec).emit_object(module))
     except RuntimeError as error:
-        raise BuildFailedError(f"LLVM refused the code: {error}".splitlines()[0]) from None
+        said = " ".join(str(error).split())
+        raise BuildFailedError(f"LLVM refused the code: {said}"[:300]) from None
 
 
 def link(objects: bytes, spec: TargetSpec) -> bytes:

@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from tunefarm_compiler.dots import GROUP, available, suited
 from tunefarm_compiler.schedule import Attach, Pack, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.targets import TargetSpec
@@ -56,9 +58,13 @@ def _epilogue(reader: Tensor, name: str) -> bool:
 
 def default(output: Tensor, spec: TargetSpec) -> Schedule:
     """The schedule of an expression. What is not inlined is computed for each row."""
+    output = suited(output, spec)
     *before, last = plan(output, kept(output))
     if not before:
         return nest(last, spec)
+    if Shape(last, spec).contraction:
+        whole = tuple(Attach(stage.tensor.name, 0, nest(stage, spec)) for stage in before)
+        return replace(nest(last, spec), stages=whole)
     depth = len(last.axes)
     for stage in before:
         shared = itertools.takewhile(
@@ -216,14 +222,23 @@ class Shape:
         plain = self.stage.reduce is not None and self.stage.tensor.dtype == self.stage.reduce.dtype
         if len(summed) == 1 and plain:
             extent = summed[0].extent
-            size = block or max(64, min(extent, 2 * L1_FLOATS // columns))
+            size = block or max(64, min(extent, self.group * 2 * L1_FLOATS // columns))
             loops.append((summed[0].name, size))
         depth = len(loops)
         loops.append((self.vector.name, columns))
         loops += self.blocks(rows)
         wanted = packs if packs is not None else self.packable()
         made = [Pack(name, depth + (name == self.along[0][0].tensor.name)) for name in wanted]
-        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made))
+        group = self.group if self.along[0][0].tensor.name in wanted else 1
+        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), group=group)
+
+    @property
+    def group(self) -> int:
+        """Steps of the sum that one instruction does."""
+        inner = self.stage.reduce_axes[-1].name
+        moving = [load.strides()[0].get(inner, 0) for load, _ in self.broadcast]
+        suits = available(self.stage.reduce, self.spec) and set(moving) <= {1}
+        return GROUP if suits else 1
 
     def packable(self) -> list[str]:
         """The operand along the vectors, where its panels are used often enough."""
@@ -233,7 +248,7 @@ class Shape:
         for axis in self.rows:
             uses *= axis.extent
         once = len(self.along) == 1 and load.tensor.compute is None and lone
-        return [load.tensor.name] if once and uses >= 16 else []
+        return [load.tensor.name] if once and (uses >= 16 or self.group > 1) else []
 
     def stream(self, vectors: int) -> Schedule:
         """A few vectors at a time; moves in squares that are turned in registers."""

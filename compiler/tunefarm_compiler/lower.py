@@ -13,6 +13,7 @@ from itertools import pairwise
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.bounds import Range, Ranges, segments
+from tunefarm_compiler.dots import available, suited
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
 from tunefarm_compiler.regions import Region, Side, needed, placed
@@ -22,6 +23,10 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Load, Tensor
 from tunefarm_compiler.tile import Tile
 from tunefarm_compiler.values import NOTHING, Access
+
+
+# A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
+SPARE = 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,12 @@ class Lowering:
     """The body of one kernel."""
 
     def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
-        *before, self.stage = check(schedule, output)
+        self.arguments = [*inputs(output), output]
+        *before, self.stage = check(schedule, suited(output, spec))
+        if schedule.group > 1 and not available(self.stage.reduce, spec):
+            raise InvalidScheduleError(
+                f"schedule: {spec.cpu} has no instruction for group {schedule.group}", "leave it out"
+            )
         self.before = before
         self.schedule = schedule
         self.spec = spec
@@ -62,7 +72,7 @@ class Lowering:
     def run(self) -> list[str]:
         """The function's lines."""
         stage = self.stage
-        for place, tensor in enumerate([*inputs(stage.tensor), stage.tensor]):
+        for place, tensor in enumerate(self.arguments):
             slot = self.emit.value(
                 "a", f"getelementptr inbounds ptr, ptr %args, {self.emit.index} {place}"
             )
@@ -171,7 +181,7 @@ class Lowering:
             for key, access in place.accesses.items()
         }
         output = replace(nest.output, base=standing(self.emit, nest.output, place.ranges))
-        tile = Tile(self.emit, nest.stage, nest.schedule, accesses, output, self.spec.masks)
+        tile = Tile(self.emit, nest.stage, nest.schedule, accesses, output, self.spec)
         used = tile.run(place.ranges, place.first, place.last)
         self._nothing = self._nothing or used
         self.note(tile.describe())
@@ -189,7 +199,7 @@ class Lowering:
         packed, panels = copy_panels(
             self.emit, nest.stage, nest.schedule, access, place.ranges, scratch
         )
-        self._reserve(scratch, panels.elements * SIZES[access.dtype])
+        self._reserve(scratch, panels.elements * SIZES[access.dtype] + SPARE)
         self.note(f"pack {panels.side} x {panels.steps} of {tensor} in panels of {panels.width}")
         return replace(place, accesses={**place.accesses, load.key(): packed})
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunefarm_compiler.bounds import Ranges
-from tunefarm_compiler.emit import Emitter, Value, kind
+from tunefarm_compiler.emit import Emitter, Value, constant, kind
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.tile import spans
@@ -23,12 +23,13 @@ class Panels:
     side_stride: int
     extents: tuple[int, ...]
     strides: tuple[int, ...]
+    group: int = 1  # steps that lie side by side for each element of the side
 
     @property
     def steps(self) -> int:
         """Steps of the reduce axes in a panel."""
         total = 1
-        for extent in self.extents:
+        for extent in (*self.extents[:-1], -(-self.extents[-1] // self.group) * self.group):
             total *= extent
         return total
 
@@ -52,6 +53,7 @@ def copy_panels(  # noqa: PLR0917
         side_stride=access.strides[side],
         extents=tuple(ranges[axis].extent for axis in order),
         strides=tuple(access.strides[axis] for axis in order),
+        group=schedule.group,
     )
     source: Value = 0
     for axis, stride in access.outer.items():
@@ -65,16 +67,16 @@ def copy_panels(  # noqa: PLR0917
     if rest:
         copier.panel(begin, scratch, full * panels.width, rest)
     # Offsets count from the axes' beginnings, so the base goes back by where the pack begins.
-    inner = {side: 1}
+    inner = {side: panels.group}
     step = panels.width
     for axis, extent in zip(reversed(order), reversed(panels.extents), strict=True):
         inner[axis] = step
-        step *= extent
+        step *= -(-extent // panels.group) * panels.group if step == panels.width else extent
     outer = {**inner, side: panels.steps}
     back: Value = 0
     for axis, stride in outer.items():
         back = emit.add(back, emit.multiply(ranges[axis].at, -stride))
-    return Access(emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype), panels
+    return Access(emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True), panels
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class _Copier:
     ) -> str:
         """The reduce axes from the outermost of these. Returns where the next step is written."""
         emit, dtype = self.emit, self.dtype
+        if len(extents) == 1 and self.panels.group > 1:
+            return self._grouped(extents[0], strides[0], read, write, filled)
         if len(extents) == 1 and strides[0] == 1 and self.panels.side_stride != 1:
             return self._transposed(extents[0], read, write, filled)
         if not extents:
@@ -110,6 +114,40 @@ class _Copier:
             there = self._loops(extents[1:], strides[1:], here, there, filled)
             loop.next = [emit.pointer(here, strides[0], dtype), there]
         return loop.final[1]
+
+    def _grouped(self, steps: int, stride: int, read: str, write: str, filled: int) -> str:
+        """Words of four steps for each element of the side; steps that are not there are 0."""
+        emit, whole = self.emit, self.panels.width * self.panels.group
+        for rounds, count in ((steps // 4, 4), (1, steps % 4)):
+            if not rounds or not count:
+                continue
+            with emit.loop(rounds, [("ptr", read), ("ptr", write)]) as loop:
+                here, there = loop.values
+                self._words(stride, here, there, filled, count)
+                loop.next = [
+                    emit.pointer(here, count * stride, self.dtype),
+                    emit.pointer(there, whole, self.dtype),
+                ]
+            read, write = loop.final
+        return write
+
+    def _words(self, stride: int, read: str, write: str, filled: int, count: int) -> None:
+        emit, side, dtype = self.emit, self.panels.side_stride, self.dtype
+        for at, lanes, _ in spans(filled, self.lanes if side == 1 else 1):
+            begin = emit.pointer(read, at * side, dtype)
+            if stride == 1 and count == 4:
+                word = emit.value("s", f"load i32, ptr {begin}, align 1")
+            else:
+                wide = kind("int32", lanes)
+                word = constant(0, "int32", lanes)
+                for step in range(count):
+                    taken = emit.load(emit.pointer(begin, step * stride, dtype), dtype, lanes)
+                    value = emit.value("z", f"zext {kind(dtype, lanes)} {taken} to {wide}")
+                    shift = constant(8 * step, "int32", lanes)
+                    moved = emit.value("z", f"shl {wide} {value}, {shift}")
+                    word = emit.value("z", f"or {wide} {word}, {moved}")
+            where = emit.pointer(write, at * self.panels.group, dtype)
+            emit.line(f"store {kind('int32', lanes)} {word}, ptr {where}, align 1")
 
     def _transposed(self, steps: int, read: str, write: str, filled: int) -> str:
         """Steps that lie side by side in the source: blocks of lanes x lanes, turned."""

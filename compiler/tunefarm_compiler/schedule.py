@@ -7,6 +7,7 @@ from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.dots import GROUP, operands
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.te import Tensor
 
@@ -42,8 +43,9 @@ class Schedule:
     The last block of a spatial axis is its side of the register tile. `vector` is the axis that
     runs along the vectors, of `lanes` elements each: the last spatial one unless it is given; a
     reduce axis gives every lane a part of the sum. What the loops leave of the reduce axes runs
-    innermost in the order of `order`, the last `unroll` steps at a time. Blocks need not divide
-    extents. Stages that are not attached are inlined.
+    innermost in the order of `order`, the last `unroll` steps at a time, each of `group` indices: 4
+    where one instruction does four. Blocks need not divide extents. Stages that are not attached
+    are inlined.
     """
 
     loops: tuple[tuple[str, int], ...]
@@ -53,6 +55,7 @@ class Schedule:
     vector: str = ""
     order: tuple[str, ...] = ()
     stages: tuple[Attach, ...] = ()
+    group: int = 1
 
     def to_json(self) -> str:
         """Canonical JSON: equal schedules give equal text."""
@@ -67,6 +70,8 @@ class Schedule:
             data["vector"] = self.vector
         if self.order:
             data["order"] = self.order
+        if self.group > 1:
+            data["group"] = self.group
         if self.stages:
             data["stages"] = [
                 {"stage": s.stage, "depth": s.depth, "schedule": s.schedule._data()}
@@ -85,7 +90,7 @@ class Schedule:
 
     @classmethod
     def _read(cls, data: Any) -> "Schedule":
-        known = {"loops", "lanes", "unroll", "packs", "vector", "order", "stages"}
+        known = {"loops", "lanes", "unroll", "packs", "vector", "order", "stages", "group"}
         if unknown := set(data) - known:
             raise ValueError(f"unknown field {min(unknown)!r}")
         return cls(
@@ -99,6 +104,7 @@ class Schedule:
                 Attach(str(s["stage"]), int(s["depth"]), cls._read(s["schedule"]))
                 for s in data.get("stages", [])
             ),
+            group=int(data.get("group", 1)),
         )
 
     def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
@@ -174,6 +180,7 @@ def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> Non
             f"it names the reduce axes {', '.join(reduced) or '(none)'}, each once",
         )
     _check_vector(schedule, stage)
+    _check_group(schedule, stage)
     if not partial:
         _check_tile(schedule, stage)
     for pack in schedule.packs:
@@ -197,6 +204,34 @@ def _check_vector(schedule: Schedule, stage: Stage) -> None:
         raise InvalidScheduleError(
             f"schedule: {stage.tensor.name} cannot hold parts of a sum of {stage.reduce.dtype}",
             f"give {outer[0]} no loop",
+        )
+
+
+def _check_group(schedule: Schedule, stage: Stage) -> None:
+    if schedule.group == 1:
+        return
+    pair = operands(stage.reduce)
+    if schedule.group != GROUP or pair is None or schedule.lanes < GROUP:
+        raise InvalidScheduleError(
+            f"schedule: group {schedule.group} of {stage.tensor.name} in {schedule.lanes} lanes",
+            f"only sums of products of 8-bit numbers are grouped, by {GROUP}, in {GROUP} lanes",
+        )
+    vector, inner = schedule.vector_axis(stage), schedule.reduce_order(stage)[-1]
+    packed = {pack.tensor for pack in schedule.packs}
+    for load in stage.loads:
+        strides = load.strides()[0]
+        if inner not in strides:
+            continue
+        if load.tensor.name not in packed and (vector in strides or strides[inner] != 1):
+            raise InvalidScheduleError(
+                f"schedule: groups of {load.tensor.name} do not lie side by side", "pack it"
+            )
+    cut = [block for axis, block in schedule.loops if axis == inner and block % GROUP]
+    if any(inner in dict(test.terms) for test in stage.tests) or any(
+        block < stage.extents[inner] for block in cut
+    ):
+        raise InvalidScheduleError(
+            f"schedule: groups of {inner} are cut", f"make its blocks multiples of {GROUP}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from tunefarm_compiler.dots import suited
 from tunefarm_compiler.lower import Lowering
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, plan
@@ -34,7 +35,7 @@ def show(output: Tensor, schedule: Schedule, spec: TargetSpec) -> str:
     kept = [attach.stage for attach in schedule.stages]
     lowering = Lowering(output, schedule, spec)
     lowering.run()
-    before = [line for stage in plan(output, kept) for line in plainly(stage)]
+    before = [line for stage in plan(suited(output, spec), kept) for line in plainly(stage)]
     return "\n".join(["before:", *_indented(before), "after:", *_indented(lowering.trace)])
 
 

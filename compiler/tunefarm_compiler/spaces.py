@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import defaults
+from tunefarm_compiler.dots import suited
 from tunefarm_compiler.schedule import Schedule, check
 from tunefarm_compiler.stages import plan
 from tunefarm_compiler.targets import TargetSpec
@@ -19,7 +21,7 @@ def default_schedule(workload: Workload, spec: TargetSpec) -> Schedule:
 
 def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:
     """Every schedule of the grid that can be applied and does not spill, in a fixed order."""
-    output = workload.output
+    output = suited(workload.output, spec)
     first = defaults.default(output, spec)
     usable = {}
     for schedule in _candidates(workload, spec, first):
@@ -32,11 +34,11 @@ def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:
 
 
 def _candidates(workload: Workload, spec: TargetSpec, first: Schedule) -> Iterator[Schedule]:
-    output = workload.output
+    output = suited(workload.output, spec)
     yield first
-    *before, last = plan(output, defaults.kept(output))
+    last = plan(output, defaults.kept(output))[-1]
     shape = defaults.Shape(last, spec)
-    if before or first.vector or not shape.contraction:
+    if first.vector or not shape.contraction:
         yield from _streams(first, shape)
         return
     along, other = shape.along[0][0].tensor.name, shape.broadcast[0][0].tensor.name
@@ -47,7 +49,9 @@ def _candidates(workload: Workload, spec: TargetSpec, first: Schedule) -> Iterat
             continue
         for block, unroll in itertools.product(blocks, (1, 2, 4)):
             for packs in ([], [along], [other, along]):
-                yield shape.contract(rows, vectors, block, unroll, packs)
+                yield replace(
+                    shape.contract(rows, vectors, block, unroll, packs), stages=first.stages
+                )
 
 
 def _streams(first: Schedule, shape: defaults.Shape) -> Iterator[Schedule]:

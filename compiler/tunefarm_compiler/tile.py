@@ -6,18 +6,26 @@ from dataclasses import replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.bounds import Ranges, segments
 from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
+from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Binary, Reduce
 from tunefarm_compiler.values import Access, Piece, Values
 
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
+_LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
 
 
-def spans(extent: int, lanes: int, masks: bool = False) -> list[tuple[int, int, int]]:
+def identity(op: str, dtype: str) -> float:
+    """What changes nothing in a reduction."""
+    return _LIMITS.get(op, {}).get(dtype, IDENTITY[op])
+
+
+def spans(extent: int, lanes: int, masks: bool = False, least: int = 1) -> list[tuple[int, int, int]]:
     """(start, lanes, valid) of vectors that cover `extent` elements and touch nothing beside them.
 
     A tail is one masked vector where the processor has masks, else takes powers of two.
@@ -27,8 +35,8 @@ def spans(extent: int, lanes: int, masks: bool = False) -> list[tuple[int, int, 
     while start < extent:
         left = extent - start
         if width > left:
-            if masks and left > 1:
-                while width // 2 >= left:
+            if masks and left > 1 or least > 1:
+                while width // 2 >= max(left, least):
                     width //= 2
                 found.append((start, width, left))
                 break
@@ -49,13 +57,13 @@ class Tile:
         schedule: Schedule,
         accesses: Mapping[object, Access],
         output: Access,
-        masks: bool,
+        spec: TargetSpec,
     ) -> None:
         self.emit = emit
         self.stage = stage
         self.schedule = schedule
         self.output = output
-        self.masks = masks
+        self.spec = spec
         self.values = Values(emit, stage, accesses)
         self.values.vector = schedule.vector_axis(stage)
         reduced = {axis.name for axis in stage.reduce_axes}
@@ -106,7 +114,12 @@ class Tile:
         outer = [range(ranges[a.name].extent) for a in self.stage.axes if a.name != vector]
         along = [(0, 1, 1)]
         if not self.across and vector:
-            along = spans(ranges[vector].extent, self.schedule.lanes, self.masks)
+            along = spans(
+                ranges[vector].extent,
+                self.schedule.lanes,
+                self.spec.masks,
+                1 if self.schedule.group == 1 else dots.GROUP,
+            )
         for point in itertools.product(*outer):
             for start, lanes, valid in along:
                 yield Piece(point, start, lanes, valid)
@@ -139,7 +152,7 @@ class Tile:
         if self.across:
             parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
         totals = [
-            constant(IDENTITY[reduce.op], dtype, p.lanes) for p in parts for _ in range(self.chains)
+            constant(identity(reduce.op, dtype), dtype, p.lanes) for p in parts for _ in range(self.chains)
         ]
         if not first and not self.across:
             totals = [self._load_output(piece) for piece in tile]
@@ -200,6 +213,7 @@ class Tile:
     ) -> Iterator[tuple[int, int, int]]:
         """(start, rounds, size) of loops over a part of an axis: unrolled, then what is left."""
         step = self.schedule.lanes if axis == self.values.vector else 1
+        step = self.schedule.group if innermost and self.schedule.group > 1 else step
         sizes = [step * self.schedule.unroll, step, 1] if innermost else [1]
         if step > 1:
             sizes = [step * self.schedule.unroll, step, extent % step]
@@ -222,7 +236,7 @@ class Tile:
     def _skipped(self, reduce: Reduce, parts: list[Piece]) -> bool:
         """Whether conditions make every term here the one that changes nothing."""
         self.values.steps = {}
-        nothing = IDENTITY[reduce.op]
+        nothing = identity(reduce.op, reduce.dtype)
         return bool(self.stage.tests) and all(
             self.values.known(reduce.body, piece, whole=True) == nothing for piece in parts
         )
@@ -231,6 +245,8 @@ class Tile:
         self, reduce: Reduce, axis: str, size: int, parts: list[Piece], totals: list[str]
     ) -> list[str]:
         step = min(size, self.schedule.lanes) if axis == self.values.vector else 1
+        if self.schedule.group > 1:
+            step = self.values.grouped = min(size, self.schedule.group)
         self.values.forget()
         for number in range(size // step):
             self.values.steps = {axis: number * step}
@@ -251,8 +267,15 @@ class Tile:
 
     def _accumulate(self, reduce: Reduce, piece: Piece, total: str) -> str:
         term, values = reduce.body, self.values
-        if self.stage.tests and values.known(term, piece) == IDENTITY[reduce.op]:
+        if self.stage.tests and values.known(term, piece) == identity(
+            reduce.op, reduce.dtype
+        ):
             return total
+        pair = dots.operands(reduce)
+        if self.schedule.group > 1 and pair is not None:
+            words = (values.word(pair[0], piece), values.word(pair[1], piece))
+            dtypes = (pair[0].dtype, pair[1].dtype)
+            return dots.emit_dot(self.emit, self.spec, total, words, dtypes, piece.lanes)
         if (
             isinstance(term, Binary)
             and (reduce.op, term.op, reduce.dtype) == ("add", "mul", "float32")
@@ -267,7 +290,7 @@ class Tile:
         if self.across and piece.valid < piece.lanes:
             on = lanes_mask([lane < piece.valid for lane in range(piece.lanes)])
             wide, condition = kind(reduce.dtype, piece.lanes), kind("bool", piece.lanes)
-            other = constant(IDENTITY[reduce.op], reduce.dtype, piece.lanes)
+            other = constant(identity(reduce.op, reduce.dtype), reduce.dtype, piece.lanes)
             value = self.emit.value("x", f"select {condition} {on}, {wide} {value}, {wide} {other}")
         return self._combine(reduce, total, value, piece.lanes)
 

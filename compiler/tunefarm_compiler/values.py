@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tunefarm_proto.errors import InvalidScheduleError
+
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.bounds import Ranges, decide, interval
 from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask, suffix
@@ -41,6 +43,7 @@ class Access:
     strides: Mapping[str, int]
     outer: Mapping[str, int]
     dtype: str = "float32"
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Values:
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
+        self.grouped = 1  # indices in a step, where one instruction does several
         self._loaded: dict[object, str] = {}
         self._memo: dict[tuple[int, Piece, Guard], str] = {}
 
@@ -286,6 +290,71 @@ class Values:
         ramp = llvm.vector([f"i32 {along * lane}" for lane in range(piece.lanes)])
         each = self.emit.value("i", f"add {wide} {start}, {ramp}")
         return Guard(mask=self.emit.value("c", f"icmp sge {wide} {each}, zeroinitializer"))
+
+    # Four 8-bit numbers in a word
+
+    def word(self, expr: Expr, piece: Piece, guard: str = "") -> str:
+        """Four steps of an 8-bit expression in each lane, where the access is grouped."""
+        lanes = piece.lanes
+        match expr:
+            case Load():
+                return self._load_word(expr, piece, guard)
+            case Constant(number):
+                four = bytes([int(number) & 0xFF] * 4)
+                return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
+            case Bits(value):
+                return self.word(value, piece, guard)
+            case Binary("xor" | "and" | "or" as op, left, right):
+                one, two = self.word(left, piece, guard), self.word(right, piece, guard)
+                return self.emit.value("x", f"{op} {kind('int32', lanes)} {one}, {two}")
+            case Select(Inside(tests), yes, no):
+                verdicts = [self._test(test, piece) for test in tests]
+                if False in verdicts:
+                    return self.word(no, piece, guard)
+                for verdict in verdicts:
+                    if isinstance(verdict, Guard):
+                        guard = self._both(guard, verdict.every, 1)
+                one = self.word(yes, piece, guard)
+                if not guard:
+                    return one
+                wide, other = kind("int32", lanes), self.word(no, piece)
+                condition = self.emit.splat(guard, "bool", lanes)
+                test = f"{kind('bool', lanes)} {condition}"
+                return self.emit.value("x", f"select {test}, {wide} {one}, {wide} {other}")
+        raise InvalidScheduleError(
+            f"schedule: {type(expr).__name__} of 8-bit numbers cannot be grouped", "leave group out"
+        )
+
+    def _load_word(self, load: Load, piece: Piece, only: str) -> str:
+        key = load.key()
+        access = self.accesses[key]
+        offset, lanes = self.offset(access.strides, piece), piece.lanes
+        found = ("word", key, offset, lanes, only)
+        if found in self._loaded:
+            return self._loaded[found]
+        where = self.emit.pointer(self.pointers[key], offset, access.dtype)
+        if access.strides.get(self.vector, 0):
+            made = self.emit.value("x", f"load {kind('int32', lanes)}, ptr {where}, align 1")
+        else:
+            if only:
+                self.uses_nothing = True
+                where = self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {NOTHING}")
+            made = self._bytes(where, 4 if access.packed else self.grouped)
+            made = self.emit.splat(made, "int32", lanes)
+        self._loaded[found] = made
+        return made
+
+    def _bytes(self, where: str, count: int) -> str:
+        """So many bytes as a word, the rest of it 0."""
+        if count == 4:
+            return self.emit.value("s", f"load i32, ptr {where}, align 1")
+        total = "0"
+        for at in range(count):
+            byte = self.emit.load(self.emit.pointer(where, at, "int8"), "int8")
+            wide = self.emit.value("z", f"zext i8 {byte} to i32")
+            moved = self.emit.value("z", f"shl i32 {wide}, {8 * at}")
+            total = self.emit.value("z", f"or i32 {total}, {moved}")
+        return total
 
     # Memory
 

@@ -15,7 +15,6 @@ from tunefarm_compiler import te
 from tunefarm_compiler.operators import OPERATORS, Array, Field, Operator
 from tunefarm_compiler.stages import inputs
 
-DTYPES = ("float32",)
 MAX_ELEMENTS = 1 << 30
 
 
@@ -48,7 +47,7 @@ class Workload:
     @property
     def output(self) -> te.Tensor:
         """The tensor expression."""
-        return self._operator.expression(**self._fields)
+        return self._operator.express(self.dtype, **self._fields)
 
     @property
     def operations(self) -> int:
@@ -67,14 +66,20 @@ class Workload:
         )
 
     def inputs(self, seed: int) -> list[Array]:
-        """Standard normal inputs, the same for the same seed."""
+        """Inputs, the same for the same seed: standard normal, or any of the 8-bit integers."""
         rng = np.random.default_rng(seed)
-        return [rng.standard_normal(t.outside, np.float32) for t in inputs(self.output)]
+
+        def array(shape: tuple[int, ...], dtype: str) -> Array:
+            if np.dtype(dtype).kind == "i":
+                return rng.integers(-128, 128, shape, dtype)
+            return rng.standard_normal(shape, np.float32).astype(dtype)
+
+        return [array(t.outside, t.dtype) for t in inputs(self.output)]
 
     def reference(self, inputs: Sequence[Array]) -> list[Array]:
-        """What numpy computes in float64, rounded to the workload's dtype."""
+        """What numpy computes in float64, rounded to the output's dtype."""
         exact = self._operator.reference([x.astype(np.float64) for x in inputs], **self._fields)
-        return [np.ascontiguousarray(exact.astype(self.dtype))]
+        return [np.ascontiguousarray(exact.astype(self.output.dtype))]
 
     def check(self, outputs: Sequence[Array], expected: Sequence[Array]) -> bool:
         """Whether the answers agree to rounding.
@@ -82,12 +87,17 @@ class Workload:
         Each of the t terms of a sum may add a rounding error of half a unit in the last place of
         the running sum, in any order of summation. For standard normal inputs the running sum
         stays within a few sqrt(t), and errors add up like a random walk, so the bound taken is
-        8 x eps x t in absolute terms, and eps relative: a wrong term is of size 1.
+        8 x eps x t in absolute terms, and eps relative: a wrong term is of size 1. Sums are taken
+        in float32 at least, so eps is that of float32, but for the last rounding. Integers agree.
         """
-        eps = float(np.finfo(self.dtype).eps)
+        eps = float(np.finfo(np.float32).eps)
         terms = self._operator.terms(**self._fields)
         bound = 8 * eps * terms if terms > 1 else eps
         relative = eps if terms == 1 else 8 * eps
+        if self.output.dtype == "float16":
+            relative = float(np.finfo(np.float16).eps)
+        if np.dtype(self.output.dtype).kind == "i":
+            relative = bound = 0.0
         return all(
             got.shape == want.shape and bool(np.allclose(got, want, rtol=relative, atol=bound))
             for got, want in zip(outputs, expected, strict=True)
@@ -111,8 +121,9 @@ def parse(text: str) -> Workload:
             raise UnknownWorkloadError(f"{name}: field {field!r} is {why}", hint)
         given[field] = value
     dtype = given.pop("dtype", "float32")
-    if dtype not in DTYPES:
-        raise UnknownWorkloadError(f"{name}: no dtype {dtype!r}", f"known are {', '.join(DTYPES)}")
+    if dtype not in operator.dtypes:
+        known = ", ".join(operator.dtypes)
+        raise UnknownWorkloadError(f"{name}: no dtype {dtype!r}", f"known are {known}")
     needed = [field.name for field in operator.fields if field.default is None]
     if missing := [field for field in needed if field not in given]:
         raise UnknownWorkloadError(f"{name}: {', '.join(missing)} not given", hint)

@@ -47,3 +47,23 @@ class Operator:
     operations: Callable[..., int]
     reference: Callable[..., Array]
     terms: Callable[..., int]
+    dtypes: tuple[str, ...] = ("float32",)
+
+    def express(self, dtype: str, **given: int | str) -> te.Tensor:
+        """The expression; operators of one dtype need not know of it."""
+        return self.expression(**given) if len(self.dtypes) == 1 else self.expression(dtype, **given)
+
+
+# Inputs, and what is summed in: int8 gives int32, halves are rounded once at the end.
+SUMS = {"float32": "float32", "float16": "float32", "int8": "int32"}
+
+
+def product(left: te.Expr, right: te.Expr) -> te.Expr:
+    """left x right in the type that sums of them are taken in."""
+    total = SUMS[left.dtype]
+    return te.cast(left, total) * te.cast(right, total)
+
+
+def rounded(total: te.Expr, dtype: str) -> te.Expr:
+    """A sum as the result of inputs of that dtype."""
+    return te.cast(total, dtype) if dtype == "float16" else total

@@ -4,7 +4,16 @@ import numpy as np
 
 from tunefarm_compiler import te
 from tunefarm_compiler.functions import ACTIVATIONS
-from tunefarm_compiler.operators.base import Array, Field, Operator, Values, fields
+from tunefarm_compiler.operators.base import (
+    SUMS,
+    Array,
+    Field,
+    Operator,
+    Values,
+    fields,
+    product,
+    rounded,
+)
 from tunefarm_compiler.operators.elementwise import REFERENCES
 
 LAYOUT = Field("layout", "nhwc", choices=("nhwc", "nchw"))
@@ -17,7 +26,7 @@ def out_size(size: int, window: int, stride: int, pad: int, dilation: int) -> in
 
 
 def conv2d(
-    c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
+    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
     dilation: int = 1, groups: int = 1, bias: int = 0, act: str = "none", layout: str = "nhwc",
 ) -> te.Tensor:  # fmt: skip
     """C = act(convolution of A by W + bias), from c to k channels.
@@ -27,6 +36,8 @@ def conv2d(
     """
     if c % groups or k % groups:
         raise ValueError(f"groups={groups} does not divide c={c} and k={k}")
+    if dtype == "int8" and act not in ("none", "relu"):
+        raise ValueError(f"act={act} of int32 sums is not defined, only relu is")
     last = layout == "nhwc"
     cg, kg = c // groups, k // groups
     ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
@@ -34,26 +45,28 @@ def conv2d(
     a = te.placeholder(
         "A",
         (n, h, w, *channels) if last else (n, *channels, h, w),
+        dtype,
         view=(n, h, w, c) if last else (n, c, h, w),
     )
     f = te.placeholder(
         "W",
         (r, s, cg, groups, kg) if last else (groups, kg, cg, r, s),
+        dtype,
         view=(r, s, cg, k) if last else (k, cg, r, s),
     )
-    offset = te.placeholder("bias", (groups, kg), view=(k,))
+    offset = te.placeholder("bias", (groups, kg), SUMS[dtype], view=(k,))
     rr, ss, cc = te.reduce_axis("r", r), te.reduce_axis("s", s), te.reduce_axis("c", cg)
 
     def total(b: te.Axis, y: te.Axis, x: te.Axis, g: te.Axis, o: te.Axis) -> te.Expr:
         row, column = y * stride + rr * dilation - pad, x * stride + ss * dilation - pad
         value: te.Expr = a[b, row, column, g, cc] if last else a[b, g, cc, row, column]
         if pad:
-            value = te.select(row.within(0, h) & column.within(0, w), value, 0.0)
+            value = te.select(row.within(0, h) & column.within(0, w), value, 0)
         weight = f[rr, ss, cc, g, o] if last else f[g, o, cc, rr, ss]
-        return te.sum_of(value * weight, *((rr, ss, cc) if last else (cc, rr, ss)))
+        return te.sum_of(product(value, weight), *((rr, ss, cc) if last else (cc, rr, ss)))
 
     def finished(value: te.Expr, g: te.Axis, o: te.Axis) -> te.Expr:
-        return ACTIVATIONS[act](value + offset[g, o] if bias else value)
+        return rounded(ACTIVATIONS[act](value + offset[g, o] if bias else value), dtype)
 
     sides = {"n": n, "y": ho, "x": wo, "g": groups, "k": kg}
     if last:
@@ -148,6 +161,7 @@ OPERATORS = {
         _operations,
         _conv2d_reference,
         lambda c, r, s, groups, **_: c // groups * r * s + 8,
+        ("float32", "float16", "int8"),
     ),
     "depthwise_conv2d": Operator(
         fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0, dilation=1),
