@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tunefarm_compiler.dots import GROUP, available, suited
+from tunefarm_compiler.dots import GROUP, available
 from tunefarm_compiler.schedule import Attach, Pack, Schedule
 from tunefarm_compiler.stages import Stage, plan
+from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 

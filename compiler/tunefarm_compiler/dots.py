@@ -1,8 +1,4 @@
-"""Sums of products of 8-bit numbers, four at a time, where the processor has an instruction.
-
-x86's vpdpbusd takes an unsigned and a signed operand: for two signed ones, b + 128 is multiplied
-instead of b, and 128 times the sum of a is taken off, which is a stage of its own.
-"""
+"""Sums of products of 8-bit numbers, four at a time, where the processor has an instruction."""
 
 from dataclasses import replace
 
@@ -19,7 +15,6 @@ from tunefarm_compiler.te import (
     Load,
     Reduce,
     Tensor,
-    rewrite,
     walk,
 )
 
@@ -47,38 +42,16 @@ def available(reduce: Reduce | None, spec: TargetSpec) -> bool:
     return "dotprod" in spec.features and len(signs) == 1
 
 
-def suited(output: Tensor, spec: TargetSpec) -> Tensor:
-    """The same expression, in a form for which the processor has the instruction."""
-    if "avx512vnni" not in spec.features:
-        return output
-    made: dict[str, Tensor] = {}
+def unsigned(reduce: Reduce, name: str, axes: tuple[Axis, ...]) -> Expr | None:
+    """A sum of signed products with one operand unsigned, as x86's vpdpbusd takes them.
 
-    def tensor(old: Tensor) -> Tensor:
-        if old.compute is None:
-            return old
-        if old.name not in made:
-            body = rewrite(old.compute.body, lambda e: leaf(e, old.name, old.compute), {})
-            same = body is old.compute.body
-            compute = Compute(old.compute.axes, body)
-            made[old.name] = old if same else replace(old, compute=compute)
-        return made[old.name]
-
-    def leaf(expr: Expr, name: str, compute: Compute | None) -> Expr | None:
-        if isinstance(expr, Load) and tensor(expr.tensor) is not expr.tensor:
-            return Load(tensor(expr.tensor), expr.indices)
-        if isinstance(expr, Reduce) and compute is not None:
-            pair = operands(expr)
-            if pair and pair[0].dtype == pair[1].dtype == "int8":
-                return _shifted(expr, *pair, name, compute.axes)
+    b + 128 is multiplied instead of b, and 128 times the sum of a is taken off, which is a stage of
+    its own. None where that does not suit the sum.
+    """
+    pair = operands(reduce)
+    if pair is None or {one.dtype for one in pair} != {"int8"}:
         return None
-
-    return tensor(output)
-
-
-def _shifted(
-    reduce: Reduce, left: Expr, right: Expr, name: str, axes: tuple[Axis, ...]
-) -> Expr | None:
-    """Sum of left x right by the unsigned right + 128."""
+    left, right = pair
     if _uses(left, axes[-1]):
         left, right = right, left
     if _uses(left, axes[-1]) or not isinstance(right, Load):

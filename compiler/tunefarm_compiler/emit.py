@@ -14,10 +14,15 @@ _SCALARS = {
     "bfloat16": "bfloat",
     "int8": "i8",
     "uint8": "i8",
+    "int16": "i16",
+    "uint16": "i16",
     "int32": "i32",
     "uint32": "i32",
 }
-SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "uint32": 4}
+SIZES = {
+    "float32": 4, "float16": 2, "bfloat16": 2,
+    "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
+}  # fmt: skip
 
 
 def kind(dtype: str, lanes: int = 1) -> str:

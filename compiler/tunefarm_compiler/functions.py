@@ -140,6 +140,31 @@ def gelu(x: Expr) -> Expr:
     return Fma(half, erf(x * math.sqrt(0.5)), half)
 
 
+def from_half(x: Expr) -> Expr:
+    """float16 to float32, exactly, by integers."""
+    bits = Cast(Bits(x, "uint16"), "int32")
+    moved = _int("shl", _int("and", bits, 0x7FFF), 13)
+    number = Bits(moved, "float32") * 2.0**112  # also right for subnormal numbers
+    odd = Bits(_int("or", moved, 0x7F800000), "float32")  # infinite, or no number
+    sign = _int("shl", _int("and", bits, 0x8000), 16)
+    size = Bits(select(moved > 0x0F7FFFFF, odd, number), "int32")
+    return Bits(Binary("or", size, sign), "float32")
+
+
+def to_half(x: Expr) -> Expr:
+    """float32 to float16, rounded to the nearest, to even on a tie, by integers."""
+    bits = Bits(x, "int32")
+    # Adding a power of two that fits the exponent leaves the bits of the result at the end.
+    scale = maximum(_int("and", bits, 0x7F800000), 0x38800000)
+    base = Unary("abs", x) * 2.0**112 * 2.0**-110
+    total = Bits(base + Bits(_int("add", scale, 0x07800000), "float32"), "int32")
+    exponent = _int("and", _int("lshr", total, 13), 0x7C00)
+    number = exponent + _int("and", total, 0xFFF)
+    size = select(_int("and", bits, 0x7FFFFFFF) > 0x7F800000, _i(0x7E00), number)
+    sign = _int("and", _int("lshr", bits, 16), 0x8000)
+    return Bits(Cast(Binary("or", size, sign), "uint16"), "float16")
+
+
 def identity(x: Expr) -> Expr:
     """x itself."""
     return x

@@ -13,12 +13,13 @@ from itertools import pairwise
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.bounds import Range, Ranges, segments
-from tunefarm_compiler.dots import available, suited
+from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
 from tunefarm_compiler.regions import Region, Side, needed, placed
 from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check
 from tunefarm_compiler.stages import Stage, inputs
+from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Load, Tensor
 from tunefarm_compiler.tile import Tile

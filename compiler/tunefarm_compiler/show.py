@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from tunefarm_compiler.dots import suited
 from tunefarm_compiler.lower import Lowering
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, plan
+from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import (
     Binary,

@@ -7,9 +7,9 @@ from dataclasses import replace
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import defaults
-from tunefarm_compiler.dots import suited
 from tunefarm_compiler.schedule import Schedule, check
 from tunefarm_compiler.stages import plan
+from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 

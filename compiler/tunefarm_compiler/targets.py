@@ -80,6 +80,11 @@ class TargetSpec:
         return 16 if self.arch in ("armv7", "wasm32") else 32
 
     @property
+    def halves(self) -> bool:
+        """Whether float16 is converted by an instruction."""
+        return bool({"avx512f", "f16c", "neon"} & set(self.features))
+
+    @property
     def masks(self) -> bool:
         """Whether a vector can be read and written in part."""
         return "avx512f" in self.features

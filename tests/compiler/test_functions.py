@@ -75,3 +75,18 @@ def test_extremes_keep_what_is_no_number():
         out = te.compute("C", (("i", 4),), lambda i, f=function: f(a[i], b[i]))
         got = evaluate(out, x, y, schedule=Schedule((), 4))
         assert np.isnan(got[:3]).all() and got[3] == want
+
+
+def test_halves_by_integers_are_exact():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    a = te.placeholder("A", halves.shape, "float16")
+    wide = te.compute("C", (("i", halves.size),), lambda i: functions.from_half(a[i]))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(
+            evaluate(wide, halves, schedule=Schedule((("i", 32),), 16)), halves.astype(np.float32)
+        )
+        x = np.concatenate([everywhere(-70000, 70000), np.ldexp(1.0, np.arange(-30, 17)).astype("f")])
+        b = te.placeholder("B", x.shape)
+        narrow = te.compute("C", (("i", x.size),), lambda i: functions.to_half(b[i]))
+        got = evaluate(narrow, x, schedule=Schedule((("i", 32),), 16))
+        np.testing.assert_array_equal(got, x.astype(np.float16))
