@@ -76,9 +76,10 @@ def test_every_schedule_of_the_grid_can_be_built():
         run(build(parsed, spec, schedule), parsed)
 
 
-MACHINES = {"rasp3b": 183, "rasp4b": 183, "rasp3b-32": 40, "riscv64": 243}
+MACHINES = {"x86-64-v3": 62, "rasp5": 183, "rasp3b": 183, "rasp4b": 183, "rasp3b-32": 40, "riscv64": 243}
 EMULATORS = {
     "rasp3b": ("qemu-aarch64-static", "aarch64-linux-musl"),
+    "rasp5": ("qemu-aarch64-static", "aarch64-linux-musl"),
     "rasp3b-32": ("qemu-arm-static", "arm-linux-musleabihf"),
     "riscv64": ("qemu-riscv64-static", "riscv64-linux-musl"),
 }
@@ -121,16 +122,16 @@ enum { READ = 63, WRITE = 64, EXIT = 93 };
 #endif
 static long trap(long n, long a, long b, long c) { TRAP(n, a, b, c); }
 int32_t KERNEL(void *const *args);
-static float data[5][1 << 16];
+static char data[5][1 << 18] __attribute__((aligned(64)));
 static void all(long call, int file, char *at, long left) {
   while (left > 0) { long done = trap(call, file, (long)at, left); at += done; left -= done; }
 }
 void _start(void) {
   int count = COUNT, sizes[] = {SIZES};
   void *args[5] = {data[0], data[1], data[2], data[3], data[4]};
-  for (int i = 0; i < count - 1; i++) all(READ, 0, (char *)data[i], 4 * sizes[i]);
+  for (int i = 0; i < count - 1; i++) all(READ, 0, data[i], sizes[i]);
   int status = KERNEL(args);
-  all(WRITE, 1, (char *)data[count - 1], 4 * sizes[count - 1]);
+  all(WRITE, 1, data[count - 1], sizes[count - 1]);
   trap(EXIT, status, 0, 0);
 }
 """
@@ -152,6 +153,10 @@ EMULATED = (
     "transpose:m=13,n=21",
     "add:n=301",
     "sigmoid:n=19",
+    "matmul:m=9,n=23,k=13,dtype=float16",
+    "matmul:m=9,n=23,k=13,dtype=int8",
+    "matmul:m=9,n=23,k=14,tb=1,dtype=int8",
+    "conv2d:c=5,h=8,w=9,k=6,r=3,s=3,pad=1,dtype=int8,act=relu",
 )
 
 
@@ -166,7 +171,7 @@ def test_other_targets_are_right_under_emulation(target, text, tmp_path):
     expected = parsed.reference(inputs)
     code = emit_object(lowered(parsed, spec, default_schedule(parsed, spec)), spec)
     (tmp_path / "kernel.o").write_bytes(code)
-    sizes = [data.size for data in (*inputs, *expected)]
+    sizes = [data.nbytes for data in (*inputs, *expected)]
     (tmp_path / "driver.c").write_text(DRIVER)
     zig = Path(ziglang.__file__).parent / "zig"
     program = tmp_path / "program"
@@ -183,7 +188,7 @@ def test_other_targets_are_right_under_emulation(target, text, tmp_path):
         capture_output=True,
         check=True,
     )
-    got = np.frombuffer(done.stdout, np.float32).reshape(expected[0].shape)
+    got = np.frombuffer(done.stdout, expected[0].dtype).reshape(expected[0].shape)
     assert parsed.check([got], expected)
 
 
@@ -248,3 +253,13 @@ def test_a_check_that_can_fail():
     assert parsed.check(expected, expected)
     assert not parsed.check(wrong, expected)
     assert not parsed.check([np.full_like(expected[0], np.nan)], expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "word"), [("znver4", "vpdpbusd"), ("rasp5", "sdot"), ("rasp3b", ""), ("wasm", "")]
+)
+def test_8_bit_products_by_one_instruction_where_there_is_one(target, word):
+    parsed, spec = workload.parse("matmul:m=16,n=64,k=64,dtype=int8"), targets.resolve(target)
+    text = lowered(parsed, spec, default_schedule(parsed, spec))
+    assert word in text
+    assert word or ("dot" not in text and "dpb" not in text)
