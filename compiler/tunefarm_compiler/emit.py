@@ -101,6 +101,22 @@ class Emitter:
             return left if factor else 0
         return self.value("i", f"mul nsw {self.index} {left}, {factor}")
 
+    def extreme(self, op: str, left: Value, right: Value) -> Value:
+        """The larger ("smax") or smaller ("smin") of two signed indices, folded where known."""
+        if isinstance(left, int) and isinstance(right, int):
+            return max(left, right) if op == "smax" else min(left, right)
+        index = self.index
+        return self.value("i", f"call {index} @llvm.{op}.{index}({index} {left}, {index} {right})")
+
+    @contextmanager
+    def between(
+        self, first: Value, stop: Value, carried: list[tuple[str, str]]
+    ) -> Iterator["Between"]:
+        """Run the block for first <= iv < stop, perhaps not at all. Used as `loop` is."""
+        loop = Between(self, first, stop, carried)
+        yield loop
+        loop.close()
+
     def pointer(self, base: str, elements: Value, dtype: str = "float32") -> str:
         """Address of an element of an array."""
         if elements == 0:
@@ -188,3 +204,46 @@ class Loop:
         emit.lines.append(f"{done}:")
         emit._block = done
         self.final = self.next
+
+
+class Between:
+    """A loop with bounds that are not known when compiling, under construction."""
+
+    def __init__(
+        self, emit: Emitter, first: Value, stop: Value, carried: list[tuple[str, str]]
+    ) -> None:
+        self._emit = emit
+        self.next: list[str] = []
+        self.iv = f"%{emit.name('iv')}"
+        self.values = [f"%{emit.name('v')}" for _ in carried]
+        self.final = self.values
+        self._names = [emit.name(hint) for hint in ("loop", "body", "done")]
+        self._iv_next = f"%{emit.name('ivn')}"
+        self._first, self._carried, self._before = first, carried, emit._block
+        head, body, done = self._names
+        emit.line(f"br label %{head}")
+        emit.lines.append(f"{head}:")
+        self._phis = len(emit.lines)
+        emit.line("")  # the phis, when the latch is known
+        more = emit.value("more", f"icmp slt {emit.index} {self.iv}, {stop}")
+        emit.line(f"br i1 {more}, label %{body}, label %{done}")
+        emit.lines.append(f"{body}:")
+        emit._block = body
+
+    def close(self) -> None:
+        """Branch back."""
+        emit, latch = self._emit, self._emit._block
+        head, _, done = self._names
+        rows = [(emit.index, self.iv, str(self._first), self._iv_next)]
+        for (kind_, first), name, after in zip(
+            self._carried, self.values, self.next, strict=True
+        ):
+            rows.append((kind_, name, first, after))
+        emit.lines[self._phis] = "\n".join(
+            f"  {name} = phi {kind_} [ {first}, %{self._before} ], [ {after}, %{latch} ]"
+            for kind_, name, first, after in rows
+        )
+        emit.line(f"{self._iv_next} = add nuw nsw {emit.index} {self.iv}, 1")
+        emit.line(f"br label %{head}")
+        emit.lines.append(f"{done}:")
+        emit._block = done

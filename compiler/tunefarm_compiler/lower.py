@@ -13,6 +13,7 @@ from itertools import pairwise
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.bounds import Range, Ranges, segments
+from tunefarm_compiler.clip import clipped
 from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
@@ -21,7 +22,7 @@ from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, chec
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Load, Tensor
+from tunefarm_compiler.te import Index, Load, Tensor
 from tunefarm_compiler.tile import Tile
 from tunefarm_compiler.values import NOTHING, Access
 
@@ -47,6 +48,12 @@ class Nest:
     stage: Stage
     schedule: Schedule
     output: Access
+
+    @property
+    def cut(self) -> list[Index]:
+        """Conditions that the loops are cut by; the others are met by loops inside the tile."""
+        inside = clipped(self.stage, self.schedule)
+        return [test for test in self.stage.tests if test not in inside]
 
 
 class Lowering:
@@ -137,7 +144,7 @@ class Lowering:
         rounds, rest = divmod(extent, block)
         parts = [
             (part.start * block, part.rounds, block)
-            for part in segments(nest.stage.tests, place.ranges, axis, rounds, block)
+            for part in segments(nest.cut, place.ranges, axis, rounds, block)
         ]
         if rest:
             parts.append((rounds * block, 1, rest))

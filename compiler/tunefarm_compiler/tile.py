@@ -8,12 +8,13 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
-from tunefarm_compiler.bounds import Ranges, segments
+from tunefarm_compiler.bounds import Ranges, decide, segments
+from tunefarm_compiler.clip import clipped, limits
 from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Binary, Reduce
+from tunefarm_compiler.te import Binary, Index, Reduce
 from tunefarm_compiler.values import Access, Piece, Values
 
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
@@ -69,6 +70,7 @@ class Tile:
         reduced = {axis.name for axis in stage.reduce_axes}
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
         self.ranges: Ranges = {}
+        self.clipped = clipped(stage, schedule)
         self.chains = schedule.unroll if self.across else 1
 
     def run(self, ranges: Ranges, first: bool, last: bool) -> bool:
@@ -176,6 +178,10 @@ class Tile:
             return self._step(reduce, parts, totals, 0)
         (axis, *inner), ranges = axes, values.ranges
         here, pointers = ranges[axis], values.pointers
+        if open_ := [t for t, by in self.clipped.items() if by == axis and decide(t, ranges) is None]:
+            totals = self._clipped(reduce, axis, inner, open_, parts, totals)
+            values.ranges, values.pointers = ranges, pointers
+            return totals
         for part in segments(self.stage.tests, ranges, axis, here.extent, 1):
             for start, rounds, size in self._blocks(axis, part.start, part.rounds, not inner):
                 last = start + (rounds - 1) * size
@@ -207,6 +213,35 @@ class Tile:
                 totals = loop.final[: len(totals)]
         values.ranges, values.pointers = ranges, pointers
         return totals
+
+    def _clipped(  # noqa: PLR0917
+        self,
+        reduce: Reduce,
+        axis: str,
+        inner: Sequence[str],
+        tests: list[Index],
+        parts: list[Piece],
+        totals: list[str],
+    ) -> list[str]:
+        """A reduce loop that runs only where the conditions hold."""
+        values, ranges = self.values, self.values.ranges
+        here, pointers = ranges[axis], values.pointers
+        first, stop = limits(self.emit, tests, axis, ranges)
+        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        with self.emit.between(first, stop, [*zip(kinds, totals, strict=True)]) as loop:
+            values.assumed |= set(tests)
+            values.ranges = {**ranges, axis: here.part(loop.iv, 0, here.extent - 1, 1)}
+            values.pointers = {
+                key: self.emit.pointer(
+                    pointer,
+                    self.emit.multiply(loop.iv, values.accesses[key].strides.get(axis, 0)),
+                    values.accesses[key].dtype,
+                )
+                for key, pointer in pointers.items()
+            }
+            loop.next = self._loops(reduce, inner, parts, loop.values)
+            values.assumed -= set(tests)
+        return loop.final
 
     def _blocks(
         self, axis: str, start: int, extent: int, innermost: bool

@@ -77,6 +77,7 @@ class Values:
         self.vector = stage.axes[-1].name if stage.axes else ""
         self.pointers: dict[object, str] = {}
         self.steps: dict[str, int] = {}  # how far unrolled steps are from the pointers
+        self.assumed: set[Index] = set()  # conditions that loop bounds see to
         self._ranges: Ranges = {}
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
         self.totals: dict[Piece, str] = {}
@@ -93,7 +94,9 @@ class Values:
     @ranges.setter
     def ranges(self, ranges: Ranges) -> None:
         self._ranges = ranges
-        self._sure = {test: decide(test, ranges) for test in self.stage.tests}
+        self._sure = {
+            test: True if test in self.assumed else decide(test, ranges) for test in self.stage.tests
+        }
 
     def forget(self) -> None:
         """The loops have moved on: nothing loaded or computed holds any longer."""
