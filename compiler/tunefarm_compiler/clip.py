@@ -49,9 +49,7 @@ def _vanishes(body: Expr, test: Index) -> bool:
     return False
 
 
-def limits(
-    emit: Emitter, tests: Sequence[Index], axis: str, ranges: Ranges
-) -> tuple[Value, Value]:
+def limits(emit: Emitter, tests: Sequence[Index], axis: str, ranges: Ranges) -> tuple[Value, Value]:
     """First index of an axis for which all of these hold, and the one after the last."""
     first: Value = 0
     stop: Value = ranges[axis].extent

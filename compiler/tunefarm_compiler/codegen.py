@@ -83,9 +83,16 @@ def module_text(functions: str, spec: TargetSpec) -> str:
 
 
 @cache
-def _machine(spec: TargetSpec) -> llvm.TargetMachine:
+def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    # Our loops already step pointers; finding that out takes LLVM as long as all the rest.
+    llvm.set_option("tunefarm", "-disable-lsr")
+
+
+@cache
+def _machine(spec: TargetSpec) -> llvm.TargetMachine:
+    _initialize()
     cpu = "x86-64" if spec.arch == "x86_64" else spec.cpu
     return llvm.Target.from_triple(spec.triple).create_target_machine(
         cpu=cpu,

@@ -14,6 +14,8 @@ from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 L1_FLOATS = 8192
 STREAM_VECTORS = 4
 FEW_ROWS = 3
+WIDE, NARROW = 0.15, 0.5
+PACK_USES, TURN_USES = 128, 16
 
 
 def kept(output: Tensor) -> list[str]:
@@ -186,18 +188,16 @@ class Shape:
         return rows * vectors + vectors + 1 <= self.spec.vector_registers
 
     def cost(self, tile: tuple[int, int]) -> tuple[float, int]:
-        """Loads for each multiply-add, what the edges waste counted in; larger tiles on a tie."""
+        """What the edges waste, and loads for each multiply-add; larger tiles on a tie."""
         rows, vectors = tile
+        sides = {self.vector.name: vectors * self.spec.lanes, **dict(self.blocks(rows))}
         waste = 1.0
-        if len(self.rows) > 1:
-            taken = dict(self.blocks(rows))
-            for axis in self.rows:
-                waste *= -(-axis.extent // taken[axis.name]) * taken[axis.name] / axis.extent
-            taken_rows = 1
-            for block in taken.values():
-                taken_rows *= block
-            rows = taken_rows
-        return (rows + vectors) / (rows * vectors) * waste, -rows * vectors
+        for axis in (*self.rows, self.vector):
+            side = sides[axis.name]
+            waste *= -(-axis.extent // side) * side / axis.extent
+        # A wide multiply-add takes as long as two loads; a narrow one no longer than its own.
+        loads = (rows + vectors) / (rows * vectors) * (WIDE if self.spec.lanes > 8 else NARROW)
+        return waste * (1 + loads), -rows * vectors
 
     def blocks(self, rows: int) -> list[tuple[str, int]]:
         """The rows of a tile, taken from the innermost axis first."""
@@ -249,7 +249,9 @@ class Shape:
         for axis in self.rows:
             uses *= axis.extent
         once = len(self.along) == 1 and load.tensor.compute is None and lone
-        return [load.tensor.name] if once and (uses >= 16 or self.group > 1) else []
+        turned = load.strides()[0][self.vector.name] != 1
+        enough = uses >= (TURN_USES if turned else PACK_USES) or self.group > 1
+        return [load.tensor.name] if once and enough else []
 
     def stream(self, vectors: int) -> Schedule:
         """A few vectors at a time; moves in squares that are turned in registers."""

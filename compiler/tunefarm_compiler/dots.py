@@ -62,9 +62,7 @@ def unsigned(reduce: Reduce, name: str, axes: tuple[Axis, ...]) -> Expr | None:
     if not rows:
         return None
     total = replace(reduce, body=Cast(left, "int32"))
-    sums = Tensor(
-        f"{name}.rows", tuple(a.extent for a in rows), "int32", Compute(rows, total)
-    )
+    sums = Tensor(f"{name}.rows", tuple(a.extent for a in rows), "int32", Compute(rows, total))
     return products - sums[rows] * 128
 
 

@@ -235,9 +235,7 @@ class Between:
         emit, latch = self._emit, self._emit._block
         head, _, done = self._names
         rows = [(emit.index, self.iv, str(self._first), self._iv_next)]
-        for (kind_, first), name, after in zip(
-            self._carried, self.values, self.next, strict=True
-        ):
+        for (kind_, first), name, after in zip(self._carried, self.values, self.next, strict=True):
             rows.append((kind_, name, first, after))
         emit.lines[self._phis] = "\n".join(
             f"  {name} = phi {kind_} [ {first}, %{self._before} ], [ {after}, %{latch} ]"

@@ -26,7 +26,6 @@ from tunefarm_compiler.te import Index, Load, Tensor
 from tunefarm_compiler.tile import Tile
 from tunefarm_compiler.values import NOTHING, Access
 
-
 # A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
 SPARE = 64
 
@@ -64,7 +63,8 @@ class Lowering:
         *before, self.stage = check(schedule, suited(output, spec))
         if schedule.group > 1 and not available(self.stage.reduce, spec):
             raise InvalidScheduleError(
-                f"schedule: {spec.cpu} has no instruction for group {schedule.group}", "leave it out"
+                f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
+                "leave it out",
             )
         self.before = before
         self.schedule = schedule

@@ -76,7 +76,9 @@ def copy_panels(  # noqa: PLR0917
     back: Value = 0
     for axis, stride in outer.items():
         back = emit.add(back, emit.multiply(ranges[axis].at, -stride))
-    return Access(emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True), panels
+    return Access(
+        emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True
+    ), panels
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from tunefarm_proto.v1 import common_pb2 as pb
 # Features that our code may use, by architecture. The rest of a processor's features neither helps
 # float kernels nor is known to every device, so bundles do not ask for them.
 USED_FEATURES: dict[str, tuple[str, ...]] = {
-    "x86_64": ("avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512vnni", "f16c", "fma"),
+    "x86_64": (
+        "avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512vnni", "f16c", "fma",
+    ),
     "aarch64": ("dotprod", "fullfp16", "neon"),
     "armv7": ("neon", "vfp4"),
     "riscv64": ("a", "c", "d", "f", "m"),

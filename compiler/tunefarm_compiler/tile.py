@@ -26,7 +26,9 @@ def identity(op: str, dtype: str) -> float:
     return _LIMITS.get(op, {}).get(dtype, IDENTITY[op])
 
 
-def spans(extent: int, lanes: int, masks: bool = False, least: int = 1) -> list[tuple[int, int, int]]:
+def spans(
+    extent: int, lanes: int, masks: bool = False, least: int = 1
+) -> list[tuple[int, int, int]]:
     """(start, lanes, valid) of vectors that cover `extent` elements and touch nothing beside them.
 
     A tail is one masked vector where the processor has masks, else takes powers of two.
@@ -36,7 +38,7 @@ def spans(extent: int, lanes: int, masks: bool = False, least: int = 1) -> list[
     while start < extent:
         left = extent - start
         if width > left:
-            if masks and left > 1 or least > 1:
+            if (masks and left > 1) or least > 1:
                 while width // 2 >= max(left, least):
                     width //= 2
                 found.append((start, width, left))
@@ -154,7 +156,9 @@ class Tile:
         if self.across:
             parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
         totals = [
-            constant(identity(reduce.op, dtype), dtype, p.lanes) for p in parts for _ in range(self.chains)
+            constant(identity(reduce.op, dtype), dtype, p.lanes)
+            for p in parts
+            for _ in range(self.chains)
         ]
         if not first and not self.across:
             totals = [self._load_output(piece) for piece in tile]
@@ -178,7 +182,9 @@ class Tile:
             return self._step(reduce, parts, totals, 0)
         (axis, *inner), ranges = axes, values.ranges
         here, pointers = ranges[axis], values.pointers
-        if open_ := [t for t, by in self.clipped.items() if by == axis and decide(t, ranges) is None]:
+        if open_ := [
+            t for t, by in self.clipped.items() if by == axis and decide(t, ranges) is None
+        ]:
             totals = self._clipped(reduce, axis, inner, open_, parts, totals)
             values.ranges, values.pointers = ranges, pointers
             return totals
@@ -302,9 +308,7 @@ class Tile:
 
     def _accumulate(self, reduce: Reduce, piece: Piece, total: str) -> str:
         term, values = reduce.body, self.values
-        if self.stage.tests and values.known(term, piece) == identity(
-            reduce.op, reduce.dtype
-        ):
+        if self.stage.tests and values.known(term, piece) == identity(reduce.op, reduce.dtype):
             return total
         pair = dots.operands(reduce)
         if self.schedule.group > 1 and pair is not None:

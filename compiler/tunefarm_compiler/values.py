@@ -95,7 +95,8 @@ class Values:
     def ranges(self, ranges: Ranges) -> None:
         self._ranges = ranges
         self._sure = {
-            test: True if test in self.assumed else decide(test, ranges) for test in self.stage.tests
+            test: True if test in self.assumed else decide(test, ranges)
+            for test in self.stage.tests
         }
 
     def forget(self) -> None:

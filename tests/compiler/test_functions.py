@@ -85,7 +85,9 @@ def test_halves_by_integers_are_exact():
         np.testing.assert_array_equal(
             evaluate(wide, halves, schedule=Schedule((("i", 32),), 16)), halves.astype(np.float32)
         )
-        x = np.concatenate([everywhere(-70000, 70000), np.ldexp(1.0, np.arange(-30, 17)).astype("f")])
+        x = np.concatenate(
+            [everywhere(-70000, 70000), np.ldexp(1.0, np.arange(-30, 17)).astype("f")]
+        )
         b = te.placeholder("B", x.shape)
         narrow = te.compute("C", (("i", x.size),), lambda i: functions.to_half(b[i]))
         got = evaluate(narrow, x, schedule=Schedule((("i", 32),), 16))

@@ -76,7 +76,14 @@ def test_every_schedule_of_the_grid_can_be_built():
         run(build(parsed, spec, schedule), parsed)
 
 
-MACHINES = {"x86-64-v3": 62, "rasp5": 183, "rasp3b": 183, "rasp4b": 183, "rasp3b-32": 40, "riscv64": 243}
+MACHINES = {
+    "x86-64-v3": 62,
+    "rasp5": 183,
+    "rasp3b": 183,
+    "rasp4b": 183,
+    "rasp3b-32": 40,
+    "riscv64": 243,
+}
 EMULATORS = {
     "rasp3b": ("qemu-aarch64-static", "aarch64-linux-musl"),
     "rasp5": ("qemu-aarch64-static", "aarch64-linux-musl"),

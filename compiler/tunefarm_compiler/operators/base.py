@@ -51,7 +51,9 @@ class Operator:
 
     def express(self, dtype: str, **given: int | str) -> te.Tensor:
         """The expression; operators of one dtype need not know of it."""
-        return self.expression(**given) if len(self.dtypes) == 1 else self.expression(dtype, **given)
+        return (
+            self.expression(**given) if len(self.dtypes) == 1 else self.expression(dtype, **given)
+        )
 
 
 # Inputs, and what is summed in: int8 gives int32, halves are rounded once at the end.

@@ -18,9 +18,7 @@ from tunefarm_compiler.operators.elementwise import REFERENCES
 ACT = Field("act", "none", choices=tuple(ACTIVATIONS))
 
 
-def matmul(
-    dtype: str, m: int, n: int, k: int, b: int = 1, ta: int = 0, tb: int = 0
-) -> te.Tensor:
+def matmul(dtype: str, m: int, n: int, k: int, b: int = 1, ta: int = 0, tb: int = 0) -> te.Tensor:
     """C = A B, `b` times. A is (m, k), or (k, m) with ta=1; B is (k, n), or (n, k) with tb=1."""
     batch = (b,) if b > 1 else ()
     left = te.placeholder("A", (*batch, *((k, m) if ta else (m, k))), dtype)

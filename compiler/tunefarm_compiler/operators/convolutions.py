@@ -26,8 +26,9 @@ def out_size(size: int, window: int, stride: int, pad: int, dilation: int) -> in
 
 
 def conv2d(
-    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
-    dilation: int = 1, groups: int = 1, bias: int = 0, act: str = "none", layout: str = "nhwc",
+    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1,
+    pad: int = 0, dilation: int = 1, groups: int = 1, bias: int = 0, act: str = "none",
+    layout: str = "nhwc",
 ) -> te.Tensor:  # fmt: skip
     """C = act(convolution of A by W + bias), from c to k channels.
 
