@@ -18,6 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# Before numpy starts the threads of its BLAS.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 from peak import timer
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload

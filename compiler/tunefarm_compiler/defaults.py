@@ -11,7 +11,8 @@ from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 
-L1_FLOATS = 8192
+# A packed panel stays in the second cache of a wide processor, in the first of others.
+WIDE_PANEL, NARROW_PANEL = 32768, 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
 WIDE, NARROW = 0.15, 0.5
@@ -208,29 +209,35 @@ class Shape:
             rows //= block
         return found[::-1]
 
-    def contract(
+    def contract(  # noqa: PLR0917
         self,
         rows: int,
         vectors: int,
         block: int = 0,
         unroll: int = 1,
         packs: Sequence[str] | None = None,
+        outer: int = 0,
     ) -> Schedule:
-        """A register tile of rows x vectors; what is vectorised is packed panel by panel."""
+        """A register tile of rows x vectors; what is vectorised is packed panel by panel.
+
+        With `outer` the panels of all columns are packed at once, and so many rows done at a time.
+        """
         columns = vectors * self.spec.lanes
         loops = [(axis.name, 1) for axis in self.batch]
         summed = self.stage.reduce_axes
         plain = self.stage.reduce is not None and self.stage.tensor.dtype == self.stage.reduce.dtype
         if len(summed) == 1 and plain:
-            extent = summed[0].extent
-            size = block or max(64, min(extent, self.group * 2 * L1_FLOATS // columns))
+            panel = WIDE_PANEL if self.spec.lanes > 8 else NARROW_PANEL
+            size = block or max(64, min(summed[0].extent, self.group * panel // max(64, columns)))
             loops.append((summed[0].name, size))
         depth = len(loops)
-        loops.append((self.vector.name, columns))
-        loops += self.blocks(rows)
+        if outer:
+            loops.append((self.rows[-1].name, outer))
+        loops += [(self.vector.name, columns), *self.blocks(rows)]
         wanted = packs if packs is not None else self.packable()
-        made = [Pack(name, depth + (name == self.along[0][0].tensor.name)) for name in wanted]
-        group = self.group if self.along[0][0].tensor.name in wanted else 1
+        along = self.along[0][0].tensor.name
+        made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
+        group = self.group if along in wanted else 1
         return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), group=group)
 
     @property

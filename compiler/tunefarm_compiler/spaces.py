@@ -44,25 +44,24 @@ def _candidates(workload: Workload, spec: TargetSpec, first: Schedule) -> Iterat
     along, other = shape.along[0][0].tensor.name, shape.broadcast[0][0].tensor.name
     blocks = (128, 256, 512) if len(last.reduce_axes) == 1 else (0,)
     tiles = itertools.product((1, 2, 4, 6, 7, 8, 10, 12, 14), (1, 2, 3, 4))
-    for rows, vectors in tiles:
+    for (rows, vectors), block, unroll in itertools.product(tiles, blocks, (1, 2, 4)):
         if not shape.fits(rows, vectors):
             continue
-        for block, unroll in itertools.product(blocks, (1, 2, 4)):
-            for packs in ([], [along], [other, along]):
-                yield replace(
-                    shape.contract(rows, vectors, block, unroll, packs), stages=first.stages
-                )
+        for packs, outer in (([], 0), ([along], 0), ([other, along], 0), ([along], 16 * rows)):
+            made = shape.contract(rows, vectors, block, unroll, packs, outer)
+            yield replace(made, stages=first.stages)
 
 
 def _streams(first: Schedule, shape: defaults.Shape) -> Iterator[Schedule]:
     """Other numbers of vectors, rows and steps at a time."""
+    if shape.window is not None and not first.vector:
+        for columns, vectors in itertools.product((1, 2, 4, 7, 8, 14), (1, 2, 4)):
+            yield shape.slide(columns, vectors)
+        return
     if not first.loops:
         return
     *outer, (axis, _) = first.loops
     for lanes in (width for width in (1, 2, 4, 8, 16) if width <= shape.spec.lanes):
         for many, unroll in itertools.product((1, 2, 4, 8, 16), (1, 2, 4)):
             block = many if first.vector else many * lanes
-            loops = (*outer, (axis, block))
-            yield Schedule(
-                loops, lanes, unroll, first.packs, first.vector, first.order, first.stages
-            )
+            yield replace(first, loops=(*outer, (axis, block)), lanes=lanes, unroll=unroll)
