@@ -147,6 +147,20 @@ class Emitter:
             "h", f"shufflevector {wide} {left}, {wide} {right}, <{len(order)} x i32> {picks}"
         )
 
+    def transpose(self, rows: list[str], dtype: str, lanes: int) -> list[str]:
+        """The columns of a square of `lanes` vectors, by exchanging ever larger blocks."""
+        step = 1
+        while step < lanes:
+            turned = list(rows)
+            low = [n if not n & step else n - step + lanes for n in range(lanes)]
+            high = [n + step if not n & step else n + lanes for n in range(lanes)]
+            for at in range(lanes):
+                if not at & step:
+                    turned[at] = self.shuffle(rows[at], rows[at + step], low, dtype, lanes)
+                    turned[at + step] = self.shuffle(rows[at], rows[at + step], high, dtype, lanes)
+            rows, step = turned, 2 * step
+        return rows
+
     @contextmanager
     def loop(self, count: int, carried: list[tuple[str, str]]) -> Iterator["Loop"]:
         """Run the block `count` >= 1 times. `carried` are (type, first value) of its phis.

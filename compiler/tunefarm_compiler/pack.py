@@ -182,7 +182,7 @@ class _Copier:
             emit.store(rows[0], emit.pointer(write, start, dtype), dtype)
             return
         kept = len(rows)
-        columns = transpose(emit, rows + ["poison"] * (size - kept), dtype, size)
+        columns = emit.transpose(rows + ["poison"] * (size - kept), dtype, size)
         for step, column in enumerate(columns):
             at = step * width + start
             for begin, lanes, _ in spans(kept, size):
@@ -193,18 +193,3 @@ class _Copier:
                 if lanes == 1:
                     part = emit.value("e", f"extractelement <1 x {kind(dtype)}> {part}, i32 0")
                 emit.store(part, emit.pointer(write, at + begin, dtype), dtype, lanes)
-
-
-def transpose(emit: Emitter, rows: list[str], dtype: str, lanes: int) -> list[str]:
-    """The columns of a square of `lanes` vectors, by exchanging ever larger blocks."""
-    step = 1
-    while step < lanes:
-        turned = list(rows)
-        low = [n if not n & step else n - step + lanes for n in range(lanes)]
-        high = [n + step if not n & step else n + lanes for n in range(lanes)]
-        for at in range(lanes):
-            if not at & step:
-                turned[at] = emit.shuffle(rows[at], rows[at + step], low, dtype, lanes)
-                turned[at + step] = emit.shuffle(rows[at], rows[at + step], high, dtype, lanes)
-        rows, step = turned, 2 * step
-    return rows

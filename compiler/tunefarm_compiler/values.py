@@ -392,6 +392,8 @@ class Values:
         if found not in self._loaded:
             if along == 1:
                 made = self._contiguous(load, offset, lanes, guard)
+            elif guard == Guard() and (turned := self._turned(load, offset, along, piece)):
+                made = turned
             else:
                 made = self._gather(load, offset, along, piece, guard)
             self._loaded[found] = made
@@ -417,6 +419,26 @@ class Values:
         size = llvm.SIZES[load.dtype]
         typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} zeroinitializer"
         return self.emit.value("x", f"call {wide} @{name}({typed})")
+
+    def _turned(self, load: Load, offset: int, along: int, piece: Piece) -> str:
+        """Of a square that is contiguous along another axis of the tile, the column; "" if none."""
+        strides, lanes = self.accesses[load.key()].strides, piece.lanes
+        outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
+        for axis, at in zip(outer, piece.point, strict=True):
+            begin = at // lanes * lanes
+            if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
+                continue
+            first = offset - (at - begin)
+            found = ("turned", load.key(), first, lanes)
+            if (*found, at - begin) not in self._loaded:
+                rows = [
+                    self._contiguous(load, first + lane * along, lanes, Guard())
+                    for lane in range(lanes)
+                ]
+                columns = self.emit.transpose(rows, load.dtype, lanes)
+                self._loaded |= {(*found, n): column for n, column in enumerate(columns)}
+            return self._loaded[*found, at - begin]
+        return ""
 
     def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
         wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
