@@ -11,7 +11,7 @@ _SCALARS = {
     "bool": "i1",
     "float32": "float",
     "float16": "half",
-    "bfloat16": "bfloat",
+    "bfloat16": "i16",
     "int8": "i8",
     "uint8": "i8",
     "int16": "i16",
@@ -33,7 +33,7 @@ def kind(dtype: str, lanes: int = 1) -> str:
 
 def suffix(dtype: str, lanes: int = 1) -> str:
     """How the names of intrinsics end for a type: f32, v16f32."""
-    scalar = {"float": "f32", "half": "f16", "bfloat": "bf16"}.get(_SCALARS[dtype], _SCALARS[dtype])
+    scalar = {"float": "f32", "half": "f16"}.get(_SCALARS[dtype], _SCALARS[dtype])
     return scalar if lanes == 1 else f"v{lanes}{scalar}"
 
 

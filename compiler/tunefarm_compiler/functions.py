@@ -165,6 +165,20 @@ def to_half(x: Expr) -> Expr:
     return Bits(Cast(Binary("or", size, sign), "uint16"), "float16")
 
 
+def from_bfloat(x: Expr) -> Expr:
+    """bfloat16 to float32, exactly: the upper half of its bits."""
+    return Bits(_int("shl", Cast(Bits(x, "uint16"), "int32"), 16), "float32")
+
+
+def to_bfloat(x: Expr) -> Expr:
+    """float32 to bfloat16, rounded to the nearest, to even on a tie."""
+    bits = Bits(x, "int32")
+    upper = _int("lshr", bits, 16)
+    rounded = _int("lshr", bits + 0x7FFF + _int("and", upper, 1), 16)
+    number = select(_int("and", bits, 0x7FFFFFFF) > 0x7F800000, _int("or", upper, 0x40), rounded)
+    return Bits(Cast(number, "uint16"), "bfloat16")
+
+
 def identity(x: Expr) -> Expr:
     """x itself."""
     return x

@@ -46,6 +46,10 @@ class _Rules:
                 return Load(self._tensor(tensor), indices)
             case Reduce() if "avx512vnni" in self._spec.features:
                 return unsigned(expr, self._name, self._axes)
+            case Cast(value, "float32") if value.dtype == "bfloat16":
+                return functions.from_bfloat(self.apply(value))
+            case Cast(value, "bfloat16"):
+                return functions.to_bfloat(self.apply(value))
             case Cast(value, to) if not self._spec.halves and to != value.dtype == "float16":
                 return functions.from_half(self.apply(value))
             case Cast(value, "float16") if not self._spec.halves:

@@ -2,6 +2,7 @@
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from kernel_harness import evaluate
@@ -75,6 +76,19 @@ def test_extremes_keep_what_is_no_number():
         out = te.compute("C", (("i", 4),), lambda i, f=function: f(a[i], b[i]))
         got = evaluate(out, x, y, schedule=Schedule((), 4))
         assert np.isnan(got[:3]).all() and got[3] == want
+
+
+def test_bfloats_are_exact():
+    every = np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    a = te.placeholder("A", every.shape, "bfloat16")
+    wide = te.compute("C", (("i", every.size),), lambda i: functions.from_bfloat(a[i]))
+    got = evaluate(wide, every, schedule=Schedule((("i", 32),), 16))
+    np.testing.assert_array_equal(got, every.astype(np.float32))
+    x = everywhere(-2, 2)
+    b = te.placeholder("B", x.shape)
+    narrow = te.compute("C", (("i", x.size),), lambda i: functions.to_bfloat(b[i]))
+    got = evaluate(narrow, x, schedule=Schedule((("i", 32),), 16)).astype(np.float32)
+    np.testing.assert_array_equal(got, x.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
 def test_halves_by_integers_are_exact():

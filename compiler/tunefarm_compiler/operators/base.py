@@ -57,7 +57,7 @@ class Operator:
 
 
 # Inputs, and what is summed in: int8 gives int32, halves are rounded once at the end.
-SUMS = {"float32": "float32", "float16": "float32", "int8": "int32"}
+SUMS = {"float32": "float32", "float16": "float32", "bfloat16": "float32", "int8": "int32"}
 
 
 def product(left: te.Expr, right: te.Expr) -> te.Expr:
@@ -68,4 +68,4 @@ def product(left: te.Expr, right: te.Expr) -> te.Expr:
 
 def rounded(total: te.Expr, dtype: str) -> te.Expr:
     """A sum as the result of inputs of that dtype."""
-    return te.cast(total, dtype) if dtype == "float16" else total
+    return te.cast(total, dtype) if dtype in ("float16", "bfloat16") else total

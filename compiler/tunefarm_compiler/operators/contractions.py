@@ -72,7 +72,7 @@ OPERATORS = {
         lambda m, n, k, b, **_: 2 * m * n * k * b,
         _matmul_reference,
         lambda k, **_: k,
-        ("float32", "float16", "int8"),
+        ("float32", "float16", "bfloat16", "int8"),
     ),
     "dense": Operator(
         (*fields("m", "n", "k"), Field("bias", 1, 0, high=1), ACT),

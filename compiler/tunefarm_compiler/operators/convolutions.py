@@ -162,7 +162,7 @@ OPERATORS = {
         _operations,
         _conv2d_reference,
         lambda c, r, s, groups, **_: c // groups * r * s + 8,
-        ("float32", "float16", "int8"),
+        ("float32", "float16", "bfloat16", "int8"),
     ),
     "depthwise_conv2d": Operator(
         fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0, dilation=1),
