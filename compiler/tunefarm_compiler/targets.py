@@ -12,7 +12,8 @@ from tunefarm_proto.v1 import common_pb2 as pb
 # float kernels nor is known to every device, so bundles do not ask for them.
 USED_FEATURES: dict[str, tuple[str, ...]] = {
     "x86_64": (
-        "avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512vnni", "f16c", "fma",
+        "avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512vnni",
+        "avx512vpopcntdq", "f16c", "fma",
     ),
     "aarch64": ("dotprod", "fullfp16", "neon"),
     "armv7": ("neon", "vfp4"),
@@ -144,7 +145,7 @@ _NAMED = {
     "x86-64-v4": ("x86_64", "x86-64-v4", _V4),
     "skylake-avx512": ("x86_64", "skylake-avx512", _V4),
     "znver3": ("x86_64", "znver3", _V3),
-    "znver4": ("x86_64", "znver4", _V4 | {"avx512vnni"}),
+    "znver4": ("x86_64", "znver4", _V4 | {"avx512vnni", "avx512vpopcntdq"}),
     "wasm": ("wasm32", "generic", {"bulk-memory", "simd128"}),
 }
 NAMES = ("local", *_NAMED)

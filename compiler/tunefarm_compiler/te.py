@@ -149,7 +149,7 @@ class Constant(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Unary(Expr):
-    """`op` is neg, abs or sqrt; of floats."""
+    """`op` is neg, abs or sqrt of floats; ctpop, the number of ones, of integers."""
 
     op: str
     value: Expr
@@ -428,6 +428,11 @@ def minimum(left: Expr, right: Operand) -> Expr:
 def select(condition: Expr, yes: Expr, no: Operand) -> Expr:
     """`yes` where the condition holds, else `no`."""
     return Select(condition, yes, as_expr(no, yes.dtype))
+
+
+def ones(value: Expr) -> Expr:
+    """How many bits of an integer are 1."""
+    return Unary("ctpop", value)
 
 
 def cast(value: Expr, dtype: str) -> Expr:

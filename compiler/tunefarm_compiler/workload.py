@@ -72,8 +72,9 @@ class Workload:
         rng = np.random.default_rng(seed)
 
         def array(shape: tuple[int, ...], dtype: str) -> Array:
-            if np.dtype(dtype).kind == "i":
-                return rng.integers(-128, 128, shape, dtype)
+            if np.dtype(dtype).kind in "iu":
+                low, high = (0, 1 << 32) if dtype == "uint32" else (-128, 128)
+                return rng.integers(low, high, shape, dtype)
             return rng.standard_normal(shape, np.float32).astype(dtype)
 
         return [array(t.outside, t.dtype) for t in inputs(self.output)]
@@ -123,7 +124,7 @@ def parse(text: str) -> Workload:
             why = "given twice" if field in given else "unknown"
             raise UnknownWorkloadError(f"{name}: field {field!r} is {why}", hint)
         given[field] = value
-    dtype = given.pop("dtype", "float32")
+    dtype = given.pop("dtype", operator.dtypes[0])
     if dtype not in operator.dtypes:
         known = ", ".join(operator.dtypes)
         raise UnknownWorkloadError(f"{name}: no dtype {dtype!r}", f"known are {known}")

@@ -162,6 +162,7 @@ EMULATED = (
     "sigmoid:n=19",
     "matmul:m=9,n=23,k=13,dtype=float16",
     "matmul:m=9,n=23,k=13,dtype=int8",
+    "bit_matmul:m=5,n=23,k=96",
     "matmul:m=9,n=23,k=13,dtype=bfloat16",
     "matmul:m=9,n=23,k=14,tb=1,dtype=int8",
     "conv2d:c=5,h=8,w=9,k=6,r=3,s=3,pad=1,dtype=int8,act=relu",

@@ -34,6 +34,8 @@ def workloads(draw, name):
             chosen[field.name] = draw(st.sampled_from(SIDES))
     if groups := chosen.get("groups"):
         chosen["c"], chosen["k"] = chosen["c"] * groups, chosen["k"] * groups
+    if name == "bit_matmul":
+        chosen["k"] *= 32
     dtype = draw(st.sampled_from(OPERATORS[name].dtypes))
     if dtype == "int8" and "act" in chosen:
         chosen["act"] = draw(st.sampled_from(["none", "relu"]))
@@ -82,5 +84,7 @@ def test_an_operator_builds_for_a_target(name, target):
     sizes = {"stride": 2, "pad": 1, "r": 3, "s": 3, "ta": 0, "tb": 1, "axis": 1, "bias": 1, "b": 1}
     fields = [f for f in OPERATORS[name].fields if not f.choices and f.name != "dilation"]
     given_ = ",".join(f"{f.name}={sizes.get(f.name, 9)}" for f in fields)
+    if name == "bit_matmul":
+        given_ = "m=9,n=9,k=96"
     for dtype in OPERATORS[name].dtypes:
         build(f"{name}:{given_},dtype={dtype}", target)

@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 
 from tunefarm_compiler.operators import (
+    bits,
     contractions,
     convolutions,
     elementwise,
@@ -16,6 +17,7 @@ from tunefarm_compiler.operators.base import Array, Field, Operator, Values
 
 OPERATORS: Mapping[str, Operator] = {
     **contractions.OPERATORS,
+    **bits.OPERATORS,
     **convolutions.OPERATORS,
     **pooling.OPERATORS,
     **rows.OPERATORS,
