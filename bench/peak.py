@@ -16,6 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# Before numpy starts the threads of its BLAS.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 from tunefarm_compiler import build, targets, workload
 from tunefarm_compiler.peak import peak_bundle

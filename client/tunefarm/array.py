@@ -61,6 +61,9 @@ class Array:
         """A copy as a numpy array. Needs numpy (`pip install tunefarm[host]`)."""
         import numpy as np
 
+        if self.dtype == "bfloat16":
+            import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
+
         return np.frombuffer(bytearray(self.tobytes()), dtype=self.dtype).reshape(self.shape)
 
     def free(self) -> None:
@@ -104,6 +107,9 @@ def host_view(source: Any) -> tuple[memoryview, str, tuple[int, ...]]:
             ) from None
         import numpy as np
 
+        if str(getattr(source, "dtype", "")) == "bfloat16" and isinstance(source, np.ndarray):
+            bits = np.ascontiguousarray(source).view(np.uint16)
+            return memoryview(bits.tobytes()), "bfloat16", tuple(source.shape)
         view = np.ascontiguousarray(np.from_dlpack(source)).data
     format_ = view.format.lstrip("@=<")
     if format_ in ("l", "L"):

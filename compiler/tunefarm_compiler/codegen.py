@@ -60,7 +60,7 @@ done:
 
 def lowered(workload: Workload, spec: TargetSpec, schedule: Schedule) -> str:
     """The LLVM text of a workload's library. Raises: InvalidScheduleError."""
-    return module_text(function(workload.function, workload.compute, schedule, spec.index), spec)
+    return module_text(function(workload.function, workload.output, schedule, spec), spec)
 
 
 def module_text(functions: str, spec: TargetSpec) -> str:
@@ -83,9 +83,16 @@ def module_text(functions: str, spec: TargetSpec) -> str:
 
 
 @cache
-def _machine(spec: TargetSpec) -> llvm.TargetMachine:
+def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    # Our loops already step pointers; finding that out takes LLVM as long as all the rest.
+    llvm.set_option("tunefarm", "-disable-lsr")
+
+
+@cache
+def _machine(spec: TargetSpec) -> llvm.TargetMachine:
+    _initialize()
     cpu = "x86-64" if spec.arch == "x86_64" else spec.cpu
     return llvm.Target.from_triple(spec.triple).create_target_machine(
         cpu=cpu,
@@ -103,7 +110,8 @@ def emit_object(text: str, spec: TargetSpec) -> bytes:
             module.verify()
             return bytes(_machine(spec).emit_object(module))
     except RuntimeError as error:
-        raise BuildFailedError(f"LLVM refused the code: {error}".splitlines()[0]) from None
+        said = " ".join(str(error).split())
+        raise BuildFailedError(f"LLVM refused the code: {said}"[:300]) from None
 
 
 def link(objects: bytes, spec: TargetSpec) -> bytes:

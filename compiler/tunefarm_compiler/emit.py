@@ -1,10 +1,62 @@
-"""LLVM text, line by line: names, loops, addresses."""
+"""LLVM text, line by line: types, names, loops, addresses."""
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # An integer known when compiling, or the name of an SSA value of the index type.
 Value = int | str
+
+_SCALARS = {
+    "bool": "i1",
+    "float32": "float",
+    "float16": "half",
+    "bfloat16": "i16",
+    "int8": "i8",
+    "uint8": "i8",
+    "int16": "i16",
+    "uint16": "i16",
+    "int32": "i32",
+    "uint32": "i32",
+}
+SIZES = {
+    "float32": 4, "float16": 2, "bfloat16": 2,
+    "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
+}  # fmt: skip
+
+
+def kind(dtype: str, lanes: int = 1) -> str:
+    """LLVM's name of a type: a vector of `lanes`, or the plain type for one."""
+    scalar = _SCALARS[dtype]
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def suffix(dtype: str, lanes: int = 1) -> str:
+    """How the names of intrinsics end for a type: f32, v16f32."""
+    scalar = {"float": "f32", "half": "f16"}.get(_SCALARS[dtype], _SCALARS[dtype])
+    return scalar if lanes == 1 else f"v{lanes}{scalar}"
+
+
+def constant(value: float, dtype: str, lanes: int = 1) -> str:
+    """A number in LLVM's text, in every lane."""
+    if dtype == "bool":
+        text = "true" if value else "false"
+    elif dtype.startswith("float"):
+        exact = struct.unpack("f", struct.pack("f", value))[0]
+        text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
+    else:
+        text = str(int(value))
+    return text if lanes == 1 else vector([f"{_SCALARS[dtype]} {text}"] * lanes)
+
+
+def vector(elements: Sequence[str]) -> str:
+    """A constant vector of typed elements."""
+    return f"<{', '.join(elements)}>"
+
+
+def lanes_mask(on: Sequence[bool]) -> str:
+    """A constant mask."""
+    return vector([f"i1 {'true' if lane else 'false'}" for lane in on])
 
 
 class Emitter:
@@ -49,12 +101,65 @@ class Emitter:
             return left if factor else 0
         return self.value("i", f"mul nsw {self.index} {left}, {factor}")
 
-    def pointer(self, base: str, elements: Value) -> str:
-        """Address of an element of a float32 array."""
+    def extreme(self, op: str, left: Value, right: Value) -> Value:
+        """The larger ("smax") or smaller ("smin") of two signed indices, folded where known."""
+        if isinstance(left, int) and isinstance(right, int):
+            return max(left, right) if op == "smax" else min(left, right)
+        index = self.index
+        return self.value("i", f"call {index} @llvm.{op}.{index}({index} {left}, {index} {right})")
+
+    @contextmanager
+    def between(
+        self, first: Value, stop: Value, carried: list[tuple[str, str]]
+    ) -> Iterator["Between"]:
+        """Run the block for first <= iv < stop, perhaps not at all. Used as `loop` is."""
+        loop = Between(self, first, stop, carried)
+        yield loop
+        loop.close()
+
+    def pointer(self, base: str, elements: Value, dtype: str = "float32") -> str:
+        """Address of an element of an array."""
         if elements == 0:
             return base
         # Not inbounds: the base of a packed access lies before its scratch.
-        return self.value("p", f"getelementptr float, ptr {base}, {self.index} {elements}")
+        return self.value("p", f"getelementptr {kind(dtype)}, ptr {base}, {self.index} {elements}")
+
+    def load(self, where: str, dtype: str, lanes: int = 1) -> str:
+        """What is there, aligned to its elements."""
+        return self.value("x", f"load {kind(dtype, lanes)}, ptr {where}, align {SIZES[dtype]}")
+
+    def store(self, value: str, where: str, dtype: str, lanes: int = 1) -> None:
+        """Put it there, aligned to its elements."""
+        self.line(f"store {kind(dtype, lanes)} {value}, ptr {where}, align {SIZES[dtype]}")
+
+    def splat(self, scalar: str, dtype: str, lanes: int) -> str:
+        """A scalar in every lane."""
+        if lanes == 1:
+            return scalar
+        wide = kind(dtype, lanes)
+        one = self.value("e", f"insertelement {wide} poison, {kind(dtype)} {scalar}, i32 0")
+        return self.shuffle(one, "poison", [0] * lanes, dtype, lanes)
+
+    def shuffle(self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int) -> str:
+        """Lanes of two vectors, those of the second counted on from the first's."""
+        wide, picks = kind(dtype, lanes), vector([f"i32 {lane}" for lane in order])
+        return self.value(
+            "h", f"shufflevector {wide} {left}, {wide} {right}, <{len(order)} x i32> {picks}"
+        )
+
+    def transpose(self, rows: list[str], dtype: str, lanes: int) -> list[str]:
+        """The columns of a square of `lanes` vectors, by exchanging ever larger blocks."""
+        step = 1
+        while step < lanes:
+            turned = list(rows)
+            low = [n if not n & step else n - step + lanes for n in range(lanes)]
+            high = [n + step if not n & step else n + lanes for n in range(lanes)]
+            for at in range(lanes):
+                if not at & step:
+                    turned[at] = self.shuffle(rows[at], rows[at + step], low, dtype, lanes)
+                    turned[at + step] = self.shuffle(rows[at], rows[at + step], high, dtype, lanes)
+            rows, step = turned, 2 * step
+        return rows
 
     @contextmanager
     def loop(self, count: int, carried: list[tuple[str, str]]) -> Iterator["Loop"]:
@@ -113,3 +218,44 @@ class Loop:
         emit.lines.append(f"{done}:")
         emit._block = done
         self.final = self.next
+
+
+class Between:
+    """A loop with bounds that are not known when compiling, under construction."""
+
+    def __init__(
+        self, emit: Emitter, first: Value, stop: Value, carried: list[tuple[str, str]]
+    ) -> None:
+        self._emit = emit
+        self.next: list[str] = []
+        self.iv = f"%{emit.name('iv')}"
+        self.values = [f"%{emit.name('v')}" for _ in carried]
+        self.final = self.values
+        self._names = [emit.name(hint) for hint in ("loop", "body", "done")]
+        self._iv_next = f"%{emit.name('ivn')}"
+        self._first, self._carried, self._before = first, carried, emit._block
+        head, body, done = self._names
+        emit.line(f"br label %{head}")
+        emit.lines.append(f"{head}:")
+        self._phis = len(emit.lines)
+        emit.line("")  # the phis, when the latch is known
+        more = emit.value("more", f"icmp slt {emit.index} {self.iv}, {stop}")
+        emit.line(f"br i1 {more}, label %{body}, label %{done}")
+        emit.lines.append(f"{body}:")
+        emit._block = body
+
+    def close(self) -> None:
+        """Branch back."""
+        emit, latch = self._emit, self._emit._block
+        head, _, done = self._names
+        rows = [(emit.index, self.iv, str(self._first), self._iv_next)]
+        for (kind_, first), name, after in zip(self._carried, self.values, self.next, strict=True):
+            rows.append((kind_, name, first, after))
+        emit.lines[self._phis] = "\n".join(
+            f"  {name} = phi {kind_} [ {first}, %{self._before} ], [ {after}, %{latch} ]"
+            for kind_, name, first, after in rows
+        )
+        emit.line(f"{self._iv_next} = add nuw nsw {emit.index} {self.iv}, 1")
+        emit.line(f"br label %{head}")
+        emit.lines.append(f"{done}:")
+        emit._block = done

@@ -1,166 +1,265 @@
 """One lowering for every expression: from loops to LLVM text.
 
 In order: every access becomes a stride for each axis; the loops of the schedule are walked from the
-outermost, an imperfect split running its remainder as a second, smaller copy, so that inner loops
-have no guards; packs copy what they hold into panels; the innermost blocks are register tiles.
+outermost, an imperfect split running its remainder as a second, smaller copy, and cut where a
+condition becomes certain, so that inner loops have no guards; packs and attached stages fill
+scratch for the loops inside; the innermost blocks are register tiles.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from tunefarm_compiler.emit import Emitter, Value
-from tunefarm_compiler.schedule import Pack, Schedule, check, pack_elements
-from tunefarm_compiler.te import Compute
-from tunefarm_compiler.tile import Access, Tile, spans, standing, vector_type
+from tunefarm_proto.errors import InvalidScheduleError
+
+from tunefarm_compiler.bounds import Range, Ranges, segments
+from tunefarm_compiler.clip import clipped
+from tunefarm_compiler.dots import available
+from tunefarm_compiler.emit import SIZES, Emitter, Value
+from tunefarm_compiler.pack import copy_panels
+from tunefarm_compiler.regions import Region, Side, needed, placed
+from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check
+from tunefarm_compiler.stages import Stage, inputs
+from tunefarm_compiler.suit import suited
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Index, Load, Tensor
+from tunefarm_compiler.tile import Tile
+from tunefarm_compiler.values import NOTHING, Access
+
+# A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
+SPARE = 64
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the walk stands: what is left of each axis, and where each begins."""
+    """Where the walk stands: what is left of each axis, and what it has to do there."""
 
-    extents: dict[str, int]
-    at: dict[str, Value]
-    accesses: dict[int, Access]
-    first: bool  # no reduce block came before this one
+    ranges: Ranges
+    accesses: Mapping[object, Access]
+    first: bool = True  # no reduce block came before this one
+    last: bool = True  # none comes after it
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A stage with its schedule and where its results go."""
+
+    stage: Stage
+    schedule: Schedule
+    output: Access
+
+    @property
+    def cut(self) -> list[Index]:
+        """Conditions that the loops are cut by; the others are met by loops inside the tile."""
+        inside = clipped(self.stage, self.schedule)
+        return [test for test in self.stage.tests if test not in inside]
 
 
 class Lowering:
     """The body of one kernel."""
 
-    def __init__(self, compute: Compute, schedule: Schedule, index: str) -> None:
-        check(schedule, compute)
-        self.compute = compute
+    def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
+        self.arguments = [*inputs(output), output]
+        *before, self.stage = check(schedule, suited(output, spec))
+        if schedule.group > 1 and not available(self.stage.reduce, spec):
+            raise InvalidScheduleError(
+                f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
+                "leave it out",
+            )
+        self.before = before
         self.schedule = schedule
-        self.emit = Emitter(index)
-        self.tile = schedule.tile(compute)
-        self.loads = compute.loads()
-        self.reduce = {axis.name for axis in compute.reduce_axes}
-        self.scratch: list[str] = []
-        self.output = Access("", {}, {})
+        self.spec = spec
+        self.emit = Emitter(spec.index)
+        self.attached = {attach.stage: attach for attach in schedule.stages}
+        self.scratch: dict[str, int] = {}  # bytes by name
+        self.trace: list[str] = []
+        self._indent = 0
+        self._regions: dict[str, Region] = {}
+        self._nothing = False
 
     def run(self) -> list[str]:
         """The function's lines."""
-        tensors = [*self.compute.inputs(), self.compute.output]
-        arguments = {}
-        for place, tensor in enumerate(tensors):
+        stage = self.stage
+        for place, tensor in enumerate(self.arguments):
             slot = self.emit.value(
                 "a", f"getelementptr inbounds ptr, ptr %args, {self.emit.index} {place}"
             )
-            arguments[tensor.name] = self.emit.value("t", f"load ptr, ptr {slot}")
-        accesses = {}
-        for number, load in enumerate(self.loads):
-            strides, offset = load.strides()
-            base = self.emit.pointer(arguments[load.tensor.name], offset)
-            accesses[number] = Access(base, strides, strides)
-        strides, _ = self.compute.output[self.compute.axes].strides()
-        self.output = Access(arguments[self.compute.output.name], strides, strides)
-        axes = self.compute.extents
-        self._walk(0, Place(axes, dict.fromkeys(axes, 0), accesses, True))
+            base = self.emit.value("t", f"load ptr, ptr {slot}")
+            self._regions[tensor.name] = Region(base, tensor.steps())
+        output = self._access(stage.tensor[stage.axes])
+        ranges = {axis: Range.whole(extent) for axis, extent in stage.extents.items()}
+        accesses: dict[object, Access] = {}
+        for load in self._given(stage):
+            accesses[load.key()] = self._access(load)
+        self._walk(Nest(stage, self.schedule, output), 0, Place(ranges, accesses))
         self.emit.line("ret i32 0")
         return self.emit.lines
 
-    def _walk(self, depth: int, place: Place) -> None:
-        for pack in self.schedule.packs:
+    def globals(self) -> list[str]:
+        """The scratch that the body uses. Raises: InvalidScheduleError."""
+        total = sum(self.scratch.values())
+        if total > MAX_SCRATCH_BYTES:
+            raise InvalidScheduleError(
+                f"schedule: it needs {total >> 20} MiB of scratch, "
+                f"{MAX_SCRATCH_BYTES >> 20} MiB is the limit",
+                "pack and attach at a greater depth",
+            )
+        found = [
+            f"{name} = internal global [{size} x i8] zeroinitializer, align 64"
+            for name, size in self.scratch.items()
+        ]
+        if self._nothing:
+            found.append(f"{NOTHING} = internal constant i64 0")
+        return found
+
+    def _given(self, stage: Stage) -> list[Load]:
+        """Loads of what is there from the beginning."""
+        return [load for load in stage.loads if load.tensor.name in self._regions]
+
+    def _access(self, load: Load) -> Access:
+        region = self._regions[load.tensor.name]
+        return region.access(self.emit, load)
+
+    # Loops
+
+    def _walk(self, nest: Nest, depth: int, place: Place) -> None:
+        if nest.stage is self.stage:
+            place = self._attach(depth, place)
+        for pack in nest.schedule.packs:
             if pack.depth == depth:
-                place = self._pack(pack, place)
-        if depth == len(self.schedule.loops):
-            self._tile(place)
+                place = self._pack(nest, pack.tensor, place)
+        if depth == len(nest.schedule.loops):
+            self._tile(nest, place)
             return
-        axis, block = self.schedule.loops[depth]
-        extent = place.extents[axis]
+        axis, block = nest.schedule.loops[depth]
+        for start, rounds, size, first, last in self._blocks(nest, axis, block, place):
+            inside = replace(place, first=first, last=last)
+            self._block(nest, depth, axis, (start, rounds, size), inside)
+
+    def _blocks(
+        self, nest: Nest, axis: str, block: int, place: Place
+    ) -> Iterator[tuple[int, int, int, bool, bool]]:
+        """(start, rounds, size, first, last) of the loops that cover an axis."""
+        extent = place.ranges[axis].extent
         rounds, rest = divmod(extent, block)
-        done = 0
-        if rounds and axis in self.reduce and place.first:
-            # The first block of a sum starts from zero, the others from what is there.
-            self._block(depth, axis, block, 1, 0, place)
-            rounds, done = rounds - 1, block
-            place = replace(place, first=False)
-        if rounds:
-            self._block(depth, axis, block, rounds, done, place)
-            done += rounds * block
+        parts = [
+            (part.start * block, part.rounds, block)
+            for part in segments(nest.cut, place.ranges, axis, rounds, block)
+        ]
         if rest:
-            self._block(depth, axis, rest, 1, done, place)
+            parts.append((rounds * block, 1, rest))
+        if axis not in {reduce.name for reduce in nest.stage.reduce_axes}:
+            yield from ((*part, place.first, place.last) for part in parts)
+            return
+        # The first block of a sum starts from nothing, the others from what is there; the last
+        # one does what is left to do with the sum.
+        cut = []
+        for start, count, size in parts:
+            ones = {0} if not start and place.first else set()
+            if start + count * size == extent and place.last and not nest.stage.plain:
+                ones.add(count - 1)
+            marks = sorted({0, count} | ones | {one + 1 for one in ones})
+            cut += [(start + a * size, b - a, size) for a, b in pairwise(marks)]
+        for start, count, size in cut:
+            ends = start + count * size == extent
+            yield start, count, size, place.first and start == 0, place.last and ends
 
-    def _block(  # noqa: PLR0917
-        self, depth: int, axis: str, block: int, rounds: int, start: int, place: Place
+    def _block(
+        self, nest: Nest, depth: int, axis: str, part: tuple[int, int, int], place: Place
     ) -> None:
+        start, rounds, size = part
+        stop = start + rounds * size
+        self.note(
+            f"for {axis} in {start}..{stop} by {size}:"
+            if rounds > 1
+            else f"with {axis} at {start}..{stop}:"
+        )
+        self._indent += 1
         with self.emit.loop(rounds, []) as loop:
-            inside = self.emit.add(self.emit.multiply(loop.iv, block), start)
-            at = {**place.at, axis: self.emit.add(place.at[axis], inside)}
-            extents = {**place.extents, axis: block}
-            self._walk(depth + 1, replace(place, extents=extents, at=at))
+            inside = self.emit.add(self.emit.multiply(loop.iv, size), start)
+            here = place.ranges[axis]
+            at = self.emit.add(here.at, inside)
+            where = here.part(at, start, stop - size, size)
+            self._walk(nest, depth + 1, replace(place, ranges={**place.ranges, axis: where}))
+        self._indent -= 1
 
-    def _tile(self, place: Place) -> None:
-        emit = self.emit
-        accesses = {
-            number: replace(access, base=standing(emit, access, place.at))
-            for number, access in place.accesses.items()
+    def _tile(self, nest: Nest, place: Place) -> None:
+        accesses: dict[object, Access] = {
+            key: replace(access, base=standing(self.emit, access, place.ranges))
+            for key, access in place.accesses.items()
         }
-        output = replace(self.output, base=standing(emit, self.output, place.at))
-        lanes, unroll = self.schedule.lanes, self.schedule.unroll
-        Tile(emit, self.compute, accesses, output, lanes, unroll).run(place.extents, place.first)
+        output = replace(nest.output, base=standing(self.emit, nest.output, place.ranges))
+        tile = Tile(self.emit, nest.stage, nest.schedule, accesses, output, self.spec)
+        used = tile.run(place.ranges, place.first, place.last)
+        self._nothing = self._nothing or used
+        self.note(tile.describe())
 
-    def _pack(self, pack: Pack, place: Place) -> Place:
-        """Copy into panels: each holds one tile's side, for every step of the reduce axis."""
-        emit = self.emit
-        number = next(i for i, load in enumerate(self.loads) if load.tensor.name == pack.tensor)
-        access = place.accesses[number]
-        steps_axis = next(axis for axis in access.strides if axis in self.reduce)
-        side_axis = next(axis for axis in access.strides if axis not in self.reduce)
-        scratch = f"@scratch.{len(self.scratch)}"
-        elements = pack_elements(pack, self.schedule, self.compute)
-        self.scratch.append(
-            f"{scratch} = internal global [{elements} x float] zeroinitializer, align 64"
+    def note(self, text: str) -> None:
+        """A line of the loop text that `show` prints."""
+        self.trace.append("  " * self._indent + text)
+
+    # What is filled for the loops inside
+
+    def _pack(self, nest: Nest, tensor: str, place: Place) -> Place:
+        load = next(load for load in nest.stage.loads if load.tensor.name == tensor)
+        access = place.accesses[load.key()]
+        scratch = f"@pack.{nest.stage.tensor.name}.{tensor}"
+        packed, panels = copy_panels(
+            self.emit, nest.stage, nest.schedule, access, place.ranges, scratch
         )
-        width, steps = self.tile[side_axis], place.extents[steps_axis]
-        panel = Panel(access.strides[side_axis], access.strides[steps_axis], width, steps)
-        source = standing(emit, access, place.at)
-        panels, rest = divmod(place.extents[side_axis], width)
-        if panels:
-            with emit.loop(panels, []) as loop:
-                self._copy(panel, scratch, source, emit.multiply(loop.iv, width), width)
-        if rest:
-            self._copy(panel, scratch, source, panels * width, rest)
-        # Offsets count from the axes' beginnings, so the base goes back by where the pack begins.
-        back = emit.add(
-            emit.multiply(place.at[side_axis], -steps), emit.multiply(place.at[steps_axis], -width)
-        )
-        inner = {side_axis: 1, steps_axis: width}
-        outer = {side_axis: steps, steps_axis: width}
-        packed = Access(emit.pointer(scratch, back), inner, outer)
-        return replace(place, accesses={**place.accesses, number: packed})
+        self._reserve(scratch, panels.elements * SIZES[access.dtype] + SPARE)
+        self.note(f"pack {panels.side} x {panels.steps} of {tensor} in panels of {panels.width}")
+        return replace(place, accesses={**place.accesses, load.key(): packed})
 
-    def _copy(self, panel: "Panel", scratch: str, source: str, start: Value, filled: int) -> None:
-        """Copy one panel, of which `filled` elements of the side are there."""
-        emit = self.emit
-        begin = emit.pointer(source, emit.multiply(start, panel.side_stride))
-        end = emit.pointer(scratch, emit.multiply(start, panel.steps))
-        with emit.loop(panel.steps, [("ptr", begin), ("ptr", end)]) as loop:
-            read, write = loop.values
-            lanes = self.schedule.lanes if panel.side_stride == 1 else 1
-            for at, width in spans(filled, lanes):
-                kind = vector_type(width)
-                taken = emit.pointer(read, at * panel.side_stride)
-                value = emit.value("x", f"load {kind}, ptr {taken}, align 4")
-                emit.line(f"store {kind} {value}, ptr {emit.pointer(write, at)}, align 4")
-            loop.next = [emit.pointer(read, panel.step_stride), emit.pointer(write, panel.width)]
+    def _reserve(self, scratch: str, size: int) -> None:
+        self.scratch[scratch] = max(self.scratch.get(scratch, 0), size)
 
+    def _attach(self, depth: int, place: Place) -> Place:
+        here = [s for s in self.before if self.attached[s.tensor.name].depth == depth]
+        if not here:
+            return place
+        boxes = needed([*self.before, self.stage], place.ranges)
+        for stage in here:
+            attach = self.attached[stage.tensor.name]
+            self._fill(stage, attach, boxes[stage.tensor.name], place.ranges)
+        accesses = dict(place.accesses)
+        for load in self.stage.loads:
+            if load.tensor.name in {stage.tensor.name for stage in here}:
+                accesses[load.key()] = self._access(load)
+        return replace(place, accesses=accesses)
 
-@dataclass(frozen=True)
-class Panel:
-    """The shape of a pack: strides of its source, elements of its side, steps of its length."""
-
-    side_stride: int
-    step_stride: int
-    width: int
-    steps: int
+    def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
+        """Compute a box of a stage into scratch."""
+        name, scratch = stage.tensor.name, f"@stage.{stage.tensor.name}"
+        region, where, elements = placed(self.emit, scratch, box, ranges)
+        self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
+        self._regions[name] = region
+        own = {axis.name: side for axis, side in zip(stage.axes, where, strict=True)}
+        own |= {axis.name: Range.whole(axis.extent) for axis in stage.reduce_axes}
+        accesses: dict[object, Access] = {}
+        for load in stage.loads:
+            accesses[load.key()] = self._access(load)
+        output = self._access(stage.tensor[stage.axes])
+        self.note(f"stage {name}:")
+        self._indent += 1
+        self._walk(Nest(stage, attach.schedule, output), 0, Place(own, accesses))
+        self._indent -= 1
 
 
-def function(name: str, compute: Compute, schedule: Schedule, index: str) -> str:
+def standing(emit: Emitter, access: Access, ranges: Ranges) -> str:
+    """Address where the loops stand: the base moved by every axis's offset."""
+    total: Value = 0
+    for axis, stride in access.outer.items():
+        total = emit.add(total, emit.multiply(ranges[axis].at, stride))
+    return emit.pointer(access.base, total, access.dtype)
+
+
+def function(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> str:
     """LLVM text of one kernel with its scratch. Raises: InvalidScheduleError.
 
     Scratch is static, so a kernel must not run twice at the same time in one process.
     """
-    lowering = Lowering(compute, schedule, index)
+    lowering = Lowering(output, schedule, spec)
     lines = lowering.run()
     head = f"define i32 @{name}(ptr noalias readonly %args) #0 {{"
-    return "\n".join([*lowering.scratch, head, *lines, "}"]) + "\n"
+    return "\n".join([*lowering.globals(), head, *lines, "}"]) + "\n"

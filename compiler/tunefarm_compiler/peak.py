@@ -4,8 +4,8 @@ from tunefarm_proto.bundle import Bundle, pack
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler.codegen import emit_object, link, module_text
+from tunefarm_compiler.emit import kind as llvm_kind
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.tile import vector_type
 
 ROUNDS = 100_000
 UNROLL = 4
@@ -31,7 +31,7 @@ def peak_bundle(spec: TargetSpec) -> Bundle:
 
 def _text(spec: TargetSpec, chains: int) -> str:
     """LLVM text of the kernel."""
-    kind = vector_type(spec.lanes)
+    kind = llvm_kind("float32", spec.lanes)
     suffix = "f32" if spec.lanes == 1 else f"v{spec.lanes}f32"
     zeros = f"<{spec.lanes} x i32> zeroinitializer"
 

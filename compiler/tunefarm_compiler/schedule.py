@@ -1,15 +1,19 @@
 """Schedules: how a tensor expression is computed, as plain data."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.te import Compute
+from tunefarm_compiler.dots import GROUP, operands
+from tunefarm_compiler.stages import Stage, plan
+from tunefarm_compiler.te import Tensor
 
 MAX_TILE_VALUES = 256
-MAX_SCRATCH_BYTES = 16 << 20
+MAX_SCRATCH_BYTES = 64 << 20
+_HINT = "copy one from `tunefarm bench --json` or a tuning record"
 
 
 @dataclass(frozen=True)
@@ -21,56 +25,142 @@ class Pack:
 
 
 @dataclass(frozen=True)
+class Attach:
+    """Compute a stage into scratch at depth `depth` of the output's loops, by its own schedule.
+
+    Only what the loops inside need of it is computed there; at depth 0 that is all of it.
+    """
+
+    stage: str
+    depth: int
+    schedule: "Schedule"
+
+
+@dataclass(frozen=True)
 class Schedule:
     """`loops` are (axis, block) from the outermost: each cuts its axis into blocks.
 
-    The last block of a spatial axis is its side of the register tile; the last spatial axis runs
-    along the vectors, of `lanes` elements each. What the loops leave of the reduce
-    axes runs innermost, `unroll` steps at a time. Blocks need not divide extents.
+    The last block of a spatial axis is its side of the register tile. `vector` is the axis that
+    runs along the vectors, of `lanes` elements each: the last spatial one unless it is given; a
+    reduce axis gives every lane a part of the sum. What the loops leave of the reduce axes runs
+    innermost in the order of `order`, the last `unroll` steps at a time, each of `group` indices: 4
+    where one instruction does four. Blocks need not divide extents. Stages that are not attached
+    are inlined.
     """
 
     loops: tuple[tuple[str, int], ...]
     lanes: int
     unroll: int = 1
     packs: tuple[Pack, ...] = ()
+    vector: str = ""
+    order: tuple[str, ...] = ()
+    stages: tuple[Attach, ...] = ()
+    group: int = 1
 
     def to_json(self) -> str:
         """Canonical JSON: equal schedules give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self._data(), sort_keys=True, separators=(",", ":"))
+
+    def _data(self) -> dict[str, Any]:
+        packs = [{"depth": pack.depth, "tensor": pack.tensor} for pack in self.packs]
+        data: dict[str, Any] = {"loops": self.loops, "lanes": self.lanes, "unroll": self.unroll}
+        data["packs"] = packs
+        # Later fields only where they say something, so that older records keep their text.
+        if self.vector:
+            data["vector"] = self.vector
+        if self.order:
+            data["order"] = self.order
+        if self.group > 1:
+            data["group"] = self.group
+        if self.stages:
+            data["stages"] = [
+                {"stage": s.stage, "depth": s.depth, "schedule": s.schedule._data()}
+                for s in self.stages
+            ]
+        return data
 
     @classmethod
     def from_json(cls, text: str) -> "Schedule":
         """Read what `to_json` wrote. Raises: InvalidScheduleError."""
-        hint = "copy one from `tunefarm bench --json` or a tuning record"
         try:
-            data: Any = json.loads(text)
-            unknown = set(data) - {field.name for field in fields(cls)}
-            if unknown:
-                raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-            return cls(
-                loops=tuple((str(axis), int(block)) for axis, block in data["loops"]),
-                lanes=int(data["lanes"]),
-                unroll=int(data.get("unroll", 1)),
-                packs=tuple(Pack(str(p["tensor"]), int(p["depth"])) for p in data.get("packs", [])),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InvalidScheduleError(f"not a schedule: {error!r}".splitlines()[0], hint) from None
+            return cls._read(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            said = f"not a schedule: {error!r}".splitlines()[0]
+            raise InvalidScheduleError(said, _HINT) from None
 
-    def tile(self, compute: Compute) -> dict[str, int]:
+    @classmethod
+    def _read(cls, data: Any) -> "Schedule":
+        known = {"loops", "lanes", "unroll", "packs", "vector", "order", "stages", "group"}
+        if unknown := set(data) - known:
+            raise ValueError(f"unknown field {min(unknown)!r}")
+        return cls(
+            loops=tuple((str(axis), int(block)) for axis, block in data["loops"]),
+            lanes=int(data["lanes"]),
+            unroll=int(data.get("unroll", 1)),
+            packs=tuple(Pack(str(p["tensor"]), int(p["depth"])) for p in data.get("packs", [])),
+            vector=str(data.get("vector", "")),
+            order=tuple(str(axis) for axis in data.get("order", [])),
+            stages=tuple(
+                Attach(str(s["stage"]), int(s["depth"]), cls._read(s["schedule"]))
+                for s in data.get("stages", [])
+            ),
+            group=int(data.get("group", 1)),
+        )
+
+    def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
         """Innermost block of every axis: its last in `loops`, else its whole extent."""
-        sides = dict(compute.extents)
+        sides = dict(extents)
         for axis, block in self.loops:
             sides[axis] = min(block, sides[axis])
         return sides
 
+    def vector_axis(self, stage: Stage) -> str:
+        """The axis along the vectors; "" for a stage without axes."""
+        return self.vector or (stage.axes[-1].name if stage.axes else "")
 
-def check(schedule: Schedule, compute: Compute) -> None:
-    """Refuse a schedule that cannot be applied. Raises: InvalidScheduleError, in one line."""
-    blocks: dict[str, int] = {}
-    for axis, block in schedule.loops:
-        if axis not in compute.extents:
+    def reduce_order(self, stage: Stage) -> tuple[str, ...]:
+        """The reduce axes as they are nested inside the tile, the outermost first."""
+        names = tuple(axis.name for axis in stage.reduce_axes)
+        return self.order or names
+
+
+def check(schedule: Schedule, output: Tensor) -> list[Stage]:
+    """The stages that a schedule makes, in their order. Raises: InvalidScheduleError."""
+    attached = {attach.stage: attach for attach in schedule.stages}
+    if len(attached) < len(schedule.stages):
+        raise InvalidScheduleError("schedule: a stage is attached twice", "attach each once")
+    stages = plan(output, attached)
+    *before, last = stages
+    _check_stage(schedule, last)
+    for stage in before:
+        attach = attached[stage.tensor.name]
+        if not 0 <= attach.depth <= len(schedule.loops):
             raise InvalidScheduleError(
-                f"schedule: no axis {axis!r}", f"the axes are {', '.join(compute.extents)}"
+                f"schedule: depth {attach.depth} of stage {attach.stage}",
+                f"0 to {len(schedule.loops)}",
+            )
+        for load in stage.loads:
+            source = attached.get(load.tensor.name)
+            if source is not None and source.depth > attach.depth:
+                raise InvalidScheduleError(
+                    f"schedule: {stage.tensor.name} is computed outside of {source.stage}",
+                    f"attach {source.stage} at depth {attach.depth} or less",
+                )
+        if attach.schedule.stages:
+            raise InvalidScheduleError(
+                f"schedule: stage {attach.stage} has stages of its own",
+                "attach every stage to the output's loops",
+            )
+        _check_stage(attach.schedule, stage, partial=attach.depth > 0)
+    return stages
+
+
+def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> None:
+    extents, blocks = stage.extents, dict[str, int]()
+    for axis, block in schedule.loops:
+        if axis not in extents:
+            raise InvalidScheduleError(
+                f"schedule: no axis {axis!r}", f"the axes are {', '.join(extents)}"
             )
         if block < 1 or block > blocks.get(axis, block):
             raise InvalidScheduleError(
@@ -83,60 +173,107 @@ def check(schedule: Schedule, compute: Compute) -> None:
             f"schedule: lanes={schedule.lanes}, unroll={schedule.unroll}",
             "lanes is a power of two up to 64, unroll 1 to 64",
         )
-    tile = schedule.tile(compute)
-    values = 1
-    for spatial in compute.axes:
-        lanes = schedule.lanes if spatial is compute.axes[-1] else 1
+    reduced = [axis.name for axis in stage.reduce_axes]
+    if schedule.order and sorted(schedule.order) != sorted(reduced):
+        raise InvalidScheduleError(
+            f"schedule: order {', '.join(schedule.order)}",
+            f"it names the reduce axes {', '.join(reduced) or '(none)'}, each once",
+        )
+    _check_vector(schedule, stage)
+    _check_group(schedule, stage)
+    if not partial:
+        _check_tile(schedule, stage)
+    for pack in schedule.packs:
+        _check_pack(pack, schedule, stage)
+
+
+def _check_vector(schedule: Schedule, stage: Stage) -> None:
+    vector, order = schedule.vector_axis(stage), schedule.reduce_order(stage)
+    if vector and vector not in stage.extents:
+        raise InvalidScheduleError(
+            f"schedule: no axis {vector!r} to run along the vectors",
+            f"the axes are {', '.join(stage.extents)}",
+        )
+    if vector in order and order[-1] != vector:
+        raise InvalidScheduleError(
+            f"schedule: {vector} runs along the vectors, but is not the innermost reduce axis",
+            "put it last in order",
+        )
+    outer = [axis for axis, _ in schedule.loops if axis in order]
+    if outer and stage.reduce and stage.reduce.dtype != stage.tensor.dtype:
+        raise InvalidScheduleError(
+            f"schedule: {stage.tensor.name} cannot hold parts of a sum of {stage.reduce.dtype}",
+            f"give {outer[0]} no loop",
+        )
+
+
+def _check_group(schedule: Schedule, stage: Stage) -> None:
+    if schedule.group == 1:
+        return
+    pair = operands(stage.reduce)
+    if schedule.group != GROUP or pair is None or schedule.lanes < GROUP:
+        raise InvalidScheduleError(
+            f"schedule: group {schedule.group} of {stage.tensor.name} in {schedule.lanes} lanes",
+            f"only sums of products of 8-bit numbers are grouped, by {GROUP}, in {GROUP} lanes",
+        )
+    vector, inner = schedule.vector_axis(stage), schedule.reduce_order(stage)[-1]
+    packed = {pack.tensor for pack in schedule.packs}
+    for load in stage.loads:
+        strides = load.strides()[0]
+        if inner not in strides:
+            continue
+        if load.tensor.name not in packed and (vector in strides or strides[inner] != 1):
+            raise InvalidScheduleError(
+                f"schedule: groups of {load.tensor.name} do not lie side by side", "pack it"
+            )
+    cut = [block for axis, block in schedule.loops if axis == inner and block % GROUP]
+    if any(inner in dict(test.terms) for test in stage.tests) or any(
+        block < stage.extents[inner] for block in cut
+    ):
+        raise InvalidScheduleError(
+            f"schedule: groups of {inner} are cut", f"make its blocks multiples of {GROUP}"
+        )
+
+
+def _check_tile(schedule: Schedule, stage: Stage) -> None:
+    tile = schedule.tile(stage.extents)
+    vector, values = schedule.vector_axis(stage), 1
+    for spatial in stage.axes:
+        lanes = schedule.lanes if spatial.name == vector else 1
         values *= -(-tile[spatial.name] // lanes)
     if values > MAX_TILE_VALUES:
         raise InvalidScheduleError(
             f"schedule: the register tile holds {values} vectors, {MAX_TILE_VALUES} is the limit",
             "add loops with smaller blocks",
         )
-    for pack in schedule.packs:
-        _check_pack(pack, schedule, compute)
 
 
-def _check_pack(pack: Pack, schedule: Schedule, compute: Compute) -> None:
-    loads = [load for load in compute.loads() if load.tensor.name == pack.tensor]
-    spatial = {axis.name for axis in compute.axes}
-    packable = len(loads) == 1 and bool(compute.reduce_axes)
-    if packable:
+def _check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
+    loads = [load for load in stage.loads if load.tensor.name == pack.tensor]
+    spatial = {axis.name for axis in stage.axes}
+    axes: set[str] = set()
+    if len(loads) == 1 and stage.reduce is not None:
         axes = set(loads[0].strides()[0])
-        packable = len(axes & spatial) == 1 and len(axes - spatial) == 1
-    if not packable:
+    lone = len(loads) == 1 and all(len(index.terms) == 1 for index in loads[0].indices)
+    batch = {axis for axis, block in schedule.loops[: pack.depth] if block == 1}
+    batch |= {axis for axis, extent in stage.extents.items() if extent == 1}
+    sides = (axes & spatial) - batch
+    if not sides:
+        sides = set(sorted(axes & spatial)[-1:])
+    if not lone or len(sides) != 1 or axes <= spatial:
         raise InvalidScheduleError(
             f"schedule: {pack.tensor!r} cannot be packed",
-            "pack a tensor that is read once, along one spatial and one reduce axis",
+            "pack a tensor that is read once, along one spatial axis and reduce axes",
         )
     if not 0 <= pack.depth <= len(schedule.loops):
         raise InvalidScheduleError(
             f"schedule: depth {pack.depth} of pack {pack.tensor}", f"0 to {len(schedule.loops)}"
         )
-    side = next(axis for axis in loads[0].strides()[0] if axis in spatial)
-    width = schedule.tile(compute)[side]
+    (side,) = sides
+    width = schedule.tile(stage.extents)[side]
     inside = [block for axis, block in schedule.loops[pack.depth :] if axis == side]
-    if any(block % width and block < compute.extents[side] for block in inside):
+    if any(block % width and block < stage.extents[side] for block in inside):
         raise InvalidScheduleError(
             f"schedule: blocks of {side} in the pack of {pack.tensor} cut its panels of {width}",
             f"make them multiples of {width}",
         )
-    if 4 * pack_elements(pack, schedule, compute) > MAX_SCRATCH_BYTES:
-        raise InvalidScheduleError(
-            f"schedule: pack {pack.tensor} needs over {MAX_SCRATCH_BYTES >> 20} MiB",
-            "pack at a greater depth",
-        )
-
-
-def pack_elements(pack: Pack, schedule: Schedule, compute: Compute) -> int:
-    """Elements of scratch that a pack needs: whole panels of the register tile's side."""
-    load = next(load for load in compute.loads() if load.tensor.name == pack.tensor)
-    around = dict(compute.extents)
-    for axis, block in schedule.loops[: pack.depth]:
-        around[axis] = min(block, around[axis])
-    tile = schedule.tile(compute)
-    total = 1
-    for axis in load.strides()[0]:
-        side = 1 if axis in {a.name for a in compute.reduce_axes} else tile[axis]
-        total *= -(-around[axis] // side) * side
-    return total

@@ -1,5 +1,6 @@
 """What we compile for."""
 
+import difflib
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,7 +11,10 @@ from tunefarm_proto.v1 import common_pb2 as pb
 # Features that our code may use, by architecture. The rest of a processor's features neither helps
 # float kernels nor is known to every device, so bundles do not ask for them.
 USED_FEATURES: dict[str, tuple[str, ...]] = {
-    "x86_64": ("avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "fma"),
+    "x86_64": (
+        "avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512vnni",
+        "avx512vpopcntdq", "f16c", "fma",
+    ),
     "aarch64": ("dotprod", "fullfp16", "neon"),
     "armv7": ("neon", "vfp4"),
     "riscv64": ("a", "c", "d", "f", "m"),
@@ -80,6 +84,16 @@ class TargetSpec:
         return 16 if self.arch in ("armv7", "wasm32") else 32
 
     @property
+    def halves(self) -> bool:
+        """Whether float16 is converted by an instruction."""
+        return bool({"avx512f", "f16c", "neon"} & set(self.features))
+
+    @property
+    def masks(self) -> bool:
+        """Whether a vector can be read and written in part."""
+        return "avx512f" in self.features
+
+    @property
     def index(self) -> str:
         """LLVM type of indices: i32 on 32-bit processors."""
         return "i32" if self.arch in ("armv7", "wasm32") else "i64"
@@ -116,11 +130,22 @@ def _local() -> TargetSpec:
     return _spec(arch, llvm.get_host_cpu_name(), features)
 
 
+_V3 = {"avx", "avx2", "f16c", "fma"}
+_V4 = _V3 | {"avx512bw", "avx512dq", "avx512f", "avx512vl"}
 _NAMED = {
     "rasp3b": ("aarch64", "cortex-a53", {"neon"}),
     "rasp4b": ("aarch64", "cortex-a72", {"neon"}),
+    "rasp5": ("aarch64", "cortex-a76", {"dotprod", "fullfp16", "neon"}),
     "rasp3b-32": ("armv7", "cortex-a53", {"neon", "vfp4"}),
+    "jetson-orin": ("aarch64", "cortex-a78", {"dotprod", "fullfp16", "neon"}),
+    "neoverse-n1": ("aarch64", "neoverse-n1", {"dotprod", "fullfp16", "neon"}),
     "riscv64": ("riscv64", "generic-rv64", {"m", "a", "f", "d", "c"}),
+    "x86-64-v2": ("x86_64", "x86-64-v2", set()),
+    "x86-64-v3": ("x86_64", "x86-64-v3", _V3),
+    "x86-64-v4": ("x86_64", "x86-64-v4", _V4),
+    "skylake-avx512": ("x86_64", "skylake-avx512", _V4),
+    "znver3": ("x86_64", "znver3", _V3),
+    "znver4": ("x86_64", "znver4", _V4 | {"avx512vnni", "avx512vpopcntdq"}),
     "wasm": ("wasm32", "generic", {"bulk-memory", "simd128"}),
 }
 NAMES = ("local", *_NAMED)
@@ -131,7 +156,9 @@ def resolve(name: str) -> TargetSpec:
     if name == "local":
         return _local()
     if name not in _NAMED:
-        raise UnknownTargetError(f"no target {name!r}", f"known are {', '.join(NAMES)}")
+        near = difflib.get_close_matches(name, NAMES, 3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UnknownTargetError(f"no target {name!r}", f"{hint}known are {', '.join(NAMES)}")
     return _spec(*_NAMED[name])
 
 

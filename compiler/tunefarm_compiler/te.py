@@ -3,185 +3,463 @@
     m, n, k = 512, 512, 512
     a, b = placeholder("A", (m, k)), placeholder("B", (k, n))
     r = reduce_axis("k", k)
-    c = compute("C", (("i", m), ("j", n)), lambda i, j: reduce_sum(a[i, r] * b[r, j], r))
+    c = compute("C", (("i", m), ("j", n)), lambda i, j: sum_of(a[i, r] * b[r, j], r))
+    d = compute("D", (("i", m), ("j", n)), lambda i, j: maximum(c[i, j], 0.0))
 
-Indices are affine in the axes with coefficients and offsets that are known when compiling.
+Indices are affine in the axes with coefficients and offsets that are known when compiling. What
+lies outside a tensor is never read: `select(y.within(0, h), a[y, x], 0.0)` pads without a copy.
+Functions such as `exp`, made of these expressions, are in `functions.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias
+
+FLOATS = ("float32", "float16", "bfloat16")
+INTEGERS = ("int8", "uint8", "int32", "uint32")
 
 
-@dataclass(frozen=True)
-class Index:
-    """An affine form over axis names: sum of coefficient x axis, plus an offset."""
+class Affine:
+    """What can stand in an index: an axis, or a sum of axes by constants."""
 
-    terms: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    offset: int = 0
+    def index(self) -> "Index":
+        """As an affine form."""
+        raise NotImplementedError
 
-    def __add__(self, other: "Index | int") -> "Index":
-        right = as_index(other)
-        terms = dict(self.terms)
-        for axis, coefficient in right.terms.items():
+    def __add__(self, other: "Affine | int") -> "Index":
+        left, right = self.index(), as_index(other)
+        terms = dict(left.terms)
+        for axis, coefficient in right.terms:
             terms[axis] = terms.get(axis, 0) + coefficient
-        return Index(terms, self.offset + right.offset)
+        kept = tuple(sorted((axis, c) for axis, c in terms.items() if c))
+        return Index(kept, left.offset + right.offset)
+
+    def __sub__(self, other: "Affine | int") -> "Index":
+        return self + as_index(other) * -1
 
     def __mul__(self, factor: int) -> "Index":
-        return Index({a: c * factor for a, c in self.terms.items()}, self.offset * factor)
+        here = self.index()
+        kept = tuple((axis, c * factor) for axis, c in here.terms if c * factor)
+        return Index(kept, here.offset * factor)
+
+    def within(self, low: int, high: int) -> "Inside":
+        """Whether low <= self < high."""
+        return Inside((self - low, self * -1 + (high - 1)))
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A loop of `extent` iterations; `reduce` axes are summed over."""
+class Index(Affine):
+    """An affine form over axis names: sum of coefficient x axis, plus an offset."""
+
+    terms: tuple[tuple[str, int], ...] = ()
+    offset: int = 0
+
+    def index(self) -> "Index":
+        """Itself."""
+        return self
+
+    def substitute(self, axes: dict[str, "Index"]) -> "Index":
+        """With axes replaced by affine forms."""
+        total = Index((), self.offset)
+        for axis, coefficient in self.terms:
+            total += axes.get(axis, Index(((axis, 1),))) * coefficient
+        return total
+
+
+@dataclass(frozen=True)
+class Axis(Affine):
+    """A loop of `extent` iterations; `reduce` axes are summed (or maximised) over."""
 
     name: str
     extent: int
     reduce: bool = False
 
+    def index(self) -> Index:
+        """The form that is this axis alone."""
+        return Index(((self.name, 1),))
 
-def as_index(value: "Index | Axis | int") -> Index:
+
+def as_index(value: Affine | int) -> Index:
     """An index from an axis, a number or an index."""
-    if isinstance(value, Axis):
-        return Index({value.name: 1})
-    return value if isinstance(value, Index) else Index({}, value)
+    return Index((), value) if isinstance(value, int) else value.index()
+
+
+Operand: TypeAlias = "Expr | float"
 
 
 class Expr:
-    """A scalar expression at one point of the output."""
+    """A scalar expression at one point of the output. Equal only to itself."""
 
-    def __add__(self, other: "Expr") -> "Expr":
-        return Binary("fadd", self, other)
+    @property
+    def dtype(self) -> str:
+        """Type of its value; "bool" for conditions."""
+        raise NotImplementedError
 
-    def __sub__(self, other: "Expr") -> "Expr":
-        return Binary("fsub", self, other)
+    def __add__(self, other: Operand) -> "Expr":
+        return binary("add", self, other)
 
-    def __mul__(self, other: "Expr") -> "Expr":
-        return Binary("fmul", self, other)
+    def __radd__(self, other: Operand) -> "Expr":
+        return binary("add", self, other)
+
+    def __sub__(self, other: Operand) -> "Expr":
+        return binary("sub", self, other)
+
+    def __rsub__(self, other: float) -> "Expr":
+        return binary("sub", Constant(other, self.dtype), self)
+
+    def __mul__(self, other: Operand) -> "Expr":
+        return binary("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> "Expr":
+        return binary("mul", self, other)
+
+    def __truediv__(self, other: Operand) -> "Expr":
+        return binary("div", self, other)
+
+    def __rtruediv__(self, other: float) -> "Expr":
+        return binary("div", Constant(other, self.dtype), self)
+
+    def __neg__(self) -> "Expr":
+        return Unary("neg", self)
+
+    def __lt__(self, other: Operand) -> "Expr":
+        return Compare("lt", self, as_expr(other, self.dtype))
+
+    def __gt__(self, other: Operand) -> "Expr":
+        return Compare("gt", self, as_expr(other, self.dtype))
+
+    def children(self) -> list["Expr"]:
+        """Expressions that this one is made of."""
+        held = [getattr(self, one.name) for one in fields(self)]  # type: ignore[arg-type]
+        return [value for value in held if isinstance(value, Expr)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constant(Expr):
     """A number."""
 
     value: float
+    kind: str = "float32"
+
+    @property
+    def dtype(self) -> str:
+        """Its type."""
+        return self.kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Unary(Expr):
+    """`op` is neg, abs or sqrt of floats; ctpop, the number of ones, of integers."""
+
+    op: str
+    value: Expr
+
+    @property
+    def dtype(self) -> str:
+        """That of its operand."""
+        return self.value.dtype
+
+
+@dataclass(frozen=True, eq=False)
 class Binary(Expr):
-    """`op` is LLVM's name: fadd, fsub, fmul; or "maximum"."""
+    """`op` is add, sub, mul, div, max, min; of integers also shl, lshr, and, or, xor."""
 
     op: str
     left: Expr
     right: Expr
 
-
-@dataclass(frozen=True)
-class Load(Expr):
-    """One element of a tensor."""
-
-    tensor: "Tensor"
-    indices: tuple[Index, ...]
-
-    def strides(self) -> tuple[dict[str, int], int]:
-        """Elements that each axis moves the access by, and its constant offset."""
-        strides: dict[str, int] = {}
-        offset, step = 0, 1
-        for index, extent in reversed(list(zip(self.indices, self.tensor.shape, strict=True))):
-            for axis, coefficient in index.terms.items():
-                strides[axis] = strides.get(axis, 0) + coefficient * step
-            offset += index.offset * step
-            step *= extent
-        return strides, offset
+    @property
+    def dtype(self) -> str:
+        """That of both operands."""
+        return self.left.dtype
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Fma(Expr):
+    """left x right + addend, rounded once where the processor can."""
+
+    left: Expr
+    right: Expr
+    addend: Expr
+
+    @property
+    def dtype(self) -> str:
+        """That of its operands."""
+        return self.left.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Compare(Expr):
+    """`op` is lt, gt or eq; false where either is NaN."""
+
+    op: str
+    left: Expr
+    right: Expr
+
+    @property
+    def dtype(self) -> str:
+        """A condition."""
+        return "bool"
+
+
+@dataclass(frozen=True, eq=False)
+class Inside(Expr):
+    """Whether every one of these affine forms is at least 0."""
+
+    tests: tuple[Index, ...]
+
+    @property
+    def dtype(self) -> str:
+        """A condition."""
+        return "bool"
+
+    def __and__(self, other: "Inside") -> "Inside":
+        return Inside(self.tests + other.tests)
+
+
+@dataclass(frozen=True, eq=False)
+class Select(Expr):
+    """`yes` where the condition holds, else `no`. Under an `Inside`, nothing outside is read."""
+
+    condition: Expr
+    yes: Expr
+    no: Expr
+
+    @property
+    def dtype(self) -> str:
+        """That of both branches."""
+        return self.yes.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Cast(Expr):
+    """The same number in another type; from float to integer towards zero."""
+
+    value: Expr
+    to: str
+
+    @property
+    def dtype(self) -> str:
+        """The type asked for."""
+        return self.to
+
+
+@dataclass(frozen=True, eq=False)
+class Bits(Expr):
+    """The same bits read as another type of the same size."""
+
+    value: Expr
+    to: str
+
+    @property
+    def dtype(self) -> str:
+        """The type asked for."""
+        return self.to
+
+
+@dataclass(frozen=True, eq=False)
 class Reduce(Expr):
-    """The sum of `body` over reduce axes. Only as the outermost expression."""
+    """`op` (add, max, min) over reduce axes of `body`."""
 
+    op: str
     body: Expr
     axes: tuple[Axis, ...]
+
+    @property
+    def dtype(self) -> str:
+        """That of its body."""
+        return self.body.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Total(Expr):
+    """Inside the lowering: the result of a stage's reduction."""
+
+    kind: str
+
+    @property
+    def dtype(self) -> str:
+        """Its type."""
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Axes of a tensor and the expression of each of its elements."""
+
+    axes: tuple[Axis, ...]
+    body: Expr
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A contiguous float32 array, C order. `shape` in elements."""
+    """A contiguous array, C order; computed from others where `compute` is given.
+
+    `view` is the shape that callers see: the same elements in the same order.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    compute: Compute | None = field(default=None, compare=False)
+    view: tuple[int, ...] = ()
 
-    def __getitem__(self, indices: "Index | Axis | int | tuple[Index | Axis | int, ...]") -> Load:
+    def __getitem__(self, indices: "Affine | int | tuple[Affine | int, ...]") -> "Load":
         given = indices if isinstance(indices, tuple) else (indices,)
         if len(given) != len(self.shape):
             raise ValueError(f"{self.name} has {len(self.shape)} axes, {len(given)} indices given")
         return Load(self, tuple(as_index(index) for index in given))
 
+    @property
+    def outside(self) -> tuple[int, ...]:
+        """The shape that callers see."""
+        return self.view or self.shape
 
-@dataclass(frozen=True)
-class Compute:
-    """An output tensor and the expression of each of its elements."""
+    def steps(self) -> tuple[int, ...]:
+        """Elements from one index of each dimension to the next."""
+        found, step = [], 1
+        for extent in reversed(self.shape):
+            found.append(step)
+            step *= extent
+        return tuple(reversed(found))
 
-    output: Tensor
-    axes: tuple[Axis, ...]
-    body: Expr
+
+@dataclass(frozen=True, eq=False)
+class Load(Expr):
+    """One element of a tensor."""
+
+    tensor: Tensor
+    indices: tuple[Index, ...]
 
     @property
-    def reduce_axes(self) -> tuple[Axis, ...]:
-        """Axes summed over; none for an elementwise expression."""
-        return self.body.axes if isinstance(self.body, Reduce) else ()
+    def dtype(self) -> str:
+        """That of the tensor."""
+        return self.tensor.dtype
 
-    @property
-    def extents(self) -> dict[str, int]:
-        """Extent of every axis by name."""
-        return {axis.name: axis.extent for axis in (*self.axes, *self.reduce_axes)}
+    def strides(self, steps: Sequence[int] | None = None) -> tuple[dict[str, int], int]:
+        """Elements that each axis moves the access by, and its constant offset."""
+        total = Index()
+        for index, step in zip(self.indices, steps or self.tensor.steps(), strict=True):
+            total += index * step
+        return dict(total.terms), total.offset
 
-    def loads(self) -> list[Load]:
-        """Every access in the body, each once, in the order written."""
-        found: dict[tuple[str, tuple[tuple[object, ...], ...]], Load] = {}
-
-        def walk(expr: Expr) -> None:
-            match expr:
-                case Load(tensor, indices):
-                    key = tuple((*sorted(i.terms.items()), i.offset) for i in indices)
-                    found.setdefault((tensor.name, key), expr)
-                case Binary(_, left, right):
-                    walk(left)
-                    walk(right)
-                case Reduce(body, _):
-                    walk(body)
-
-        walk(self.body)
-        return list(found.values())
-
-    def inputs(self) -> list[Tensor]:
-        """Tensors read, each once, in the order written."""
-        return list({load.tensor.name: load.tensor for load in self.loads()}.values())
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal accesses."""
+        return (self.tensor.name, self.indices)
 
 
-def placeholder(name: str, shape: Sequence[int], dtype: str = "float32") -> Tensor:
-    """An input of that shape."""
-    return Tensor(name, tuple(shape), dtype)
+def walk(*roots: Expr) -> Iterator[Expr]:
+    """Every expression below, each object once, parents first."""
+    seen: set[int] = set()
+    todo = list(reversed(roots))
+    while todo:
+        expr = todo.pop()
+        if id(expr) not in seen:
+            seen.add(id(expr))
+            yield expr
+            todo += reversed(expr.children())
+
+
+def rewrite(expr: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Expr]) -> Expr:
+    """A copy with `leaf(e)` in place of each e for which it is not None. Sharing is kept."""
+    if id(expr) not in memo:
+        made = leaf(expr)
+        if made is None:
+            changed: dict[str, Any] = {}
+            for one in fields(expr):  # type: ignore[arg-type]
+                value = getattr(expr, one.name)
+                if isinstance(value, Expr):
+                    changed[one.name] = rewrite(value, leaf, memo)
+            made = replace(expr, **changed) if changed else expr  # type: ignore[type-var]
+        memo[id(expr)] = made
+    return memo[id(expr)]
+
+
+def as_expr(value: Operand, dtype: str) -> Expr:
+    """An expression from a number."""
+    return value if isinstance(value, Expr) else Constant(value, dtype)
+
+
+def binary(op: str, left: Expr, right: Operand) -> Expr:
+    """One operation on two values of one type. Raises: ValueError."""
+    other = as_expr(right, left.dtype)
+    if other.dtype != left.dtype:
+        raise ValueError(f"{op} of {left.dtype} and {other.dtype}: cast one of them")
+    return Binary(op, left, other)
+
+
+def placeholder(
+    name: str, shape: Sequence[int], dtype: str = "float32", view: Sequence[int] = ()
+) -> Tensor:
+    """An input of that shape; callers see `view` where it is given."""
+    return Tensor(name, tuple(shape), dtype, None, tuple(view))
 
 
 def reduce_axis(name: str, extent: int) -> Axis:
-    """An axis to sum over."""
+    """An axis to sum or maximise over."""
     return Axis(name, extent, reduce=True)
 
 
-def reduce_sum(body: Expr, *axes: Axis) -> Reduce:
+def sum_of(body: Expr, *axes: Axis) -> Reduce:
     """The sum of `body` over `axes`."""
-    return Reduce(body, axes)
+    return Reduce("add", body, axes)
 
 
-def maximum(left: Expr, right: Expr) -> Expr:
+def max_of(body: Expr, *axes: Axis) -> Reduce:
+    """The largest `body` over `axes`; NaN where one is."""
+    return Reduce("max", body, axes)
+
+
+def min_of(body: Expr, *axes: Axis) -> Reduce:
+    """The smallest `body` over `axes`; NaN where one is."""
+    return Reduce("min", body, axes)
+
+
+def maximum(left: Expr, right: Operand) -> Expr:
     """The larger of two; NaN where either is."""
-    return Binary("maximum", left, right)
+    return binary("max", left, right)
+
+
+def minimum(left: Expr, right: Operand) -> Expr:
+    """The smaller of two; NaN where either is."""
+    return binary("min", left, right)
+
+
+def select(condition: Expr, yes: Expr, no: Operand) -> Expr:
+    """`yes` where the condition holds, else `no`."""
+    return Select(condition, yes, as_expr(no, yes.dtype))
+
+
+def ones(value: Expr) -> Expr:
+    """How many bits of an integer are 1."""
+    return Unary("ctpop", value)
+
+
+def cast(value: Expr, dtype: str) -> Expr:
+    """The same number in another type."""
+    return value if value.dtype == dtype else Cast(value, dtype)
 
 
 def compute(
-    name: str, axes: Sequence[tuple[str, int]], body: Callable[..., Expr], dtype: str = "float32"
-) -> Compute:
-    """An output with the given (name, extent) axes; `body` gets an Axis for each."""
+    name: str,
+    axes: Sequence[tuple[str, int]],
+    body: Callable[..., Expr],
+    view: Sequence[int] = (),
+) -> Tensor:
+    """A tensor with the given (name, extent) axes; `body` gets an Axis for each."""
     made = tuple(Axis(axis, extent) for axis, extent in axes)
-    return Compute(Tensor(name, tuple(a.extent for a in made), dtype), made, body(*made))
+    expr = body(*made)
+    shape = tuple(axis.extent for axis in made)
+    return Tensor(name, shape, expr.dtype, Compute(made, expr), tuple(view))
+
+
+def show(output: Tensor, schedule: Any = None, target: str = "local") -> str:
+    """The loops of an expression before a schedule and after it; the default one if none is given.
+
+    Raises: InvalidScheduleError, UnknownTargetError.
+    """
+    from tunefarm_compiler import defaults, targets
+    from tunefarm_compiler.show import show as loops
+
+    spec = targets.resolve(target)
+    return loops(output, schedule or defaults.default(output, spec), spec)

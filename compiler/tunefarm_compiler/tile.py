@@ -1,241 +1,382 @@
-"""The register tile: spatial loops unrolled into vectors, carried through the reduce loop."""
+"""The register tile: spatial loops unrolled into vectors, carried through the reduce loops."""
 
 import itertools
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.emit import Emitter, Value
-from tunefarm_compiler.te import Binary, Compute, Constant, Expr, Load, Reduce
+from tunefarm_compiler import dots
+from tunefarm_compiler import emit as llvm
+from tunefarm_compiler.bounds import Ranges, decide, segments
+from tunefarm_compiler.clip import clipped, limits
+from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
+from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
+from tunefarm_compiler.stages import Stage
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Binary, Index, Reduce
+from tunefarm_compiler.values import Access, Piece, Values
 
-# One vector of the tile: a point of the outer spatial axes, a start along the vectors, its lanes.
-Piece = tuple[tuple[int, ...], int, int]
+IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
+_LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
 
 
-@dataclass(frozen=True)
-class Access:
-    """Where a load or store goes: a base and how far each axis moves it, in elements.
+def identity(op: str, dtype: str) -> float:
+    """What changes nothing in a reduction."""
+    return _LIMITS.get(op, {}).get(dtype, IDENTITY[op])
 
-    `strides` hold inside the register tile, `outer` between tiles: in packed panels they differ.
+
+def spans(
+    extent: int, lanes: int, masks: bool = False, least: int = 1
+) -> list[tuple[int, int, int]]:
+    """(start, lanes, valid) of vectors that cover `extent` elements and touch nothing beside them.
+
+    A tail is one masked vector where the processor has masks, else takes powers of two.
     """
-
-    base: str
-    strides: Mapping[str, int]
-    outer: Mapping[str, int]
-
-
-def vector_type(lanes: int) -> str:
-    """LLVM's name of a float32 vector, a plain float for one lane."""
-    return "float" if lanes == 1 else f"<{lanes} x float>"
-
-
-def spans(extent: int, lanes: int) -> list[tuple[int, int]]:
-    """(start, width) of vectors that cover `extent` elements and touch nothing beside them.
-
-    A tail takes powers of two.
-    """
-    found: list[tuple[int, int]] = []
+    found: list[tuple[int, int, int]] = []
     start, width = 0, lanes
     while start < extent:
-        if width > extent - start:
+        left = extent - start
+        if width > left:
+            if (masks and left > 1) or least > 1:
+                while width // 2 >= max(left, least):
+                    width //= 2
+                found.append((start, width, left))
+                break
             width //= 2
             continue
-        found.append((start, width))
+        found.append((start, width, width))
         start += width
     return found
 
 
-def pieces(compute: Compute, extents: Mapping[str, int], lanes: int) -> list[Piece]:
-    """The vectors of a tile."""
-    outer = [range(extents[axis.name]) for axis in compute.axes[:-1]]
-    along = spans(extents[compute.axes[-1].name], lanes)
-    return [(point, at, width) for point in itertools.product(*outer) for at, width in along]
-
-
 class Tile:
-    """Emits one register tile of a compute."""
+    """Emits one register tile of a stage."""
 
     def __init__(  # noqa: PLR0917
         self,
         emit: Emitter,
-        compute: Compute,
-        accesses: Mapping[int, Access],
+        stage: Stage,
+        schedule: Schedule,
+        accesses: Mapping[object, Access],
         output: Access,
-        lanes: int,
-        unroll: int,
+        spec: TargetSpec,
     ) -> None:
         self.emit = emit
-        self.compute = compute
-        self.accesses = accesses  # by the load's place in compute.loads()
+        self.stage = stage
+        self.schedule = schedule
         self.output = output
-        self.lanes = lanes
-        self.unroll = unroll
-        self._places = {_key(load): place for place, load in enumerate(compute.loads())}
-        self._loaded: dict[tuple[int, int, int], str] = {}
-        self._pointers: dict[int, str] = {}
-        self._steps: dict[str, int] = {}
+        self.spec = spec
+        self.values = Values(emit, stage, accesses)
+        self.values.vector = schedule.vector_axis(stage)
+        reduced = {axis.name for axis in stage.reduce_axes}
+        self.across = self.values.vector in reduced  # lanes hold parts of one sum
+        self.ranges: Ranges = {}
+        self.clipped = clipped(stage, schedule)
+        self.chains = schedule.unroll if self.across else 1
 
-    def run(self, extents: Mapping[str, int], first: bool) -> None:
-        """Compute the tile with these extents. `first`: the outputs hold nothing yet."""
-        tile = pieces(self.compute, extents, self.lanes)
-        self._pointers = {place: access.base for place, access in self.accesses.items()}
-        if isinstance(self.compute.body, Reduce):
-            values = [_zero(piece[2]) if first else self._load_output(piece) for piece in tile]
-            values = self._reduce(self.compute.body, tile, values, extents)
-        else:
-            self._loaded = {}
-            values = [self._value(self.compute.body, piece) for piece in tile]
-        for piece, value in zip(tile, values, strict=True):
-            where = self.emit.pointer(self.output.base, self._offset(self.output.strides, piece))
-            self.emit.line(f"store {vector_type(piece[2])} {value}, ptr {where}, align 4")
+    def run(self, ranges: Ranges, first: bool, last: bool) -> bool:
+        """Compute the tile there. `first`: the outputs hold nothing yet; `last`: they are complete.
 
-    def _reduce(
-        self, body: Reduce, tile: list[Piece], values: list[str], extents: Mapping[str, int]
-    ) -> list[str]:
-        *outer, inner = body.axes
-        if any(extents[axis.name] > 1 for axis in outer):
+        Returns whether the zeros of `values.NOTHING` are used.
+        """
+        values, stage = self.values, self.stage
+        self.ranges = values.ranges = ranges
+        values.pointers = {key: access.base for key, access in values.accesses.items()}
+        tile = list(self._pieces(ranges))
+        if len(tile) > MAX_TILE_VALUES:
             raise InvalidScheduleError(
-                f"schedule: only {inner.name} may run inside the register tile",
-                f"give {', '.join(axis.name for axis in outer)} loops of block 1",
+                f"schedule: a register tile of {stage.tensor.name} holds {len(tile)} vectors, "
+                f"{MAX_TILE_VALUES} is the limit",
+                "add loops with smaller blocks",
             )
-        extent = extents[inner.name]
-        unroll = min(self.unroll, extent)
-        kinds = [vector_type(width) for _, _, width in tile]
-        rounds, rest = divmod(extent, unroll)
-        bases = [self._pointers[place] for place in self._pointers]
-        carried = [*zip(kinds, values, strict=True), *(("ptr", base) for base in bases)]
-        with self.emit.loop(rounds, carried) as loop:
-            values, moved = loop.values[: len(tile)], loop.values[len(tile) :]
-            self._pointers = dict(zip(self._pointers, moved, strict=True))
-            values = self._steps_of(body, tile, values, inner.name, unroll)
-            loop.next = [*values, *self._advance(inner.name, unroll)]
-        values = loop.final[: len(tile)]
-        self._pointers = dict(zip(self._pointers, loop.final[len(tile) :], strict=True))
-        return self._steps_of(body, tile, values, inner.name, rest)
+        if stage.reduce is not None:
+            self._run_reduce(stage.reduce, tile, first)
+        values.pointers = {key: access.base for key, access in values.accesses.items()}
+        values.ranges, values.steps = ranges, {}
+        values.forget()
+        for piece in tile:
+            done = values.value(stage.body, piece) if last else values.totals[piece]
+            self._store(done, piece)
+        return values.uses_nothing
 
-    def _advance(self, axis: str, steps: int) -> list[str]:
-        return [
-            self.emit.pointer(pointer, steps * self.accesses[place].strides.get(axis, 0))
-            for place, pointer in self._pointers.items()
+    def describe(self) -> str:
+        """One line for people: what the tile computes, in which vectors."""
+        sides = " x ".join(
+            f"{axis.name} {self.ranges[axis.name].extent}" for axis in self.stage.axes
+        )
+        order = self.schedule.reduce_order(self.stage)
+        over = ", ".join(f"{axis} {self.ranges[axis].extent}" for axis in order)
+        unrolled = f" by {self.schedule.unroll}" if self.schedule.unroll > 1 else ""
+        vectors = f"vectors of {self.schedule.lanes} along {self.values.vector}"
+        sums = f" over {over}{unrolled}" if over else ""
+        return f"tile of {self.stage.tensor.name}: {sides or 'one number'}{sums}, {vectors}"
+
+    def _pieces(self, ranges: Ranges) -> Iterator[Piece]:
+        """The vectors of a tile; points where lanes hold parts of a sum."""
+        vector = self.values.vector
+        outer = [range(ranges[a.name].extent) for a in self.stage.axes if a.name != vector]
+        along = [(0, 1, 1)]
+        if not self.across and vector:
+            along = spans(
+                ranges[vector].extent,
+                self.schedule.lanes,
+                self.spec.masks,
+                1 if self.schedule.group == 1 else dots.GROUP,
+            )
+        for point in itertools.product(*outer):
+            for start, lanes, valid in along:
+                yield Piece(point, start, lanes, valid)
+
+    def _store(self, value: str, piece: Piece) -> None:
+        emit, access, lanes = self.emit, self.output, piece.lanes
+        offset = self.values.offset(access.strides, piece)
+        along = access.strides.get(self.values.vector, 0)
+        where = emit.pointer(access.base, offset, access.dtype)
+        wide = kind(access.dtype, lanes)
+        if lanes == 1 or (along == 1 and piece.valid == lanes):
+            emit.store(value, where, access.dtype, lanes)
+        elif along == 1:
+            mask = lanes_mask([lane < piece.valid for lane in range(lanes)])
+            name = f"llvm.masked.store.{llvm.suffix(access.dtype, lanes)}.p0"
+            size = llvm.SIZES[access.dtype]
+            typed = f"{wide} {value}, ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}"
+            emit.line(f"call void @{name}({typed})")
+        else:
+            for lane in range(piece.valid):
+                one = emit.value("o", f"extractelement {wide} {value}, i32 {lane}")
+                emit.store(one, emit.pointer(where, lane * along, access.dtype), access.dtype)
+
+    # Reductions
+
+    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: bool) -> None:
+        """Fill `values.totals`."""
+        dtype, lanes = reduce.dtype, self.schedule.lanes
+        parts = tile
+        if self.across:
+            parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
+        totals = [
+            constant(identity(reduce.op, dtype), dtype, p.lanes)
+            for p in parts
+            for _ in range(self.chains)
         ]
+        if not first and not self.across:
+            totals = [self._load_output(piece) for piece in tile]
+        totals = self._loops(reduce, self.schedule.reduce_order(self.stage), parts, totals)
+        if self.across:
+            each = [totals[n : n + self.chains] for n in range(0, len(totals), self.chains)]
+            totals = [self._across(reduce, chains) for chains in each]
+            if not first:
+                before = [self._load_output(piece) for piece in tile]
+                totals = [
+                    self._combine(reduce, a, b, 1) for a, b in zip(before, totals, strict=True)
+                ]
+        self.values.totals = dict(zip(tile, totals, strict=True))
 
-    def _steps_of(
-        self, body: Reduce, tile: list[Piece], values: list[str], axis: str, steps: int
+    def _loops(
+        self, reduce: Reduce, axes: Sequence[str], parts: list[Piece], totals: list[str]
     ) -> list[str]:
-        for step in range(steps):
-            self._loaded = {}
-            self._steps = {axis: step}
-            values = [
-                self._accumulate(body.body, piece, value)
-                for piece, value in zip(tile, values, strict=True)
-            ]
-        self._steps = {}
-        return values
+        """The reduce loops from the outermost of `axes`, around the steps."""
+        values = self.values
+        if not axes:
+            return self._step(reduce, parts, totals, 0)
+        (axis, *inner), ranges = axes, values.ranges
+        here, pointers = ranges[axis], values.pointers
+        if open_ := [
+            t for t, by in self.clipped.items() if by == axis and decide(t, ranges) is None
+        ]:
+            totals = self._clipped(reduce, axis, inner, open_, parts, totals)
+            values.ranges, values.pointers = ranges, pointers
+            return totals
+        for part in segments(self.stage.tests, ranges, axis, here.extent, 1):
+            for start, rounds, size in self._blocks(axis, part.start, part.rounds, not inner):
+                last = start + (rounds - 1) * size
+                values.ranges = {**ranges, axis: here.part(here.at, start, last, size)}
+                if self._skipped(reduce, parts):
+                    continue
+                values.pointers = self._moved(pointers, axis, start)
+                kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
+                carried = [*zip(kinds, totals, strict=True)]
+                if rounds > 1:
+                    carried += [("ptr", pointer) for pointer in values.pointers.values()]
+                with self.emit.loop(rounds, carried) as loop:
+                    at = self.emit.add(here.at, start)
+                    if self.stage.tests:
+                        at = self.emit.add(at, self.emit.multiply(loop.iv, size))
+                    values.ranges = {**ranges, axis: here.part(at, start, last, size)}
+                    if rounds > 1:
+                        moved = loop.values[len(totals) :]
+                        values.pointers = dict(zip(values.pointers, moved, strict=True))
+                    begun = values.pointers
+                    totals = loop.values[: len(totals)]
+                    if inner:
+                        totals = self._loops(reduce, inner, parts, totals)
+                    else:
+                        totals = self._unrolled(reduce, axis, size, parts, totals)
+                    loop.next = [*totals]
+                    if rounds > 1:
+                        loop.next += self._moved(begun, axis, size).values()
+                totals = loop.final[: len(totals)]
+        values.ranges, values.pointers = ranges, pointers
+        return totals
 
-    def _accumulate(self, term: Expr, piece: Piece, total: str) -> str:
-        kind = vector_type(piece[2])
-        if isinstance(term, Binary) and term.op == "fmul":
-            left, right = self._value(term.left, piece), self._value(term.right, piece)
-            suffix = "f32" if piece[2] == 1 else f"v{piece[2]}f32"
-            return self.emit.value(
-                "acc",
-                f"call {kind} @llvm.fma.{suffix}({kind} {left}, {kind} {right}, {kind} {total})",
+    def _clipped(  # noqa: PLR0917
+        self,
+        reduce: Reduce,
+        axis: str,
+        inner: Sequence[str],
+        tests: list[Index],
+        parts: list[Piece],
+        totals: list[str],
+    ) -> list[str]:
+        """A reduce loop that runs only where the conditions hold."""
+        values, ranges = self.values, self.values.ranges
+        here, pointers = ranges[axis], values.pointers
+        first, stop = limits(self.emit, tests, axis, ranges)
+        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        with self.emit.between(first, stop, [*zip(kinds, totals, strict=True)]) as loop:
+            values.assumed |= set(tests)
+            values.ranges = {**ranges, axis: here.part(loop.iv, 0, here.extent - 1, 1)}
+            values.pointers = {
+                key: self.emit.pointer(
+                    pointer,
+                    self.emit.multiply(loop.iv, values.accesses[key].strides.get(axis, 0)),
+                    values.accesses[key].dtype,
+                )
+                for key, pointer in pointers.items()
+            }
+            loop.next = self._loops(reduce, inner, parts, loop.values)
+            values.assumed -= set(tests)
+        return loop.final
+
+    def _blocks(
+        self, axis: str, start: int, extent: int, innermost: bool
+    ) -> Iterator[tuple[int, int, int]]:
+        """(start, rounds, size) of loops over a part of an axis: unrolled, then what is left."""
+        step = self.schedule.lanes if axis == self.values.vector else 1
+        step = self.schedule.group if innermost and self.schedule.group > 1 else step
+        sizes = [step * self.schedule.unroll, step, 1] if innermost else [1]
+        if step > 1:
+            sizes = [step * self.schedule.unroll, step, extent % step]
+        for size in sizes:
+            rounds = extent // size if size else 0
+            if rounds:
+                yield start, rounds, size
+                start, extent = start + rounds * size, extent - rounds * size
+
+    def _moved(self, pointers: Mapping[object, str], axis: str, steps: int) -> dict[object, str]:
+        return {
+            key: self.emit.pointer(
+                pointer,
+                steps * self.values.accesses[key].strides.get(axis, 0),
+                self.values.accesses[key].dtype,
             )
-        return self.emit.value("acc", f"fadd {kind} {total}, {self._value(term, piece)}")
+            for key, pointer in pointers.items()
+        }
 
-    def _value(self, expr: Expr, piece: Piece) -> str:
-        kind = vector_type(piece[2])
-        match expr:
-            case Load():
-                return self._load(expr, piece)
-            case Constant(value):
-                return _constant(value, piece[2])
-            case Binary("maximum", left, right):
-                one, two = self._value(left, piece), self._value(right, piece)
-                above = self.emit.value("c", f"fcmp ugt {kind} {one}, {two}")
-                condition = "i1" if piece[2] == 1 else f"<{piece[2]} x i1>"
-                return self.emit.value(
-                    "m", f"select {condition} {above}, {kind} {one}, {kind} {two}"
+    def _skipped(self, reduce: Reduce, parts: list[Piece]) -> bool:
+        """Whether conditions make every term here the one that changes nothing."""
+        self.values.steps = {}
+        nothing = identity(reduce.op, reduce.dtype)
+        return bool(self.stage.tests) and all(
+            self.values.known(reduce.body, piece, whole=True) == nothing for piece in parts
+        )
+
+    def _unrolled(
+        self, reduce: Reduce, axis: str, size: int, parts: list[Piece], totals: list[str]
+    ) -> list[str]:
+        step = min(size, self.schedule.lanes) if axis == self.values.vector else 1
+        if self.schedule.group > 1:
+            step = self.values.grouped = min(size, self.schedule.group)
+        self.values.forget()
+        for number in range(size // step):
+            self.values.steps = {axis: number * step}
+            if step < self.schedule.lanes and axis == self.values.vector:
+                parts = [replace(piece, valid=step) for piece in parts]
+            totals = self._step(reduce, parts, totals, number % self.chains)
+        self.values.steps = {}
+        return totals
+
+    def _step(self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
+        """One term more in one of the chains of every total."""
+        self.values.step_on()
+        totals = list(totals)
+        for number, piece in enumerate(parts):
+            at = number * self.chains + chain
+            totals[at] = self._accumulate(reduce, piece, totals[at])
+        return totals
+
+    def _accumulate(self, reduce: Reduce, piece: Piece, total: str) -> str:
+        term, values = reduce.body, self.values
+        if self.stage.tests and values.known(term, piece) == identity(reduce.op, reduce.dtype):
+            return total
+        pair = dots.operands(reduce)
+        if self.schedule.group > 1 and pair is not None:
+            words = (values.word(pair[0], piece), values.word(pair[1], piece))
+            dtypes = (pair[0].dtype, pair[1].dtype)
+            return dots.emit_dot(self.emit, self.spec, total, words, dtypes, piece.lanes)
+        if (
+            isinstance(term, Binary)
+            and (reduce.op, term.op, reduce.dtype) == ("add", "mul", "float32")
+            and piece.valid == piece.lanes
+        ):
+            left, right = values.value(term.left, piece), values.value(term.right, piece)
+            wide, end = kind("float32", piece.lanes), llvm.suffix("float32", piece.lanes)
+            return self.emit.value(
+                "acc", f"call {wide} @llvm.fma.{end}({wide} {left}, {wide} {right}, {wide} {total})"
+            )
+        value = values.value(term, piece)
+        if self.across and piece.valid < piece.lanes:
+            on = lanes_mask([lane < piece.valid for lane in range(piece.lanes)])
+            wide, condition = kind(reduce.dtype, piece.lanes), kind("bool", piece.lanes)
+            other = constant(identity(reduce.op, reduce.dtype), reduce.dtype, piece.lanes)
+            value = self.emit.value("x", f"select {condition} {on}, {wide} {value}, {wide} {other}")
+        return self._combine(reduce, total, value, piece.lanes)
+
+    def _combine(self, reduce: Reduce, left: str, right: str, lanes: int) -> str:
+        if reduce.op != "add":
+            return self.values.extreme(reduce.op, left, right, reduce.dtype, lanes)
+        op = "fadd" if reduce.dtype in ("float32", "float16") else "add"
+        return self.emit.value("acc", f"{op} {kind(reduce.dtype, lanes)} {left}, {right}")
+
+    def _across(self, reduce: Reduce, chains: list[str]) -> str:
+        """One number of the lanes of all chains, halves by halves."""
+        lanes, dtype = self.schedule.lanes, reduce.dtype
+        while len(chains) > 1:
+            pairs = itertools.zip_longest(chains[::2], chains[1::2])
+            chains = [self._combine(reduce, a, b, lanes) if b else a for a, b in pairs]
+        (value,) = chains
+        while lanes > 1:
+            half = lanes // 2
+            low = self.emit.shuffle(value, "poison", list(range(half)), dtype, lanes)
+            high = self.emit.shuffle(value, "poison", list(range(half, lanes)), dtype, lanes)
+            if half == 1:
+                low, high = (
+                    self.emit.value("e", f"extractelement {kind(dtype, lanes)} {value}, i32 {n}")
+                    for n in (0, 1)
                 )
-            case Binary(op, left, right):
-                return self.emit.value(
-                    "x", f"{op} {kind} {self._value(left, piece)}, {self._value(right, piece)}"
-                )
-        raise AssertionError(f"no code for {expr}")
-
-    def _load(self, load: Load, piece: Piece) -> str:
-        place = self._places[_key(load)]
-        access = self.accesses[place]
-        along = access.strides.get(self.compute.axes[-1].name, 0)
-        offset = self._offset(access.strides, piece)
-        lanes = piece[2]
-        key = (place, offset, lanes)
-        if key not in self._loaded:
-            base = self._pointers[place]
-            if along == 1 or lanes == 1:
-                where = self.emit.pointer(base, offset)
-                self._loaded[key] = self.emit.value(
-                    "x", f"load {vector_type(lanes)}, ptr {where}, align 4"
-                )
-            elif along == 0:
-                self._loaded[key] = self._splat(place, base, offset, lanes)
-            else:
-                self._loaded[key] = self._gather(base, offset, along, lanes)
-        return self._loaded[key]
-
-    def _scalar(self, base: str, offset: int) -> str:
-        return self.emit.value("s", f"load float, ptr {self.emit.pointer(base, offset)}, align 4")
-
-    def _splat(self, place: int, base: str, offset: int, lanes: int) -> str:
-        key = (place, offset, 1)
-        if key not in self._loaded:
-            self._loaded[key] = self._scalar(base, offset)
-        kind = vector_type(lanes)
-        one = self.emit.value("e", f"insertelement {kind} poison, float {self._loaded[key]}, i32 0")
-        zeros = f"<{lanes} x i32> zeroinitializer"
-        return self.emit.value("b", f"shufflevector {kind} {one}, {kind} poison, {zeros}")
-
-    def _gather(self, base: str, offset: int, stride: int, lanes: int) -> str:
-        kind, value = vector_type(lanes), "poison"
-        for lane in range(lanes):
-            one = self._scalar(base, offset + lane * stride)
-            value = self.emit.value("g", f"insertelement {kind} {value}, float {one}, i32 {lane}")
+            value, lanes = self._combine(reduce, low, high, half), half
         return value
 
     def _load_output(self, piece: Piece) -> str:
-        where = self.emit.pointer(self.output.base, self._offset(self.output.strides, piece))
-        return self.emit.value("c", f"load {vector_type(piece[2])}, ptr {where}, align 4")
-
-    def _offset(self, strides: Mapping[str, int], piece: Piece) -> int:
-        point, start, _ = piece
-        total = start * strides.get(self.compute.axes[-1].name, 0)
-        for axis, at in zip(self.compute.axes[:-1], point, strict=True):
-            total += at * strides.get(axis.name, 0)
-        for name, step in self._steps.items():
-            total += step * strides.get(name, 0)
-        return total
-
-
-def _key(load: Load) -> tuple[object, ...]:
-    strides, offset = load.strides()
-    return (load.tensor.name, *sorted(strides.items()), offset)
-
-
-def _zero(lanes: int) -> str:
-    return "0.0" if lanes == 1 else "zeroinitializer"
-
-
-def _constant(value: float, lanes: int) -> str:
-    exact = struct.unpack("f", struct.pack("f", value))[0]
-    text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
-    return text if lanes == 1 else "<" + ", ".join([f"float {text}"] * lanes) + ">"
-
-
-def standing(emit: Emitter, access: Access, at: Mapping[str, Value]) -> str:
-    """Address where the loops stand: the base moved by every axis's offset."""
-    total: Value = 0
-    for axis, stride in access.outer.items():
-        total = emit.add(total, emit.multiply(at[axis], stride))
-    return emit.pointer(access.base, total)
+        access, lanes = self.output, piece.lanes
+        offset = self.values.offset(access.strides, piece)
+        where = self.emit.pointer(access.base, offset, access.dtype)
+        along = access.strides.get(self.values.vector, 0)
+        if lanes > 1 and (along != 1 or piece.valid < lanes):
+            made, wide = constant(0, access.dtype, lanes), kind(access.dtype, lanes)
+            if along == 1:
+                mask = lanes_mask([lane < piece.valid for lane in range(lanes)])
+                name = f"llvm.masked.load.{llvm.suffix(access.dtype, lanes)}.p0"
+                size = llvm.SIZES[access.dtype]
+                typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} {made}"
+                return self.emit.value("c", f"call {wide} @{name}({typed})")
+            for lane in range(piece.valid):
+                one = self.emit.load(
+                    self.emit.pointer(where, lane * along, access.dtype), access.dtype
+                )
+                made = self.emit.value(
+                    "c", f"insertelement {wide} {made}, {kind(access.dtype)} {one}, i32 {lane}"
+                )
+            return made
+        return self.emit.load(where, access.dtype, lanes)

@@ -3,71 +3,21 @@
 A workload is written `matmul:m=512,n=512,k=512`, optionally with `,dtype=float32`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
+import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
 import numpy as np
 from tunefarm_proto.errors import UnknownWorkloadError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler import te
+from tunefarm_compiler.operators import OPERATORS, Array, Field, Operator
+from tunefarm_compiler.stages import inputs
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
-DTYPES = ("float32",)
-MAX_EXTENT = 1 << 28
 MAX_ELEMENTS = 1 << 30
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A kind of workload: its size fields, its expression, its cost, its reference."""
-
-    fields: tuple[str, ...]
-    expression: Callable[..., te.Compute]
-    operations: Callable[..., int]
-    reference: Callable[[Sequence[Array]], Array]  # on float64 inputs
-    terms: Callable[..., int]  # rounded operations behind one output element
-
-
-def _matmul(m: int, n: int, k: int) -> te.Compute:
-    a, b, r = te.placeholder("A", (m, k)), te.placeholder("B", (k, n)), te.reduce_axis("k", k)
-    return te.compute("C", (("i", m), ("j", n)), lambda i, j: te.reduce_sum(a[i, r] * b[r, j], r))
-
-
-def _binary(combine: Callable[[te.Expr, te.Expr], te.Expr]) -> Callable[[int], te.Compute]:
-    def expression(n: int) -> te.Compute:
-        a, b = te.placeholder("A", (n,)), te.placeholder("B", (n,))
-        return te.compute("C", (("i", n),), lambda i: combine(a[i], b[i]))
-
-    return expression
-
-
-def _relu(n: int) -> te.Compute:
-    a = te.placeholder("A", (n,))
-    return te.compute("C", (("i", n),), lambda i: te.maximum(a[i], te.Constant(0.0)))
-
-
-def _each(n: int) -> int:
-    return n
-
-
-def _one(n: int) -> int:
-    return 1
-
-
-OPERATORS: Mapping[str, Operator] = {
-    "matmul": Operator(
-        ("m", "n", "k"),
-        _matmul,
-        lambda m, n, k: 2 * m * n * k,
-        lambda x: x[0] @ x[1],
-        lambda m, n, k: k,
-    ),
-    "add": Operator(("n",), _binary(lambda a, b: a + b), _each, lambda x: x[0] + x[1], _one),
-    "mul": Operator(("n",), _binary(lambda a, b: a * b), _each, lambda x: x[0] * x[1], _one),
-    "relu": Operator(("n",), _relu, _each, lambda x: np.maximum(x[0], 0), _one),
-}
+_EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 @dataclass(frozen=True)
@@ -75,11 +25,13 @@ class Workload:
     """An operator with sizes. `str()` is its canonical form; `function` its kernel's symbol."""
 
     name: str
-    sizes: tuple[tuple[str, int], ...]
+    sizes: tuple[tuple[str, int | str], ...]  # every field of the operator, in its order
     dtype: str = "float32"
 
     def __str__(self) -> str:
-        return f"{self.name}:{','.join(f'{k}={v}' for k, v in self.sizes)},dtype={self.dtype}"
+        optional = {field.name: field.default for field in self._operator.fields}
+        given = [f"{name}={value}" for name, value in self.sizes if value != optional[name]]
+        return f"{self.name}:{','.join([*given, f'dtype={self.dtype}'])}"
 
     @property
     def function(self) -> str:
@@ -91,37 +43,46 @@ class Workload:
         return OPERATORS[self.name]
 
     @property
-    def compute(self) -> te.Compute:
+    def _fields(self) -> dict[str, Any]:
+        return dict(self.sizes)
+
+    @property
+    def output(self) -> te.Tensor:
         """The tensor expression."""
-        return self._operator.expression(**dict(self.sizes))
+        return self._operator.express(self.dtype, **self._fields)
 
     @property
     def operations(self) -> int:
         """Floating-point operations of one call."""
-        return self._operator.operations(**dict(self.sizes))
+        return self._operator.operations(**self._fields)
 
     def signature(self) -> bpb.FunctionSignature:
         """As a bundle's manifest states it: inputs, then the output."""
-        compute = self.compute
+        output = self.output
         arguments = [
-            bpb.ArgumentSignature(
-                name=t.name, dtype=t.dtype, shape=t.shape, output=t is compute.output
-            )
-            for t in (*compute.inputs(), compute.output)
+            bpb.ArgumentSignature(name=t.name, dtype=t.dtype, shape=t.outside, output=t is output)
+            for t in (*inputs(output), output)
         ]
         return bpb.FunctionSignature(
             name=self.function, arguments=arguments, operations=self.operations
         )
 
     def inputs(self, seed: int) -> list[Array]:
-        """Standard normal inputs, the same for the same seed."""
+        """Inputs, the same for the same seed: standard normal, or any of the 8-bit integers."""
         rng = np.random.default_rng(seed)
-        return [rng.standard_normal(t.shape, np.float32) for t in self.compute.inputs()]
+
+        def array(shape: tuple[int, ...], dtype: str) -> Array:
+            if np.dtype(dtype).kind in "iu":
+                low, high = (0, 1 << 32) if dtype == "uint32" else (-128, 128)
+                return rng.integers(low, high, shape, dtype)
+            return rng.standard_normal(shape, np.float32).astype(dtype)
+
+        return [array(t.outside, t.dtype) for t in inputs(self.output)]
 
     def reference(self, inputs: Sequence[Array]) -> list[Array]:
-        """What numpy computes in float64, rounded to the workload's dtype."""
-        exact = self._operator.reference([x.astype(np.float64) for x in inputs])
-        return [exact.astype(self.dtype)]
+        """What numpy computes in float64, rounded to the output's dtype."""
+        exact = self._operator.reference([x.astype(np.float64) for x in inputs], **self._fields)
+        return [np.ascontiguousarray(exact.astype(self.output.dtype))]
 
     def check(self, outputs: Sequence[Array], expected: Sequence[Array]) -> bool:
         """Whether the answers agree to rounding.
@@ -129,13 +90,20 @@ class Workload:
         Each of the t terms of a sum may add a rounding error of half a unit in the last place of
         the running sum, in any order of summation. For standard normal inputs the running sum
         stays within a few sqrt(t), and errors add up like a random walk, so the bound taken is
-        8 x eps x t in absolute terms, and eps relative: a wrong term is of size 1.
+        8 x eps x t in absolute terms, and eps relative: a wrong term is of size 1. Sums are taken
+        in float32 at least, so eps is that of float32, but for the last rounding. Integers agree.
         """
-        eps = float(np.finfo(self.dtype).eps)
-        terms = self._operator.terms(**dict(self.sizes))
+        eps = float(np.finfo(np.float32).eps)
+        terms = self._operator.terms(**self._fields)
         bound = 8 * eps * terms if terms > 1 else eps
+        relative = eps if terms == 1 else 8 * eps
+        relative = _EPS.get(self.output.dtype, relative)
+        if np.dtype(self.output.dtype).kind == "i":
+            relative = bound = 0.0
+        wide = np.float64
         return all(
-            got.shape == want.shape and bool(np.allclose(got, want, rtol=eps, atol=bound))
+            got.shape == want.shape
+            and bool(np.allclose(got.astype(wide), want.astype(wide), rtol=relative, atol=bound))
             for got, want in zip(outputs, expected, strict=True)
         )
 
@@ -145,34 +113,73 @@ def parse(text: str) -> Workload:
     name, _, rest = text.partition(":")
     operator = OPERATORS.get(name)
     if operator is None:
-        known = "; ".join(
-            f"{n}:{','.join(f'{f}=N' for f in o.fields)}" for n, o in OPERATORS.items()
-        )
+        known = "; ".join(f"{n}:{_form(o, False)}" for n, o in OPERATORS.items())
         raise UnknownWorkloadError(f"no workload {name!r}", f"known are {known}")
-    form = f"write {name}:{','.join(f'{field}=N' for field in operator.fields)}"
+    hint = f"write {name}:{_form(operator, True)}"
+    known_fields = {field.name: field for field in operator.fields}
     given: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         field, equals, value = part.partition("=")
-        if not equals or field not in (*operator.fields, "dtype") or field in given:
+        if not equals or field not in (*known_fields, "dtype") or field in given:
             why = "given twice" if field in given else "unknown"
-            raise UnknownWorkloadError(f"{name}: field {field!r} is {why}", form)
+            raise UnknownWorkloadError(f"{name}: field {field!r} is {why}", hint)
         given[field] = value
-    dtype = given.pop("dtype", "float32")
-    if dtype not in DTYPES:
-        raise UnknownWorkloadError(f"{name}: no dtype {dtype!r}", f"known are {', '.join(DTYPES)}")
-    if missing := [field for field in operator.fields if field not in given]:
-        raise UnknownWorkloadError(f"{name}: {', '.join(missing)} not given", form)
-    for field, value in given.items():
-        if not value.isascii() or not value.isdecimal() or not 1 <= int(value) <= MAX_EXTENT:
+    dtype = given.pop("dtype", operator.dtypes[0])
+    if dtype not in operator.dtypes:
+        known = ", ".join(operator.dtypes)
+        raise UnknownWorkloadError(f"{name}: no dtype {dtype!r}", f"known are {known}")
+    needed = [field.name for field in operator.fields if field.default is None]
+    if missing := [field for field in needed if field not in given]:
+        raise UnknownWorkloadError(f"{name}: {', '.join(missing)} not given", hint)
+    sizes = tuple(
+        (field.name, _value(name, field, given.get(field.name))) for field in operator.fields
+    )
+    return _checked(text, Workload(name, sizes, dtype))
+
+
+def _form(operator: Operator, whole: bool) -> str:
+    """How an operator is written: what must be given, then what may be."""
+    needed = [field.form for field in operator.fields if field.default is None]
+    more = [f"[,{field.form}]" for field in operator.fields if field.default is not None]
+    return ",".join(needed) + ("".join(more) if whole else "")
+
+
+def _value(name: str, field: Field, text: str | None) -> int | str:
+    if text is None:
+        return field.default if field.default is not None else 0
+    if field.choices:
+        if text not in field.choices:
             raise UnknownWorkloadError(
-                f"{name}: {field}={value} is out of range",
-                f"give a whole number, 1 to {MAX_EXTENT}",
+                f"{name}: {field.name}={text} is none of its choices",
+                f"known are {', '.join(field.choices)}",
             )
-    made = Workload(name, tuple((f, int(given[f])) for f in operator.fields), dtype)
-    compute = made.compute
-    for tensor in (*compute.inputs(), compute.output):
-        if int(np.prod([float(e) for e in tensor.shape])) > MAX_ELEMENTS:
+        return text
+    if (
+        not text.isascii()
+        or not text.isdecimal()
+        or len(text) > 12
+        or not field.low <= int(text) <= field.high
+    ):
+        raise UnknownWorkloadError(
+            f"{name}: {field.name}={text} is out of range",
+            f"give a whole number, {field.low} to {field.high}",
+        )
+    return int(text)
+
+
+def _checked(text: str, made: Workload) -> Workload:
+    try:
+        output = made.output
+    except ValueError as error:
+        raise UnknownWorkloadError(f"{text}: {error}", "give sizes that fit") from None
+    for tensor in (*inputs(output), output):
+        elements = int(np.prod([float(extent) for extent in tensor.shape]))
+        if elements > MAX_ELEMENTS:
             raise UnknownWorkloadError(
                 f"{text}: {tensor.name} has over {MAX_ELEMENTS} elements", "give smaller sizes"
+            )
+        if elements == 0:
+            raise UnknownWorkloadError(
+                f"{text}: {tensor.name} has no elements", "give a window that fits its input"
             )
     return made

@@ -1,11 +1,8 @@
-"""Kernels against numpy: random shapes, random schedules, buffers between guard pages."""
+"""Kernels against numpy: random schedules, other targets; workloads and schedules as text."""
 
-import ctypes
-import mmap
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import ziglang
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_harness import run
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
 from tunefarm_compiler.codegen import dynamic_symbols, emit_object, lowered
 from tunefarm_compiler.peak import peak_bundle
@@ -22,47 +20,6 @@ from tunefarm_proto.errors import (
     UnknownTargetError,
     UnknownWorkloadError,
 )
-
-PAGE = mmap.PAGESIZE
-PROT_NONE = 0
-LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class Guarded:
-    """float32 values whose last byte, or first, lies against a page that may not be touched."""
-
-    def __init__(self, values, at_end):
-        room = -(-max(values.nbytes, 1) // PAGE) * PAGE
-        self.memory = mmap.mmap(-1, room + 2 * PAGE)
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        for guard in (start, start + PAGE + room):
-            LIBC.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), PROT_NONE)
-        self.address = start + PAGE + (room - values.nbytes if at_end else 0)
-        self.shape = values.shape
-        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
-
-    def values(self):
-        count = int(np.prod(self.shape))
-        raw = ctypes.string_at(self.address, 4 * count)
-        return np.frombuffer(raw, np.float32).reshape(self.shape)
-
-
-def run(bundle, parsed, at_end=True):
-    with tempfile.NamedTemporaryFile(suffix=".so") as file:
-        file.write(bundle.library(bundle.manifest.libraries[0]))
-        file.flush()
-        library = ctypes.CDLL(file.name)
-    inputs = parsed.inputs(0)
-    expected = parsed.reference(inputs)
-    poison = [np.full_like(data, np.nan) for data in expected]
-    held = [Guarded(data, at_end) for data in (*inputs, *poison)]
-    arguments = (ctypes.c_void_p * len(held))(*(guarded.address for guarded in held))
-    assert library[parsed.function](arguments) == 0
-    outputs = [guarded.values() for guarded in held[len(inputs) :]]
-    assert parsed.check(outputs, expected)
-    for guarded, data in zip(held, inputs, strict=False):
-        np.testing.assert_array_equal(guarded.values(), data)
-
 
 sides = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 32, 33, 40, 64, 97])
 
@@ -119,9 +76,17 @@ def test_every_schedule_of_the_grid_can_be_built():
         run(build(parsed, spec, schedule), parsed)
 
 
-MACHINES = {"rasp3b": 183, "rasp4b": 183, "rasp3b-32": 40, "riscv64": 243}
+MACHINES = {
+    "x86-64-v3": 62,
+    "rasp5": 183,
+    "rasp3b": 183,
+    "rasp4b": 183,
+    "rasp3b-32": 40,
+    "riscv64": 243,
+}
 EMULATORS = {
     "rasp3b": ("qemu-aarch64-static", "aarch64-linux-musl"),
+    "rasp5": ("qemu-aarch64-static", "aarch64-linux-musl"),
     "rasp3b-32": ("qemu-arm-static", "arm-linux-musleabihf"),
     "riscv64": ("qemu-riscv64-static", "riscv64-linux-musl"),
 }
@@ -164,23 +129,48 @@ enum { READ = 63, WRITE = 64, EXIT = 93 };
 #endif
 static long trap(long n, long a, long b, long c) { TRAP(n, a, b, c); }
 int32_t KERNEL(void *const *args);
-static float data[3][1 << 16];
+static char data[5][1 << 18] __attribute__((aligned(64)));
 static void all(long call, int file, char *at, long left) {
   while (left > 0) { long done = trap(call, file, (long)at, left); at += done; left -= done; }
 }
 void _start(void) {
   int count = COUNT, sizes[] = {SIZES};
-  void *args[3] = {data[0], data[1], data[2]};
-  for (int i = 0; i < count - 1; i++) all(READ, 0, (char *)data[i], 4 * sizes[i]);
+  void *args[5] = {data[0], data[1], data[2], data[3], data[4]};
+  for (int i = 0; i < count - 1; i++) all(READ, 0, data[i], sizes[i]);
   int status = KERNEL(args);
-  all(WRITE, 1, (char *)data[count - 1], 4 * sizes[count - 1]);
+  all(WRITE, 1, data[count - 1], sizes[count - 1]);
   trap(EXIT, status, 0, 0);
 }
 """
 
 
+EMULATED = (
+    "matmul:m=29,n=37,k=31",
+    "matmul:b=2,m=7,n=9,k=11,ta=1,tb=1",
+    "dense:m=5,n=19,k=33,act=gelu",
+    "gemv:m=13,n=37",
+    "conv2d:c=4,h=9,w=11,k=10,r=3,s=3,stride=2,pad=1,groups=2,bias=1,act=tanh",
+    "conv2d:c=3,h=8,w=9,k=5,r=3,s=3,pad=1,layout=nchw",
+    "depthwise_conv2d:c=7,h=9,w=9,r=3,s=3,pad=1",
+    "max_pool2d:c=5,h=9,w=9,r=3,s=3,stride=2,pad=1",
+    "softmax:m=5,n=19",
+    "layer_norm:m=3,n=29",
+    "mean:m=17,n=19,axis=0",
+    "max:m=17,n=19",
+    "transpose:m=13,n=21",
+    "add:n=301",
+    "sigmoid:n=19",
+    "matmul:m=9,n=23,k=13,dtype=float16",
+    "matmul:m=9,n=23,k=13,dtype=int8",
+    "bit_matmul:m=5,n=23,k=96",
+    "matmul:m=9,n=23,k=13,dtype=bfloat16",
+    "matmul:m=9,n=23,k=14,tb=1,dtype=int8",
+    "conv2d:c=5,h=8,w=9,k=6,r=3,s=3,pad=1,dtype=int8,act=relu",
+)
+
+
 @pytest.mark.parametrize("target", EMULATORS)
-@pytest.mark.parametrize("text", ["matmul:m=29,n=37,k=31", "add:n=301", "relu:n=19"])
+@pytest.mark.parametrize("text", EMULATED)
 def test_other_targets_are_right_under_emulation(target, text, tmp_path):
     emulator, triple = EMULATORS[target]
     if shutil.which(emulator) is None:
@@ -190,7 +180,7 @@ def test_other_targets_are_right_under_emulation(target, text, tmp_path):
     expected = parsed.reference(inputs)
     code = emit_object(lowered(parsed, spec, default_schedule(parsed, spec)), spec)
     (tmp_path / "kernel.o").write_bytes(code)
-    sizes = [data.size for data in (*inputs, *expected)]
+    sizes = [data.nbytes for data in (*inputs, *expected)]
     (tmp_path / "driver.c").write_text(DRIVER)
     zig = Path(ziglang.__file__).parent / "zig"
     program = tmp_path / "program"
@@ -207,7 +197,7 @@ def test_other_targets_are_right_under_emulation(target, text, tmp_path):
         capture_output=True,
         check=True,
     )
-    got = np.frombuffer(done.stdout, np.float32).reshape(expected[0].shape)
+    got = np.frombuffer(done.stdout, expected[0].dtype).reshape(expected[0].shape)
     assert parsed.check([got], expected)
 
 
@@ -272,3 +262,13 @@ def test_a_check_that_can_fail():
     assert parsed.check(expected, expected)
     assert not parsed.check(wrong, expected)
     assert not parsed.check([np.full_like(expected[0], np.nan)], expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "word"), [("znver4", "vpdpbusd"), ("rasp5", "sdot"), ("rasp3b", ""), ("wasm", "")]
+)
+def test_8_bit_products_by_one_instruction_where_there_is_one(target, word):
+    parsed, spec = workload.parse("matmul:m=16,n=64,k=64,dtype=int8"), targets.resolve(target)
+    text = lowered(parsed, spec, default_schedule(parsed, spec))
+    assert word in text
+    assert word or ("dot" not in text and "dpb" not in text)

@@ -1,0 +1,272 @@
+"""A schedule for any expression that is good without a search: from its accesses alone."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tunefarm_compiler.dots import GROUP, available
+from tunefarm_compiler.schedule import Attach, Pack, Schedule
+from tunefarm_compiler.stages import Stage, plan
+from tunefarm_compiler.suit import suited
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
+
+# A packed panel stays in the second cache of a wide processor, in the first of others.
+WIDE_PANEL, NARROW_PANEL = 32768, 16384
+STREAM_VECTORS = 4
+FEW_ROWS = 3
+WIDE, NARROW = 0.15, 0.5
+PACK_USES, TURN_USES = 128, 16
+
+
+def kept(output: Tensor) -> list[str]:
+    """Stages that are not inlined: shared work, and reductions that are no epilogue's."""
+    readers: dict[str, set[str]] = {}
+    tensors: dict[str, Tensor] = {}
+
+    def visit(tensor: Tensor) -> None:
+        if tensor.compute is None or tensor.name in tensors:
+            return
+        tensors[tensor.name] = tensor
+        for load in _loads(tensor.compute):
+            readers.setdefault(load.tensor.name, set()).add(tensor.name)
+            visit(load.tensor)
+
+    visit(output)
+    found = []
+    for name, tensor in tensors.items():
+        if tensor is output or tensor.compute is None:
+            continue
+        by = readers[name]
+        if len(by) > 1 or (_reduces(tensor.compute) and not _epilogue(tensors[min(by)], name)):
+            found.append(name)
+    return found
+
+
+def _loads(compute: Compute) -> list[Load]:
+    return [expr for expr in walk(compute.body) if isinstance(expr, Load)]
+
+
+def _reduces(compute: Compute) -> bool:
+    return any(isinstance(expr, Reduce) for expr in walk(compute.body))
+
+
+def _epilogue(reader: Tensor, name: str) -> bool:
+    """Whether a reader does nothing but elementwise work on that reduction."""
+    if reader.compute is None or _reduces(reader.compute):
+        return False
+    loads = [load for load in _loads(reader.compute) if load.tensor.name == name]
+    own = tuple(axis.index() for axis in reader.compute.axes)
+    return all(load.indices == own for load in loads)
+
+
+def default(output: Tensor, spec: TargetSpec) -> Schedule:
+    """The schedule of an expression. What is not inlined is computed for each row."""
+    output = suited(output, spec)
+    *before, last = plan(output, kept(output))
+    if not before:
+        return nest(last, spec)
+    if Shape(last, spec).contraction:
+        whole = tuple(Attach(stage.tensor.name, 0, nest(stage, spec)) for stage in before)
+        return replace(nest(last, spec), stages=whole)
+    depth = len(last.axes)
+    for stage in before:
+        shared = itertools.takewhile(
+            lambda pair: pair[0].name == pair[1].name, zip(stage.axes, last.axes, strict=False)
+        )
+        depth = min(depth, sum(1 for _ in shared))
+    rows = tuple((axis.name, 1) for axis in last.axes[:depth])
+    own = nest(last, spec)
+    inner = tuple(loop for loop in own.loops if loop[0] not in dict(rows))
+    single = frozenset(axis for axis, _ in rows)
+    stages = tuple(Attach(stage.tensor.name, depth, nest(stage, spec, single)) for stage in before)
+    return Schedule(rows + inner, own.lanes, own.unroll, own.packs, own.vector, own.order, stages)
+
+
+def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -> Schedule:
+    """The schedule of one stage, of which axes in `single` have one index at a time."""
+    shape = Shape(stage, spec)
+    if stage.reduce is not None and shape.across():
+        return shape.parts_of_sums(1 if shape.vector.name in single else 4)
+    if shape.contraction:
+        tiles = [tile for tile in shape.tiles() if shape.fits(*tile)]
+        # Devices that end what runs too long look at their clock in every round of a wasm loop.
+        return shape.contract(*min(tiles, key=shape.cost), unroll=2 if spec.arch == "wasm32" else 1)
+    if shape.window:
+        return shape.slide(shape.columns(), 1)
+    return shape.stream(STREAM_VECTORS)
+
+
+class Shape:
+    """What matters for speed in the accesses of a stage."""
+
+    def __init__(self, stage: Stage, spec: TargetSpec) -> None:
+        self.stage = stage
+        self.spec = spec
+        self.vector = stage.axes[-1]
+        strides = [(load, load.strides()[0]) for load in stage.loads]
+        summed = {a.name for a in stage.reduce_axes if a.extent > 1}
+        terms = [(load, s) for load, s in strides if summed & set(s)]
+        self.along = [(load, s) for load, s in terms if self.vector.name in s]
+        self.broadcast = [(load, s) for load, s in terms if self.vector.name not in s]
+        self.all, self.terms = strides, terms
+        self.window = self._window()
+        # Axes that only the broadcast operand has: rows of the register tile.
+        self.rows = [
+            axis
+            for axis in stage.axes[:-1]
+            if any(axis.name in s for _, s in self.broadcast)
+            and not any(axis.name in s for _, s in self.along)
+        ]
+        self.batch = [axis for axis in stage.axes[:-1] if axis not in self.rows]
+
+    @property
+    def contraction(self) -> bool:
+        """Whether every value read can serve several sums."""
+        return bool(self.along and self.broadcast and self.rows)
+
+    def across(self) -> bool:
+        """Whether lanes had better hold parts of one sum: the summed axis is the contiguous one."""
+        if not self.stage.reduce_axes:
+            return False
+        inner = self.stage.reduce_axes[-1].name
+        contiguous = [s for _, s in self.all if s.get(inner) == 1]
+        if not contiguous or any(s.get(self.vector.name) == 1 for _, s in self.terms):
+            return False
+        rows = 1
+        for axis in self.rows:
+            rows *= axis.extent
+        return not self.contraction or rows <= FEW_ROWS
+
+    def _window(self) -> Axis | None:
+        """The spatial axis that the innermost summed axis slides along, where there is one."""
+        if not self.stage.reduce_axes:
+            return None
+        inner = self.stage.reduce_axes[-1].name
+        for load in self.stage.loads:
+            for index in load.indices:
+                for axis in self.stage.axes[:-1]:
+                    if {axis.name, inner} == {name for name, _ in index.terms}:
+                        return axis
+        return None
+
+    def columns(self) -> int:
+        """Windows side by side, which share what they read: as many as leave no rest, if any."""
+        extent = self.window.extent if self.window else 1
+        most = max(1, min(self.spec.vector_registers // 2, extent))
+        return max(range(1, most + 1), key=lambda n: (n > most // 2 and extent % n == 0, n))
+
+    def slide(self, columns: int, vectors: int) -> Schedule:
+        """Windows side by side, the innermost summed axis unrolled."""
+        blocks = {axis.name: 1 for axis in self.stage.axes}
+        if self.window is not None:
+            blocks[self.window.name] = columns
+        blocks[self.vector.name] = vectors * self.spec.lanes
+        unroll = min(8, self.stage.reduce_axes[-1].extent)
+        return Schedule(tuple(blocks.items()), self.spec.lanes, unroll)
+
+    def parts_of_sums(self, most: int) -> Schedule:
+        """Several sums at a time, each in the lanes of a few vectors."""
+        inner = self.stage.reduce_axes[-1]
+        lanes = self.spec.lanes
+        while lanes > 1 and lanes > inner.extent:
+            lanes //= 2
+        many = min(most, self.vector.extent)
+        loops = [(axis.name, 1) for axis in self.stage.axes[:-1]] + [(self.vector.name, many)]
+        return Schedule(tuple(loops), lanes, max(1, 8 // many), vector=inner.name)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """(rows, vectors) worth trying: rows up to what there are."""
+        most = 1
+        for axis in self.rows:
+            most *= axis.extent
+        for rows, vectors in itertools.product(range(1, min(16, most) + 1), range(1, 5)):
+            if (vectors - 1) * self.spec.lanes < self.vector.extent:
+                yield rows, vectors
+
+    def fits(self, rows: int, vectors: int) -> bool:
+        """Whether accumulators, a row of operands and one broadcast stay in registers."""
+        return rows * vectors + vectors + 1 <= self.spec.vector_registers
+
+    def cost(self, tile: tuple[int, int]) -> tuple[float, int]:
+        """What the edges waste, and loads for each multiply-add; larger tiles on a tie."""
+        rows, vectors = tile
+        sides = {self.vector.name: vectors * self.spec.lanes, **dict(self.blocks(rows))}
+        waste = 1.0
+        for axis in (*self.rows, self.vector):
+            side = sides[axis.name]
+            waste *= -(-axis.extent // side) * side / axis.extent
+        # A wide multiply-add takes as long as two loads; a narrow one no longer than its own.
+        loads = (rows + vectors) / (rows * vectors) * (WIDE if self.spec.lanes > 8 else NARROW)
+        return waste * (1 + loads), -rows * vectors
+
+    def blocks(self, rows: int) -> list[tuple[str, int]]:
+        """The rows of a tile, taken from the innermost axis first."""
+        found = []
+        for axis in reversed(self.rows):
+            block = min(rows, axis.extent)
+            found.append((axis.name, block))
+            rows //= block
+        return found[::-1]
+
+    def contract(  # noqa: PLR0917
+        self,
+        rows: int,
+        vectors: int,
+        block: int = 0,
+        unroll: int = 1,
+        packs: Sequence[str] | None = None,
+        outer: int = 0,
+    ) -> Schedule:
+        """A register tile of rows x vectors; what is vectorised is packed panel by panel.
+
+        With `outer` the panels of all columns are packed at once, and so many rows done at a time.
+        """
+        columns = vectors * self.spec.lanes
+        loops = [(axis.name, 1) for axis in self.batch]
+        summed = self.stage.reduce_axes
+        plain = self.stage.reduce is not None and self.stage.tensor.dtype == self.stage.reduce.dtype
+        if len(summed) == 1 and plain:
+            panel = WIDE_PANEL if self.spec.lanes > 8 else NARROW_PANEL
+            size = block or max(64, min(summed[0].extent, self.group * panel // max(64, columns)))
+            loops.append((summed[0].name, size))
+        depth = len(loops)
+        if outer:
+            loops.append((self.rows[-1].name, outer))
+        loops += [(self.vector.name, columns), *self.blocks(rows)]
+        wanted = packs if packs is not None else self.packable()
+        along = self.along[0][0].tensor.name
+        made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
+        group = self.group if along in wanted else 1
+        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), group=group)
+
+    @property
+    def group(self) -> int:
+        """Steps of the sum that one instruction does."""
+        inner = self.stage.reduce_axes[-1].name
+        moving = [load.strides()[0].get(inner, 0) for load, _ in self.broadcast]
+        suits = available(self.stage.reduce, self.spec) and set(moving) <= {1}
+        return GROUP if suits else 1
+
+    def packable(self) -> list[str]:
+        """The operand along the vectors, where its panels are used often enough."""
+        load, _ = self.along[0]
+        lone = all(len(index.terms) <= 1 for index in load.indices)
+        uses = 1
+        for axis in self.rows:
+            uses *= axis.extent
+        once = len(self.along) == 1 and load.tensor.compute is None and lone
+        turned = load.strides()[0][self.vector.name] != 1
+        enough = uses >= (TURN_USES if turned else PACK_USES) or self.group > 1
+        return [load.tensor.name] if once and enough else []
+
+    def stream(self, vectors: int) -> Schedule:
+        """A few vectors at a time; moves in squares that are turned in registers."""
+        lanes = self.spec.lanes
+        loops = [(axis.name, 1) for axis in self.stage.axes[:-1]]
+        for _, strides in self.all:
+            turned = [a.name for a in self.stage.axes[:-1] if strides.get(a.name) == 1]
+            if turned and strides.get(self.vector.name, 0) > 1 and self.stage.reduce is None:
+                loops = [(axis, lanes if axis == turned[-1] else 1) for axis, _ in loops]
+                vectors = 1
+        return Schedule((*loops, (self.vector.name, lanes * vectors)), lanes)

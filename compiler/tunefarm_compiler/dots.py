@@ -1,0 +1,87 @@
+"""Sums of products of 8-bit numbers, four at a time, where the processor has an instruction."""
+
+from dataclasses import replace
+
+from tunefarm_compiler.emit import Emitter, kind
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import (
+    Axis,
+    Binary,
+    Bits,
+    Cast,
+    Compute,
+    Constant,
+    Expr,
+    Load,
+    Reduce,
+    Tensor,
+    walk,
+)
+
+GROUP = 4
+BYTES = ("int8", "uint8")
+
+
+def operands(reduce: Reduce | None) -> tuple[Expr, Expr] | None:
+    """The 8-bit factors of a sum of products in int32; None where it is none."""
+    match reduce:
+        case Reduce("add", Binary("mul", Cast(left, "int32"), Cast(right, "int32"))):
+            if left.dtype in BYTES and right.dtype in BYTES:
+                return left, right
+    return None
+
+
+def available(reduce: Reduce | None, spec: TargetSpec) -> bool:
+    """Whether one instruction does four steps of such a sum."""
+    pair = operands(reduce)
+    if pair is None:
+        return False
+    signs = {one.dtype for one in pair}
+    if "avx512vnni" in spec.features:
+        return signs == {"int8", "uint8"}
+    return "dotprod" in spec.features and len(signs) == 1
+
+
+def unsigned(reduce: Reduce, name: str, axes: tuple[Axis, ...]) -> Expr | None:
+    """A sum of signed products with one operand unsigned, as x86's vpdpbusd takes them.
+
+    b + 128 is multiplied instead of b, and 128 times the sum of a is taken off, which is a stage of
+    its own. None where that does not suit the sum.
+    """
+    pair = operands(reduce)
+    if pair is None or {one.dtype for one in pair} != {"int8"}:
+        return None
+    left, right = pair
+    if _uses(left, axes[-1]):
+        left, right = right, left
+    if _uses(left, axes[-1]) or not isinstance(right, Load):
+        return None
+    shifted = Bits(Binary("xor", right, Constant(-128, "int8")), "uint8")
+    products = replace(reduce, body=Binary("mul", Cast(left, "int32"), Cast(shifted, "int32")))
+    rows = tuple(axis for axis in axes if _uses(left, axis))
+    if not rows:
+        return None
+    total = replace(reduce, body=Cast(left, "int32"))
+    sums = Tensor(f"{name}.rows", tuple(a.extent for a in rows), "int32", Compute(rows, total))
+    return products - sums[rows] * 128
+
+
+def _uses(expr: Expr, axis: Axis) -> bool:
+    loads = [one for one in walk(expr) if isinstance(one, Load)]
+    return any(axis.name in dict(index.terms) for load in loads for index in load.indices)
+
+
+def emit_dot(  # noqa: PLR0917
+    emit: Emitter, spec: TargetSpec, total: str, words: tuple[str, str], dtypes: tuple[str, str],
+    lanes: int,
+) -> str:  # fmt: skip
+    """total plus four products in every lane; a word holds four numbers."""
+    wide, narrow = kind("int32", lanes), kind("int8", GROUP * lanes)
+    if "avx512vnni" in spec.features:
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        words = words if dtypes[0] == "uint8" else words[::-1]
+    else:
+        name = f"llvm.aarch64.neon.{'s' if dtypes[0] == 'int8' else 'u'}dot.v4i32.v16i8"
+    parts = [emit.value("q", f"bitcast {wide} {word} to {narrow}") for word in words]
+    typed = ", ".join(f"{narrow} {part}" for part in parts)
+    return emit.value("acc", f"call {wide} @{name}({wide} {total}, {typed})")

@@ -1,0 +1,71 @@
+"""What an operator is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tunefarm_compiler import te
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+Values: TypeAlias = Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A size or choice in a workload's text. One without a default must be given."""
+
+    name: str
+    default: int | str | None = None
+    low: int = 1
+    choices: tuple[str, ...] = ()
+    high: int = 1 << 28
+
+    @property
+    def form(self) -> str:
+        """How it is written."""
+        return f"{self.name}={'|'.join(self.choices) if self.choices else 'N'}"
+
+
+def fields(*required: str, **optional: int) -> tuple[Field, ...]:
+    """Required sizes, then optional ones with their defaults; what is 0 by default may be 0."""
+    more = [Field(name, value, min(value, 1)) for name, value in optional.items()]
+    return (*(Field(name) for name in required), *more)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A kind of workload. Its functions take the fields by name.
+
+    `reference` takes the inputs in float64 and then the fields. `terms` is how many rounded
+    operations lie behind an output of size 1, for inputs that are standard normal.
+    """
+
+    fields: tuple[Field, ...]
+    expression: Callable[..., te.Tensor]
+    operations: Callable[..., int]
+    reference: Callable[..., Array]
+    terms: Callable[..., int]
+    dtypes: tuple[str, ...] = ("float32",)
+
+    def express(self, dtype: str, **given: int | str) -> te.Tensor:
+        """The expression; operators of one dtype need not know of it."""
+        return (
+            self.expression(**given) if len(self.dtypes) == 1 else self.expression(dtype, **given)
+        )
+
+
+# Inputs, and what is summed in: int8 gives int32, halves are rounded once at the end.
+SUMS = {"float32": "float32", "float16": "float32", "bfloat16": "float32", "int8": "int32"}
+
+
+def product(left: te.Expr, right: te.Expr) -> te.Expr:
+    """left x right in the type that sums of them are taken in."""
+    total = SUMS[left.dtype]
+    return te.cast(left, total) * te.cast(right, total)
+
+
+def rounded(total: te.Expr, dtype: str) -> te.Expr:
+    """A sum as the result of inputs of that dtype."""
+    return te.cast(total, dtype) if dtype in ("float16", "bfloat16") else total

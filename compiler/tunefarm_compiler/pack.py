@@ -1,0 +1,195 @@
+"""Packs: what the loops inside read of a tensor, copied into contiguous panels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunefarm_compiler.bounds import Ranges
+from tunefarm_compiler.emit import Emitter, Value, constant, kind
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.stages import Stage
+from tunefarm_compiler.tile import spans
+from tunefarm_compiler.values import Access
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Panels of `width` along the side, each for every step of the reduce axes, in their order.
+
+    `extents` are those of the reduce axes; all strides are of the source.
+    """
+
+    width: int
+    side: int
+    side_stride: int
+    extents: tuple[int, ...]
+    strides: tuple[int, ...]
+    group: int = 1  # steps that lie side by side for each element of the side
+
+    @property
+    def steps(self) -> int:
+        """Steps of the reduce axes in a panel."""
+        total = 1
+        for extent in (*self.extents[:-1], -(-self.extents[-1] // self.group) * self.group):
+            total *= extent
+        return total
+
+    @property
+    def elements(self) -> int:
+        """Elements of all panels, the last one filled up."""
+        return -(-self.side // self.width) * self.width * self.steps
+
+
+def copy_panels(  # noqa: PLR0917
+    emit: Emitter, stage: Stage, schedule: Schedule, access: Access, ranges: Ranges, scratch: str
+) -> tuple[Access, Panels]:
+    """Emit the copy. Returns how the loops inside find their elements."""
+    order = [axis for axis in schedule.reduce_order(stage) if axis in access.strides]
+    spatial = [a.name for a in stage.axes if a.name in access.strides and ranges[a.name].extent > 1]
+    lone = [a.name for a in stage.axes if a.name in access.strides]
+    side = spatial[0] if spatial else lone[-1]
+    panels = Panels(
+        width=schedule.tile(stage.extents)[side],
+        side=ranges[side].extent,
+        side_stride=access.strides[side],
+        extents=tuple(ranges[axis].extent for axis in order),
+        strides=tuple(access.strides[axis] for axis in order),
+        group=schedule.group,
+    )
+    source: Value = 0
+    for axis, stride in access.outer.items():
+        source = emit.add(source, emit.multiply(ranges[axis].at, stride))
+    begin = emit.pointer(access.base, source, access.dtype)
+    copier = _Copier(emit, panels, schedule.lanes, access.dtype)
+    full, rest = divmod(panels.side, panels.width)
+    if full:
+        with emit.loop(full, []) as loop:
+            copier.panel(begin, scratch, emit.multiply(loop.iv, panels.width), panels.width)
+    if rest:
+        copier.panel(begin, scratch, full * panels.width, rest)
+    # Offsets count from the axes' beginnings, so the base goes back by where the pack begins.
+    inner = {side: panels.group}
+    step = panels.width
+    for axis, extent in zip(reversed(order), reversed(panels.extents), strict=True):
+        inner[axis] = step
+        step *= -(-extent // panels.group) * panels.group if step == panels.width else extent
+    outer = {**inner, side: panels.steps}
+    back: Value = 0
+    for axis, stride in outer.items():
+        back = emit.add(back, emit.multiply(ranges[axis].at, -stride))
+    return Access(
+        emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True
+    ), panels
+
+
+@dataclass(frozen=True)
+class _Copier:
+    emit: Emitter
+    panels: Panels
+    lanes: int
+    dtype: str
+
+    def panel(self, source: str, scratch: str, start: Value, filled: int) -> None:
+        """Copy one panel, of which `filled` elements of the side are there."""
+        emit, panels = self.emit, self.panels
+        read = emit.pointer(source, emit.multiply(start, panels.side_stride), self.dtype)
+        write = emit.pointer(scratch, emit.multiply(start, panels.steps), self.dtype)
+        self._loops(panels.extents, panels.strides, read, write, filled)
+
+    def _loops(
+        self, extents: Sequence[int], strides: Sequence[int], read: str, write: str, filled: int
+    ) -> str:
+        """The reduce axes from the outermost of these. Returns where the next step is written."""
+        emit, dtype = self.emit, self.dtype
+        if len(extents) == 1 and self.panels.group > 1:
+            return self._grouped(extents[0], strides[0], read, write, filled)
+        if len(extents) == 1 and strides[0] == 1 and self.panels.side_stride != 1:
+            return self._transposed(extents[0], read, write, filled)
+        if not extents:
+            lanes = self.lanes if self.panels.side_stride == 1 else 1
+            for at, width, _ in spans(filled, lanes):
+                taken = emit.pointer(read, at * self.panels.side_stride, dtype)
+                value = emit.load(taken, dtype, width)
+                emit.store(value, emit.pointer(write, at, dtype), dtype, width)
+            return emit.pointer(write, self.panels.width, dtype)
+        with emit.loop(extents[0], [("ptr", read), ("ptr", write)]) as loop:
+            here, there = loop.values
+            there = self._loops(extents[1:], strides[1:], here, there, filled)
+            loop.next = [emit.pointer(here, strides[0], dtype), there]
+        return loop.final[1]
+
+    def _grouped(self, steps: int, stride: int, read: str, write: str, filled: int) -> str:
+        """Words of four steps for each element of the side; steps that are not there are 0."""
+        emit, whole = self.emit, self.panels.width * self.panels.group
+        for rounds, count in ((steps // 4, 4), (1, steps % 4)):
+            if not rounds or not count:
+                continue
+            with emit.loop(rounds, [("ptr", read), ("ptr", write)]) as loop:
+                here, there = loop.values
+                self._words(stride, here, there, filled, count)
+                loop.next = [
+                    emit.pointer(here, count * stride, self.dtype),
+                    emit.pointer(there, whole, self.dtype),
+                ]
+            read, write = loop.final
+        return write
+
+    def _words(self, stride: int, read: str, write: str, filled: int, count: int) -> None:
+        emit, side, dtype = self.emit, self.panels.side_stride, self.dtype
+        for at, lanes, _ in spans(filled, self.lanes if side == 1 else 1):
+            begin = emit.pointer(read, at * side, dtype)
+            if stride == 1 and count == 4:
+                word = emit.value("s", f"load i32, ptr {begin}, align 1")
+            else:
+                wide = kind("int32", lanes)
+                word = constant(0, "int32", lanes)
+                for step in range(count):
+                    taken = emit.load(emit.pointer(begin, step * stride, dtype), dtype, lanes)
+                    value = emit.value("z", f"zext {kind(dtype, lanes)} {taken} to {wide}")
+                    shift = constant(8 * step, "int32", lanes)
+                    moved = emit.value("z", f"shl {wide} {value}, {shift}")
+                    word = emit.value("z", f"or {wide} {word}, {moved}")
+            where = emit.pointer(write, at * self.panels.group, dtype)
+            emit.line(f"store {kind('int32', lanes)} {word}, ptr {where}, align 1")
+
+    def _transposed(self, steps: int, read: str, write: str, filled: int) -> str:
+        """Steps that lie side by side in the source: blocks of lanes x lanes, turned."""
+        emit, dtype, width = self.emit, self.dtype, self.panels.width
+        along = spans(steps, self.lanes)
+        sizes = sorted({lanes for _, lanes, _ in along}, reverse=True)
+        for size in sizes:
+            count = sum(lanes == size for _, lanes, _ in along)
+            with emit.loop(count, [("ptr", read), ("ptr", write)]) as loop:
+                here, there = loop.values
+                for start in range(0, filled, size):
+                    sides = range(start, min(start + size, filled))
+                    rows = [
+                        emit.load(
+                            emit.pointer(here, at * self.panels.side_stride, dtype), dtype, size
+                        )
+                        for at in sides
+                    ]
+                    self._store_turned(rows, there, start, size)
+                loop.next = [
+                    emit.pointer(here, size, dtype),
+                    emit.pointer(there, size * width, dtype),
+                ]
+            read, write = loop.final
+        return write
+
+    def _store_turned(self, rows: list[str], write: str, start: int, size: int) -> None:
+        emit, dtype, width = self.emit, self.dtype, self.panels.width
+        if size == 1:
+            emit.store(rows[0], emit.pointer(write, start, dtype), dtype)
+            return
+        kept = len(rows)
+        columns = emit.transpose(rows + ["poison"] * (size - kept), dtype, size)
+        for step, column in enumerate(columns):
+            at = step * width + start
+            for begin, lanes, _ in spans(kept, size):
+                part = column
+                if lanes < size:
+                    picks = list(range(begin, begin + lanes))
+                    part = emit.shuffle(column, "poison", picks, dtype, size)
+                if lanes == 1:
+                    part = emit.value("e", f"extractelement <1 x {kind(dtype)}> {part}, i32 0")
+                emit.store(part, emit.pointer(write, at + begin, dtype), dtype, lanes)

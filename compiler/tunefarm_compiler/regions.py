@@ -1,0 +1,111 @@
+"""Which part of a stage the loops inside need, and where it lies in scratch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunefarm_proto.errors import InvalidScheduleError
+
+from tunefarm_compiler.bounds import Range, Ranges, interval
+from tunefarm_compiler.emit import Emitter, Value
+from tunefarm_compiler.stages import Stage
+from tunefarm_compiler.te import Index, Load
+from tunefarm_compiler.values import Access
+
+# One dimension of a part: where it begins, by the output's axes, and how much of it.
+Side = tuple[Index, int]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A tensor, or a part of it: its first element and the elements from index to index.
+
+    `starts` are the indices of the first element; none for a whole tensor.
+    """
+
+    base: str
+    steps: tuple[int, ...]
+    starts: tuple[Value, ...] = ()
+
+    def access(self, emit: Emitter, load: Load) -> Access:
+        """How a load finds its elements here."""
+        strides, offset = load.strides(self.steps)
+        back: Value = offset
+        for start, step in zip(self.starts, self.steps, strict=False):
+            back = emit.add(emit.multiply(start, -step), back)
+        return Access(emit.pointer(self.base, back, load.dtype), strides, strides, load.dtype)
+
+
+def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
+    """What is read of each stage by the last one's loops where they stand, and by one another."""
+    *before, last = stages
+    names = {stage.tensor.name for stage in before}
+    found: dict[str, list[Side]] = {}
+    for stage in reversed(stages):
+        axes: dict[str, Side] = {a.name: (Index(), a.extent) for a in stage.reduce_axes}
+        if stage is last:
+            axes = {axis: _standing(axis, where) for axis, where in ranges.items()}
+        else:
+            own = found[stage.tensor.name]
+            axes |= {axis.name: side for axis, side in zip(stage.axes, own, strict=True)}
+        for load in (load for load in stage.loads if load.tensor.name in names):
+            box = [
+                _side(index, axes, extent, ranges, load)
+                for index, extent in zip(load.indices, load.tensor.shape, strict=True)
+            ]
+            before_it = found.get(load.tensor.name, box)
+            found[load.tensor.name] = [
+                _union(a, b, load) for a, b in zip(before_it, box, strict=True)
+            ]
+    return found
+
+
+def _standing(axis: str, where: Range) -> Side:
+    fixed = isinstance(where.at, int)
+    return Index((), where.low) if fixed else Index(((axis, 1),)), where.extent
+
+
+def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load: Load) -> Side:
+    start, extent = Index((), index.offset), 1
+    for axis, coefficient in index.terms:
+        first, length = axes[axis]
+        start += first * coefficient + min(coefficient * (length - 1), 0)
+        extent += abs(coefficient) * (length - 1)
+    if not start.terms:
+        # What lies outside is guarded by a condition, and never read.
+        low = max(0, start.offset)
+        return Index((), low), max(1, min(shape, start.offset + extent) - low)
+    low, high = interval(start, {axis: where.point() for axis, where in ranges.items()})
+    if low < 0 or high + extent > shape:
+        raise InvalidScheduleError(
+            f"schedule: {load.tensor.name} is read beyond its edge", "attach it at depth 0"
+        )
+    return start, extent
+
+
+def _union(left: Side, right: Side, load: Load) -> Side:
+    (one, length), (two, other) = left, right
+    if one.terms != two.terms:
+        raise InvalidScheduleError(
+            f"schedule: {load.tensor.name} is read in two unlike ways", "attach it at depth 0"
+        )
+    begin = min(one.offset, two.offset)
+    return Index(one.terms, begin), max(one.offset + length, two.offset + other) - begin
+
+
+def placed(
+    emit: Emitter, scratch: str, box: Sequence[Side], ranges: Ranges
+) -> tuple[Region, list[Range], int]:
+    """A region of that size in scratch, where its axes stand, and its elements."""
+    starts: list[Range] = []
+    steps, step = [], 1
+    for start, extent in box:
+        at: Value = start.offset
+        for axis, coefficient in start.terms:
+            at = emit.add(emit.multiply(ranges[axis].at, coefficient), at)
+        points = {axis: where.point() for axis, where in ranges.items()}
+        starts.append(Range(at, *interval(start, points), extent))
+    for _, extent in reversed(box):
+        steps.append(step)
+        step *= extent
+    region = Region(scratch, tuple(reversed(steps)), tuple(side.at for side in starts))
+    return region, starts, step

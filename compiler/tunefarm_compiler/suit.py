@@ -1,0 +1,57 @@
+"""An expression in the form that suits a processor; the same numbers come out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tunefarm_compiler import functions
+from tunefarm_compiler.dots import unsigned
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Cast, Compute, Expr, Load, Reduce, Tensor, rewrite
+
+
+def suited(output: Tensor, spec: TargetSpec) -> Tensor:
+    """The expression for which the processor has instructions."""
+    made: dict[str, Tensor] = {}
+
+    def tensor(old: Tensor) -> Tensor:
+        if old.compute is None:
+            return old
+        if old.name not in made:
+            body = _Rules(spec, old.name, old.compute, tensor).apply(old.compute.body)
+            same = body is old.compute.body
+            made[old.name] = old if same else replace(old, compute=Compute(old.compute.axes, body))
+        return made[old.name]
+
+    return tensor(output)
+
+
+class _Rules:
+    """What is put in place of an expression in one tensor's body."""
+
+    def __init__(
+        self, spec: TargetSpec, name: str, compute: Compute, tensor: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._spec = spec
+        self._name = name
+        self._axes = compute.axes
+        self._tensor = tensor
+
+    def apply(self, body: Expr) -> Expr:
+        """The body by the rules."""
+        return rewrite(body, self._leaf, {})
+
+    def _leaf(self, expr: Expr) -> Expr | None:
+        match expr:
+            case Load(tensor, indices) if self._tensor(tensor) is not tensor:
+                return Load(self._tensor(tensor), indices)
+            case Reduce() if "avx512vnni" in self._spec.features:
+                return unsigned(expr, self._name, self._axes)
+            case Cast(value, "float32") if value.dtype == "bfloat16":
+                return functions.from_bfloat(self.apply(value))
+            case Cast(value, "bfloat16"):
+                return functions.to_bfloat(self.apply(value))
+            case Cast(value, to) if not self._spec.halves and to != value.dtype == "float16":
+                return functions.from_half(self.apply(value))
+            case Cast(value, "float16") if not self._spec.halves:
+                return functions.to_half(self.apply(value))
+        return None

@@ -1,0 +1,476 @@
+"""Expressions to LLVM values: one vector of a register tile at a time."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tunefarm_proto.errors import InvalidScheduleError
+
+from tunefarm_compiler import emit as llvm
+from tunefarm_compiler.bounds import Ranges, decide, interval
+from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask, suffix
+from tunefarm_compiler.stages import Stage
+from tunefarm_compiler.te import (
+    FLOATS,
+    Binary,
+    Bits,
+    Cast,
+    Compare,
+    Constant,
+    Expr,
+    Fma,
+    Index,
+    Inside,
+    Load,
+    Select,
+    Total,
+    Unary,
+)
+
+_FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_COMPARE = {"lt": ("olt", "slt"), "gt": ("ogt", "sgt"), "eq": ("oeq", "eq")}
+NOTHING = "@nothing"  # zeros, read in place of what lies outside
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a load or store goes: a base and how far each axis moves it, in elements.
+
+    `strides` hold inside the register tile, `outer` between tiles: in packed panels they differ.
+    """
+
+    base: str
+    strides: Mapping[str, int]
+    outer: Mapping[str, int]
+    dtype: str = "float32"
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One vector of a tile: a point of the other axes, a start along the vectors, its lanes.
+
+    Lanes from `valid` on hold nothing: they are neither read nor written.
+    """
+
+    point: tuple[int, ...]
+    start: int
+    lanes: int
+    valid: int
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What must hold for lanes to be read: a condition for all, a mask ("" where there is none)."""
+
+    every: str = ""
+    mask: str = ""
+
+
+class Values:
+    """Computes expressions of one stage where its loops stand."""
+
+    def __init__(self, emit: Emitter, stage: Stage, accesses: Mapping[object, Access]) -> None:
+        self.emit = emit
+        self.stage = stage
+        self.accesses = accesses  # by the load's key
+        self.vector = stage.axes[-1].name if stage.axes else ""
+        self.pointers: dict[object, str] = {}
+        self.steps: dict[str, int] = {}  # how far unrolled steps are from the pointers
+        self.assumed: set[Index] = set()  # conditions that loop bounds see to
+        self._ranges: Ranges = {}
+        self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
+        self.totals: dict[Piece, str] = {}
+        self.uses_nothing = False
+        self.grouped = 1  # indices in a step, where one instruction does several
+        self._loaded: dict[object, str] = {}
+        self._memo: dict[tuple[int, Piece, Guard], str] = {}
+
+    @property
+    def ranges(self) -> Ranges:
+        """Where the loops stand, and what is left of each axis."""
+        return self._ranges
+
+    @ranges.setter
+    def ranges(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._sure = {
+            test: True if test in self.assumed else decide(test, ranges)
+            for test in self.stage.tests
+        }
+
+    def forget(self) -> None:
+        """The loops have moved on: nothing loaded or computed holds any longer."""
+        self._loaded.clear()
+        self._memo.clear()
+
+    def step_on(self) -> None:
+        """An unrolled step further: what was loaded from a constant offset still holds."""
+        self._memo.clear()
+
+    def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
+        """The expression on a piece; what lies outside the guard is not read."""
+        if guard is None:
+            on = [lane < piece.valid for lane in range(piece.lanes)]
+            guard = Guard(mask="" if all(on) else lanes_mask(on))
+        key = (id(expr), piece, guard)
+        if key not in self._memo:
+            self._memo[key] = self._compute(expr, piece, guard)
+        return self._memo[key]
+
+    def _compute(self, expr: Expr, piece: Piece, guard: Guard) -> str:
+        lanes = piece.lanes
+        match expr:
+            case Load():
+                return self._load(expr, piece, guard)
+            case Constant(number, dtype):
+                return constant(number, dtype, lanes)
+            case Total():
+                return self.totals[piece]
+            case Select(Inside() as test, yes, no):
+                return self._padded(test, yes, no, piece, guard)
+            case Inside():
+                yes, no = Constant(1, "bool"), Constant(0, "bool")
+                return self._padded(expr, yes, no, piece, guard)
+        inner = [self.value(child, piece, guard) for child in expr.children()]
+        return self.apply(expr, inner, lanes)
+
+    def apply(self, expr: Expr, inner: list[str], lanes: int) -> str:
+        """One operation on values of its operands."""
+        emit, wide = self.emit, kind(expr.dtype, lanes)
+        end = suffix(expr.dtype, lanes)
+        match expr:
+            case Binary("max" | "min" as op, left, right):
+                one, two = inner
+                known = (_ordered(left), _ordered(right))
+                return self.extreme(op, one, two, expr.dtype, lanes, *known)
+            case Binary(op):
+                name = _FLOAT_OPS.get(op, op) if expr.dtype in FLOATS else op
+                return emit.value("x", f"{name} {wide} {inner[0]}, {inner[1]}")
+            case Fma():
+                typed = ", ".join(f"{wide} {value}" for value in inner)
+                return emit.value("x", f"call {wide} @llvm.fma.{end}({typed})")
+            case Unary("neg"):
+                return emit.value("x", f"fneg {wide} {inner[0]}")
+            case Unary(op):
+                name = {"abs": "fabs"}.get(op, op)
+                return emit.value("x", f"call {wide} @llvm.{name}.{end}({wide} {inner[0]})")
+            case Compare(op, left):
+                floats = left.dtype in FLOATS
+                test = f"{'fcmp' if floats else 'icmp'} {_COMPARE[op][not floats]}"
+                return emit.value("c", f"{test} {kind(left.dtype, lanes)} {inner[0]}, {inner[1]}")
+            case Select():
+                test = f"{kind('bool', lanes)} {inner[0]}"
+                return emit.value("x", f"select {test}, {wide} {inner[1]}, {wide} {inner[2]}")
+            case Cast(value):
+                return self._cast(inner[0], value.dtype, expr.dtype, lanes)
+            case Bits(value):
+                return emit.value("x", f"bitcast {kind(value.dtype, lanes)} {inner[0]} to {wide}")
+        raise AssertionError(f"no code for {expr}")
+
+    def extreme(
+        self, op: str, left: str, right: str, dtype: str, lanes: int, *ordered: bool
+    ) -> str:
+        """The larger or smaller of two; NaN where either is, unless one of them is ordered."""
+        emit, wide = self.emit, kind(dtype, lanes)
+        if dtype not in FLOATS:
+            sign = "u" if dtype.startswith("u") else "s"
+            name = f"llvm.{sign}{op}.{suffix(dtype, lanes)}"
+            return emit.value("m", f"call {wide} @{name}({wide} {left}, {wide} {right})")
+        if True not in ordered:
+            name = f"llvm.{op}imum.{suffix(dtype, lanes)}"
+            return emit.value("m", f"call nsz {wide} @{name}({wide} {left}, {wide} {right})")
+        if ordered[0]:
+            left, right = right, left
+        test = "ugt" if op == "max" else "ult"  # also true where `left` is NaN
+        above = emit.value("c", f"fcmp {test} {wide} {left}, {right}")
+        condition = kind("bool", lanes)
+        return emit.value("m", f"select {condition} {above}, {wide} {left}, {wide} {right}")
+
+    def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
+        old, new = kind(before, lanes), kind(after, lanes)
+        if before in FLOATS and after in FLOATS:
+            name = "fpext" if llvm.SIZES[before] < llvm.SIZES[after] else "fptrunc"
+        elif before in FLOATS:
+            name = "fptoui" if after.startswith("u") else "fptosi"
+        elif after in FLOATS:
+            name = "uitofp" if before.startswith("u") or before == "bool" else "sitofp"
+        elif before == "bool":
+            name = "zext"
+        elif llvm.SIZES[before] == llvm.SIZES[after]:
+            return value
+        elif llvm.SIZES[before] > llvm.SIZES[after]:
+            name = "trunc"
+        else:
+            name = "zext" if before.startswith("u") else "sext"
+        return self.emit.value("x", f"{name} {old} {value} to {new}")
+
+    # Conditions
+
+    def known(self, expr: Expr, piece: Piece, whole: bool = False) -> float | None:
+        """The value of an expression where conditions decide it: 0 times anything is 0.
+
+        `whole`: for all that the reduce loops leave, not only for the step where they stand.
+        """
+        match expr:
+            case Constant(number):
+                return number
+            case Select(Inside(tests), yes, no):
+                verdict = [self._test(test, piece, whole) for test in tests]
+                if False in verdict:
+                    return self.known(no, piece, whole)
+                return self.known(yes, piece, whole) if set(verdict) <= {True} else None
+            case Binary("mul", left, right):
+                if 0.0 in (self.known(left, piece, whole), self.known(right, piece, whole)):
+                    return 0.0
+            case Cast(value):
+                return self.known(value, piece, whole)
+        return None
+
+    def _padded(self, test: Inside, yes: Expr, no: Expr, piece: Piece, guard: Guard) -> str:
+        verdicts = [self._test(one, piece) for one in test.tests]
+        if False in verdicts:
+            return self.value(no, piece, guard)
+        every, mask = guard.every, guard.mask
+        own = Guard()
+        for verdict in verdicts:
+            if isinstance(verdict, Guard):
+                every, mask = (
+                    self._both(every, verdict.every, 1),
+                    self._both(mask, verdict.mask, piece.lanes),
+                )
+                own = Guard(
+                    self._both(own.every, verdict.every, 1),
+                    self._both(own.mask, verdict.mask, piece.lanes),
+                )
+        one = self.value(yes, piece, Guard(every, mask))
+        if own == Guard():
+            return one
+        two = self.value(no, piece, guard)
+        condition = f"{kind('bool', piece.lanes)} {self._mask(own, piece.lanes)}"
+        wide = kind(yes.dtype, piece.lanes)
+        return self.emit.value("x", f"select {condition}, {wide} {one}, {wide} {two}")
+
+    def _both(self, left: str, right: str, lanes: int) -> str:
+        if not left or not right or left == right:
+            return left or right
+        return self.emit.value("c", f"and {kind('bool', lanes)} {left}, {right}")
+
+    def _mask(self, guard: Guard, lanes: int) -> str:
+        """A guard as one mask of all lanes."""
+        if not guard.every:
+            return guard.mask
+        return self._both(self.emit.splat(guard.every, "bool", lanes), guard.mask, lanes)
+
+    def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":
+        """Whether test >= 0 on a piece."""
+        if (sure := self._sure.get(test)) is not None:
+            return sure
+        along = dict(test.terms).get(self.vector, 0)
+        first = Index(test.terms, test.offset + self.offset(dict(test.terms), piece))
+        reduced = {axis.name for axis in self.stage.reduce_axes} if whole else set()
+        points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
+        low, high = interval(first, points)
+        ends = (0, along * (piece.valid - 1))
+        if low + min(ends) >= 0:
+            return True
+        if high + max(ends) < 0:
+            return False
+        if whole:
+            return Guard()
+        total: Value = first.offset
+        for axis, coefficient in first.terms:
+            total = self.emit.add(self.emit.multiply(self.ranges[axis].at, coefficient), total)
+        if isinstance(total, int):
+            return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
+        index = self.emit.index
+        if not along or piece.lanes == 1:
+            return Guard(every=self.emit.value("c", f"icmp sge {index} {total}, 0"))
+        wide = f"<{piece.lanes} x i32>"
+        narrow = total
+        if index != "i32":
+            narrow = self.emit.value("i", f"trunc {index} {total} to i32")
+        start = self.emit.splat(str(narrow), "int32", piece.lanes)
+        ramp = llvm.vector([f"i32 {along * lane}" for lane in range(piece.lanes)])
+        each = self.emit.value("i", f"add {wide} {start}, {ramp}")
+        return Guard(mask=self.emit.value("c", f"icmp sge {wide} {each}, zeroinitializer"))
+
+    # Four 8-bit numbers in a word
+
+    def word(self, expr: Expr, piece: Piece, guard: str = "") -> str:
+        """Four steps of an 8-bit expression in each lane, where the access is grouped."""
+        lanes = piece.lanes
+        match expr:
+            case Load():
+                return self._load_word(expr, piece, guard)
+            case Constant(number):
+                four = bytes([int(number) & 0xFF] * 4)
+                return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
+            case Bits(value):
+                return self.word(value, piece, guard)
+            case Binary("xor" | "and" | "or" as op, left, right):
+                one, two = self.word(left, piece, guard), self.word(right, piece, guard)
+                return self.emit.value("x", f"{op} {kind('int32', lanes)} {one}, {two}")
+            case Select(Inside(tests), yes, no):
+                verdicts = [self._test(test, piece) for test in tests]
+                if False in verdicts:
+                    return self.word(no, piece, guard)
+                for verdict in verdicts:
+                    if isinstance(verdict, Guard):
+                        guard = self._both(guard, verdict.every, 1)
+                one = self.word(yes, piece, guard)
+                if not guard:
+                    return one
+                wide, other = kind("int32", lanes), self.word(no, piece)
+                condition = self.emit.splat(guard, "bool", lanes)
+                test = f"{kind('bool', lanes)} {condition}"
+                return self.emit.value("x", f"select {test}, {wide} {one}, {wide} {other}")
+        raise InvalidScheduleError(
+            f"schedule: {type(expr).__name__} of 8-bit numbers cannot be grouped", "leave group out"
+        )
+
+    def _load_word(self, load: Load, piece: Piece, only: str) -> str:
+        key = load.key()
+        access = self.accesses[key]
+        offset, lanes = self.offset(access.strides, piece), piece.lanes
+        found = ("word", key, offset, lanes, only)
+        if found in self._loaded:
+            return self._loaded[found]
+        where = self.emit.pointer(self.pointers[key], offset, access.dtype)
+        if access.strides.get(self.vector, 0):
+            made = self.emit.value("x", f"load {kind('int32', lanes)}, ptr {where}, align 1")
+        else:
+            if only:
+                self.uses_nothing = True
+                where = self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {NOTHING}")
+            made = self._bytes(where, 4 if access.packed else self.grouped)
+            made = self.emit.splat(made, "int32", lanes)
+        self._loaded[found] = made
+        return made
+
+    def _bytes(self, where: str, count: int) -> str:
+        """So many bytes as a word, the rest of it 0."""
+        if count == 4:
+            return self.emit.value("s", f"load i32, ptr {where}, align 1")
+        total = "0"
+        for at in range(count):
+            byte = self.emit.load(self.emit.pointer(where, at, "int8"), "int8")
+            wide = self.emit.value("z", f"zext i8 {byte} to i32")
+            moved = self.emit.value("z", f"shl i32 {wide}, {8 * at}")
+            total = self.emit.value("z", f"or i32 {total}, {moved}")
+        return total
+
+    # Memory
+
+    def offset(self, strides: Mapping[str, int], piece: Piece) -> int:
+        """Elements from where the pointers stand to the first lane of a piece."""
+        total = piece.start * strides.get(self.vector, 0)
+        outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
+        for axis, at in zip(outer, piece.point, strict=True):
+            total += at * strides.get(axis, 0)
+        for axis, step in self.steps.items():
+            total += step * strides.get(axis, 0)
+        return total
+
+    def _load(self, load: Load, piece: Piece, guard: Guard) -> str:
+        key = load.key()
+        access = self.accesses[key]
+        along = access.strides.get(self.vector, 0)
+        offset, lanes = self.offset(access.strides, piece), piece.lanes
+        if along == 0 and lanes > 1:
+            scalar = self._scalar(load, offset, guard.every)
+            wide = ("splat", key, offset, lanes, guard.every)
+            if wide not in self._loaded:
+                self._loaded[wide] = self.emit.splat(scalar, access.dtype, lanes)
+            return self._loaded[wide]
+        if lanes == 1:
+            only = guard.every
+            if guard.mask:
+                only = self._both(guard.every, guard.mask, 1)
+            return self._scalar(load, offset, only)
+        found = (key, offset, lanes, guard)
+        if found not in self._loaded:
+            if along == 1:
+                made = self._contiguous(load, offset, lanes, guard)
+            elif guard == Guard() and (turned := self._turned(load, offset, along, piece)):
+                made = turned
+            else:
+                made = self._gather(load, offset, along, piece, guard)
+            self._loaded[found] = made
+        return self._loaded[found]
+
+    def _scalar(self, load: Load, offset: int, only: str) -> str:
+        key, dtype = load.key(), load.dtype
+        found = (key, offset, only)
+        if found not in self._loaded:
+            where = self.emit.pointer(self.pointers[key], offset, dtype)
+            if only:
+                self.uses_nothing = True
+                where = self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {NOTHING}")
+            self._loaded[found] = self.emit.load(where, dtype)
+        return self._loaded[found]
+
+    def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
+        where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
+        if guard == Guard():
+            return self.emit.load(where, load.dtype, lanes)
+        wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
+        name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
+        size = llvm.SIZES[load.dtype]
+        typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} zeroinitializer"
+        return self.emit.value("x", f"call {wide} @{name}({typed})")
+
+    def _turned(self, load: Load, offset: int, along: int, piece: Piece) -> str:
+        """Of a square that is contiguous along another axis of the tile, the column; "" if none."""
+        strides, lanes = self.accesses[load.key()].strides, piece.lanes
+        outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
+        for axis, at in zip(outer, piece.point, strict=True):
+            begin = at // lanes * lanes
+            if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
+                continue
+            first = offset - (at - begin)
+            found = ("turned", load.key(), first, lanes)
+            if (*found, at - begin) not in self._loaded:
+                rows = [
+                    self._contiguous(load, first + lane * along, lanes, Guard())
+                    for lane in range(lanes)
+                ]
+                columns = self.emit.transpose(rows, load.dtype, lanes)
+                self._loaded |= {(*found, n): column for n, column in enumerate(columns)}
+            return self._loaded[*found, at - begin]
+        return ""
+
+    def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
+        wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
+        if along == 2 and guard == Guard():
+            # Two overlapping reads, so that nothing behind the last element is touched.
+            where = [
+                self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)
+                for a in (0, lanes - 1)
+            ]
+            low, high = (self.emit.load(one, load.dtype, lanes) for one in where)
+            half = lanes // 2
+            order = [2 * n for n in range(half)] + [lanes + 2 * n + 1 for n in range(half)]
+            return self.emit.shuffle(low, high, order, load.dtype, lanes)
+        made, constant_mask = constant(0, load.dtype, lanes), guard.mask.startswith("<")
+        on = [part.strip().endswith("true") for part in guard.mask.strip("<>").split(",")]
+        for lane in range(lanes):
+            only = guard.every
+            if constant_mask:
+                if not on[lane]:
+                    continue
+            elif guard.mask:
+                mask = f"{kind('bool', lanes)} {guard.mask}"
+                only = self._both(
+                    only, self.emit.value("c", f"extractelement {mask}, i32 {lane}"), 1
+                )
+            one = self._scalar(load, offset + lane * along, only)
+            made = self.emit.value(
+                "g", f"insertelement {wide} {made}, {kind(load.dtype)} {one}, i32 {lane}"
+            )
+        return made
+
+
+def _ordered(expr: Expr) -> bool:
+    """Whether it can be no NaN."""
+    return isinstance(expr, Constant) and not math.isnan(expr.value)

@@ -1,0 +1,91 @@
+"""Random schedules of every operator are right or refused; what is attached is where it says."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_harness import run
+from tunefarm_compiler import Schedule, build, defaults, targets, workload
+from tunefarm_compiler.schedule import Attach, Pack
+from tunefarm_compiler.stages import inputs, plan
+from tunefarm_compiler.suit import suited
+from tunefarm_proto.errors import InvalidScheduleError
+
+TEXTS = (
+    "matmul:b=2,m=7,n=19,k=13,ta=1",
+    "matmul:m=9,n=21,k=14,tb=1,dtype=int8",
+    "matmul:m=9,n=21,k=14,dtype=float16",
+    "dense:m=9,n=17,k=10,act=gelu",
+    "gemv:m=11,n=37",
+    "conv2d:c=4,h=7,w=9,k=18,r=3,s=3,pad=1,bias=1,act=relu",
+    "conv2d:c=4,h=9,w=8,k=6,r=3,s=2,stride=2,pad=2,dilation=2,groups=2",
+    "conv2d:c=3,h=7,w=19,k=5,r=3,s=3,pad=1,layout=nchw",
+    "conv2d:c=8,h=5,w=6,k=17,r=2,s=3,pad=1,dtype=int8",
+    "depthwise_conv2d:c=19,h=8,w=9,r=3,s=3,pad=1",
+    "max_pool2d:c=5,h=9,w=8,r=3,s=3,stride=2,pad=1",
+    "softmax:m=5,n=37",
+    "layer_norm:m=3,n=29",
+    "sum:m=9,n=23",
+    "min:m=9,n=23,axis=0",
+    "transpose:m=13,n=17,b=2",
+)
+SPEC = targets.resolve("local")
+
+
+@st.composite
+def nests(draw, stage, names):
+    """Any loops, vectors and packs for a stage."""
+    blocks = {
+        axis: sorted(draw(st.lists(st.integers(1, extent), max_size=2)), reverse=True)
+        for axis, extent in stage.extents.items()
+    }
+    order = draw(st.permutations([axis for axis, found in blocks.items() for _ in found]))
+    left = {axis: iter(found) for axis, found in blocks.items()}
+    loops = tuple((axis, next(left[axis])) for axis in order)
+    packs = tuple(
+        Pack(name, draw(st.integers(0, len(loops)))) for name in names if draw(st.booleans())
+    )
+    reduced = [axis.name for axis in stage.reduce_axes]
+    return Schedule(
+        loops,
+        draw(st.sampled_from([1, 2, 4, 8, 16])),
+        draw(st.integers(1, 4)),
+        packs,
+        draw(st.sampled_from(["", *stage.extents])),
+        tuple(draw(st.permutations(reduced))),
+        (),
+        draw(st.sampled_from([1, 1, 4])),
+    )
+
+
+@st.composite
+def schedules(draw, output):
+    output = suited(output, SPEC)
+    names = [tensor.name for tensor in inputs(output)]
+    *before, last = plan(output, defaults.kept(output))
+    main = draw(nests(last, names))
+    attached = tuple(
+        Attach(stage.tensor.name, draw(st.integers(0, len(main.loops))), draw(nests(stage, [])))
+        for stage in before
+    )
+    return Schedule(
+        main.loops, main.lanes, main.unroll, main.packs, main.vector, main.order, attached,
+        main.group,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_random_schedule_is_right_or_refused(text):
+    parsed = workload.parse(text)
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(schedules(parsed.output))
+    def check(schedule):
+        assert Schedule.from_json(schedule.to_json()) == schedule
+        try:
+            bundle = build(parsed, SPEC, schedule)
+        except InvalidScheduleError as error:
+            assert len(str(error).splitlines()) == 1
+            return
+        run(bundle, parsed)
+
+    check()

@@ -1,0 +1,27 @@
+"""Operators built, checked and tuned through real processes, whatever their dtype."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        "conv2d:c=8,h=14,w=14,k=16,r=3,s=3,pad=1,act=relu",
+        "softmax:m=16,n=100",
+        "matmul:m=17,n=33,k=29,dtype=int8",
+        "matmul:m=17,n=33,k=29,dtype=float16",
+        "matmul:m=17,n=33,k=29,dtype=bfloat16",
+    ],
+)
+def test_a_workload_is_right(farm, workload):
+    found = farm.json("bench", workload, "--device", "one")
+    assert found["correct"] is True
+    assert found["workload"].startswith(workload.partition(":")[0])
+
+
+def test_a_convolution_is_tuned(farm, tmp_path):
+    records = str(tmp_path / "records.jsonl")
+    workload = "conv2d:c=8,h=14,w=14,k=16,r=3,s=3,pad=1"
+    given = ("tune", workload, "--device", "one", "--trials", "6", "--records", records)
+    found = farm.json(*given)
+    assert (found["trials"], found["failed"]) == (6, 0)
