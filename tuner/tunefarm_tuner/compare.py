@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tunefarm import Array, Bundle, Device, Function, Tracker, request_device
 from tunefarm.comparison import CONFIDENCE, Comparison
 from tunefarm.comparison import compare as in_turns
@@ -15,13 +14,12 @@ from tunefarm_compiler import targets, workload
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.bundle import find_function
 from tunefarm_proto.errors import InvalidRequestError, UnknownWorkloadError
-from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
 
 from tunefarm_tuner import records
 from tunefarm_tuner.bench import target_of_key, target_text
+from tunefarm_tuner.bundles import choose_function, filled
 
 FORMS = "give a bundle FILE.tf, a record FILE.jsonl or FILE.jsonl:LINE, or a workload's schedule"
 
@@ -200,8 +198,8 @@ def compare(
         ]
         modules = [device.load(bundle) for bundle in bundles]
         chosen = [
-            module[_function(module.manifest, name)]
-            for module, name in zip(modules, functions, strict=True)
+            module[choose_function(bundle, name).name]
+            for module, bundle, name in zip(modules, bundles, functions, strict=True)
         ]
         arrays = _arguments(device, sides, chosen)
         correct = [
@@ -230,18 +228,6 @@ def compare(
         )
 
 
-def _function(manifest: bpb.BundleManifest, name: str | None) -> str:
-    """The named function, or the only one. Raises: UnknownFunctionError, InvalidRequestError."""
-    if name is not None:
-        return find_function(manifest, name).name
-    if len(manifest.functions) != 1:
-        names = ", ".join(function.name for function in manifest.functions) or "none"
-        raise InvalidRequestError(
-            "a bundle has not just one function", f"choose by --function: it has {names}"
-        )
-    return manifest.functions[0].name
-
-
 def _arguments(device: Device, sides: Sequence[Side], chosen: Sequence[Function]) -> list[Array]:
     """Arguments for both: those of the workload, or floats of [0, 1) and zeros."""
     shapes = [
@@ -256,14 +242,10 @@ def _arguments(device: Device, sides: Sequence[Side], chosen: Sequence[Function]
     given = known.inputs(0) if known is not None else []
     arrays = []
     for index, argument in enumerate(chosen[0].signature.arguments):
-        shape = tuple(argument.shape)
         if index < len(given):
             arrays.append(device.array(given[index]))
-        elif known is None and argument.dtype in ("float32", "float64", "float16"):
-            numbers = np.random.default_rng(index).random(shape)
-            arrays.append(device.array(numbers.astype(argument.dtype)))
         else:
-            arrays.append(device.empty(shape, argument.dtype))
+            arrays.append(filled(device, argument, "zeros" if known else "seeded", index))
     return arrays
 
 
