@@ -165,7 +165,7 @@ async def _written(context: _Context, answer: Any) -> None:
     """Send an answer. Where it cannot be sent nobody reads, and the call just ends."""
     try:
         await context.write(answer)
-    except Exception:
+    except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
 
 
