@@ -65,8 +65,15 @@ GROUPS: dict[str, list[str]] = {
         "bias_act:m=128,n=3072,act=gelu",
         "max_pool2d:c=64,h=112,w=112,r=3,s=3,stride=2,pad=1",
     ],
+    "types against our float32": [
+        "matmul:m=1024,n=1024,k=1024,dtype=int8",
+        "matmul:m=1024,n=1024,k=1024,dtype=float16",
+        "matmul:m=1024,n=1024,k=1024,dtype=bfloat16",
+        "bit_matmul:m=1024,n=1024,k=1024",
+    ],
 }
 SAMPLE_S = 0.02
+PEERS = ("numpy", "torch", "float32")
 TRIAL_S = 0.01
 
 
@@ -96,11 +103,13 @@ def of_callable(call: Callable[[], Any]) -> Callable[[], float]:
 
 def torch_call(parsed: Workload, inputs: list[Any]) -> Callable[[], Any] | None:
     """The same work by torch, in the layout that suits it."""
-    if torch is None:
+    if torch is None or parsed.dtype not in ("float32", "int8"):
         return None
     given = [torch.from_numpy(data) for data in inputs]
     fields, functional = dict(parsed.sizes), torch.nn.functional
     if parsed.name == "matmul":
+        if parsed.dtype == "int8":
+            return lambda: torch._int_mm(given[0], given[1])
         out = torch.empty(fields["m"], fields["n"])
         return lambda: torch.matmul(given[0], given[1], out=out)
     if parsed.name in ("conv2d", "depthwise_conv2d"):
@@ -166,7 +175,14 @@ def measure(text: str, spec: TargetSpec, rounds: int, trials: int) -> dict[str, 
         "peak": Run(timer(peak, [halves, out]), peak.manifest.functions[0].operations),
         "ours": Run(run, parsed.operations),
     }
-    if parsed.name == "matmul":
+    if parsed.dtype != "float32":
+        sizes = ",".join(f"{name}={dict(parsed.sizes)[name]}" for name in "mnk")
+        wide = workload.parse(f"matmul:{sizes}")
+        given = wide.inputs(0)
+        arrays += [given, wide.reference(given)]
+        timed, _ = ours(wide, spec, default_schedule(wide, spec), arrays[2:])
+        runs["float32"] = Run(timed, wide.operations)
+    elif parsed.name == "matmul":
         c = np.zeros_like(kept[0])
         numpy_call = lambda: np.matmul(inputs[0], inputs[1], out=c)  # noqa: E731
         runs["numpy"] = Run(of_callable(numpy_call), parsed.operations)
@@ -185,7 +201,7 @@ def measure(text: str, spec: TargetSpec, rounds: int, trials: int) -> dict[str, 
             (flops["ours"] / r["ours"]) / (flops["peak"] / r["peak"]) for r in taken
         ),
     }
-    for peer in ("numpy", "torch"):
+    for peer in PEERS:
         if peer in runs:
             row[f"times_{peer}"] = statistics.median(r[peer] / r["ours"] for r in taken)
     return row
@@ -232,9 +248,7 @@ def main() -> None:
 
 def _print(row: dict[str, Any]) -> None:
     peers = "".join(
-        f"  {row[f'times_{peer}']:5.2f} x {peer}"
-        for peer in ("numpy", "torch")
-        if f"times_{peer}" in row
+        f"  {row[f'times_{peer}']:5.2f} x {peer}" for peer in PEERS if f"times_{peer}" in row
     )
     print(
         f"{row['workload']:62} {1e3 * row['seconds']['ours']:9.3f} ms {row['gflops']:7.1f} GFLOPS "

@@ -12,7 +12,7 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 
 # A packed panel stays in the second cache of a wide processor, in the first of others.
-WIDE_PANEL, NARROW_PANEL = 32768, 16384
+WIDE_PANEL, NARROW_PANEL = 65536, 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
 WIDE, NARROW = 0.15, 0.5

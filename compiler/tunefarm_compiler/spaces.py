@@ -42,7 +42,7 @@ def _candidates(workload: Workload, spec: TargetSpec, first: Schedule) -> Iterat
         yield from _streams(first, shape)
         return
     along, other = shape.along[0][0].tensor.name, shape.broadcast[0][0].tensor.name
-    blocks = (128, 256, 512) if len(last.reduce_axes) == 1 else (0,)
+    blocks = (128, 256, 512, 1024) if len(last.reduce_axes) == 1 else (0,)
     tiles = itertools.product((1, 2, 4, 6, 7, 8, 10, 12, 14), (1, 2, 3, 4))
     for (rows, vectors), block, unroll in itertools.product(tiles, blocks, (1, 2, 4)):
         if not shape.fits(rows, vectors):

@@ -255,14 +255,23 @@ class Tile:
         """(start, rounds, size) of loops over a part of an axis: unrolled, then what is left."""
         step = self.schedule.lanes if axis == self.values.vector else 1
         step = self.schedule.group if innermost and self.schedule.group > 1 else step
-        sizes = [step * self.schedule.unroll, step, 1] if innermost else [1]
+        unroll = self._unroll(axis) if innermost else 1
+        sizes = [step * unroll, step, 1]
         if step > 1:
-            sizes = [step * self.schedule.unroll, step, extent % step]
+            sizes = [step * unroll, step, extent % step]
         for size in sizes:
             rounds = extent // size if size else 0
             if rounds:
                 yield start, rounds, size
                 start, extent = start + rounds * size, extent - rounds * size
+
+    def _unroll(self, axis: str) -> int:
+        """Steps at a time: one at the edges, where other axes' conditions are open."""
+        tests = [test for test in self.stage.tests if test not in self.clipped]
+        if self.across or any(axis in dict(test.terms) for test in tests):
+            return self.schedule.unroll
+        edge = any(decide(test, self.ranges) is None for test in tests)
+        return 1 if edge else self.schedule.unroll
 
     def _moved(self, pointers: Mapping[object, str], axis: str, steps: int) -> dict[object, str]:
         return {
