@@ -1,5 +1,6 @@
 """What listens; and messages and metadata that cannot be read."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -58,8 +59,13 @@ def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def one_line(record: logging.LogRecord) -> bool:
-    """A filter: gRPC logs what is no text with a traceback and its value, a secret say."""
+    """A filter: gRPC logs what is no text with a traceback and its value, a secret say.
+
+    And it logs each call that is cut off when the server stops, which is no error.
+    """
     found = record.exc_info[1] if record.exc_info else None
+    if isinstance(found, asyncio.CancelledError):
+        return False
     if str(record.msg).startswith("Invalid encoding"):
         record.msg, record.args = "a caller's metadata is no text", ()
     elif isinstance(found, UnicodeDecodeError):
@@ -80,6 +86,7 @@ class Listener:
         receive_bytes: int = rpc.MESSAGE_BYTES,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(one_line)
+        self._guard = guard
         self._server = serving.new_server(guard, Forgiving(), receive_bytes=receive_bytes)
         fill(self._server)
 
@@ -94,3 +101,4 @@ class Listener:
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end those under way. Doing it twice is fine."""
         await self._server.stop(grace_s)
+        await self._guard.settle()

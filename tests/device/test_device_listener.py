@@ -8,6 +8,7 @@ from device_harness import Client, DeviceProcess, FakeTracker, eventually
 from tunefarm_proto import rpc
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
+from tunefarm_proto.v1 import device_pb2 as dpb
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HELLO = "/tunefarm.v1.HelloService/Hello"
@@ -103,3 +104,20 @@ def test_a_message_that_cannot_be_read_is_an_invalid_request(device, data):
             channel.unary_unary(HELLO)(data, metadata=rpc.call_metadata(), timeout=20)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "Traceback" not in process.log.read_text()
+
+
+def test_calls_cut_off_when_the_server_stops_leave_no_traceback(device, tracker):
+    process, address = device
+    tracker.want("lease-1")
+    client = Client(address, "lease-1")
+    session = client.session()
+    session.empty(4)
+    waiting = Client(address, "a lease that does not come")
+    call = waiting.stub.FindMissingDigests.future(
+        dpb.FindMissingDigestsRequest(), metadata=waiting.metadata
+    )
+    eventually(lambda: not call.done())
+    assert process.stop() == 0
+    assert "Traceback" not in process.log.read_text()
+    client.close()
+    waiting.close()
