@@ -217,6 +217,11 @@ def _check_group(schedule: Schedule, stage: Stage) -> None:
             f"only sums of products of 8-bit numbers are grouped, by {GROUP}, in {GROUP} lanes",
         )
     vector, inner = schedule.vector_axis(stage), schedule.reduce_order(stage)[-1]
+    if vector not in {axis.name for axis in stage.axes}:
+        raise InvalidScheduleError(
+            f"schedule: groups of {inner} lie along the vectors",
+            "give vectors an axis of the output",
+        )
     packed = {pack.tensor for pack in schedule.packs}
     for load in stage.loads:
         strides = load.strides()[0]
