@@ -1,0 +1,1 @@
+"""Search: which candidates to try next. Pure: no clock, no device, no file."""
