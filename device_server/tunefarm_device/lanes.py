@@ -6,6 +6,7 @@ ends with it; who connects must know the key that was told there.
 """
 
 import asyncio
+import os
 import secrets
 import struct
 
@@ -22,6 +23,7 @@ LENGTH = struct.Struct("<I")
 KEY_BYTES = 32
 KNOCK_S = 5.0  # for the key to arrive
 MOST_KNOCKING = 64
+READ_BYTES = 1 << 18
 KEPT_BYTES = 400  # some twenty answers to calls
 WELCOME = b"\x01"
 
@@ -122,6 +124,8 @@ class _Lane(asyncio.Protocol):
                 return
             del self._buffer[:KEY_BYTES]
             self._transport.write(WELCOME)
+            if self._transport.get_extra_info("sslcontext") is None:
+                self.pump.look = self._look
         self._take(self.pump)
 
     def _take(self, pump: Pump) -> None:
@@ -149,6 +153,17 @@ class _Lane(asyncio.Protocol):
         if pump.full and self._transport is not None:
             self._transport.pause_reading()
             pump.when_room(self._go_on)
+
+    def _look(self) -> None:
+        """Take in what has come, without the loop."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            data = os.read(self._transport.get_extra_info("socket").fileno(), READ_BYTES)
+        except OSError:
+            return  # nothing yet; or it is broken, as the loop will see
+        if data:
+            self.data_received(data)
 
     def _go_on(self) -> None:
         if self._transport is not None and self.pump is not None:

@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import itertools
+import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from tunefarm_proto.errors import TunefarmError
@@ -13,6 +15,7 @@ from tunefarm_device.session import DeviceSession
 
 AHEAD_REQUESTS = 128  # read ahead of what is being carried out
 AHEAD_BYTES = 16 << 20
+LOOK_S = 200e-6  # so long the next request is looked for: to sleep and be woken takes 50 us
 TURNS = 32  # short calls carried out before others have their turn: none of them need wait
 
 Reply = Callable[[dpb.SessionResponse], Awaitable[None]]
@@ -41,6 +44,10 @@ class Pump:
         self._room: list[Callable[[], None]] = []
         self._ended = False
         self._why: BaseException | None = None
+        self.look: Callable[[], None] | None = None  # takes in what has come; does not wait
+        self._answered = 0.0  # by time.perf_counter
+        self._brisk = False
+        self._may_look = len(os.sched_getaffinity(0)) > 1
 
     @property
     def full(self) -> bool:
@@ -56,7 +63,9 @@ class Pump:
         """Let a request of `size` bytes wait its turn. `reply` sends its answers."""
         self._waiting.append((request, reply, size))
         self._bytes += size
-        self._wake()
+        if self._there is not None:
+            self._brisk = time.perf_counter() - self._answered < LOOK_S
+            self._wake()
 
     def _wake(self) -> None:
         if self._there is not None and not self._there.done():
@@ -82,8 +91,11 @@ class Pump:
             if not self._waiting:
                 if self._ended:
                     return
+                if self._brisk and self._looked():
+                    continue
                 self._there = asyncio.get_running_loop().create_future()
                 await self._there
+                self._there = None
                 continue
             request, reply, size = self._waiting.popleft()
             self._bytes -= size
@@ -95,6 +107,21 @@ class Pump:
                 self._check()
                 answer.id = request.id
                 await reply(answer)
+            self._answered = time.perf_counter()
+
+    def _looked(self) -> bool:
+        """Look for the next request for a moment, without sleeping: whether it came.
+
+        Done only where the one before came as soon after its answer.
+        """
+        if self.look is None or not self._may_look:
+            return False
+        while time.perf_counter() - self._answered < LOOK_S:
+            self.look()
+            if self._waiting or self._ended:
+                return True
+        self._brisk = False
+        return False
 
 
 async def feed(pump: Pump, requests: AsyncIterator[dpb.SessionRequest], reply: Reply) -> None:

@@ -6,7 +6,7 @@ import select
 import socket
 import time
 
-SPIN_S = 150e-6
+SPIN_S = 300e-6
 IDLE_S = 1e-3
 
 
