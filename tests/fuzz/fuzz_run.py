@@ -23,6 +23,7 @@ from typing import Any
 
 import grpc
 from fuzz_farm import HEALTHY, OPEN, SERVERS, VICTIM, FuzzFarm, Size
+from fuzz_lane import LaneInput
 from fuzz_messages import Messages, Words, methods, path_of
 from fuzz_raw import RawInput, Recording
 from google.protobuf.descriptor import MethodDescriptor
@@ -34,6 +35,7 @@ AT_ONCE = 32
 UNARY_S = 10.0
 STREAM_S = 0.25
 RAW_SHARE = 0.15
+LANE_SHARE = 0.15  # of what a device gets
 TRACKER_SHARE = 0.6
 FIRST_SHARE = 0.2  # of the inputs; memory is looked at then
 ALLOWED_RSS = 32 << 20
@@ -162,6 +164,8 @@ class Fuzzer:
         name = draw.choices(SERVERS, [TRACKER_SHARE, 0.05, 0.35])[0]
         if draw.random() < RAW_SHARE:
             kind = await RawInput(draw, self.farm.ports[name], self.frames[name]).send()
+        elif name == VICTIM and draw.random() < LANE_SHARE:
+            kind = await self._lane(draw)
         else:
             method = draw.choice(self.methods[name])
             kind = f"{name}: {method.name}"
@@ -169,6 +173,15 @@ class Fuzzer:
             self._count(number, kind, status)
         self.outcome.kinds[kind] += 1
         self.outcome.inputs += 1
+
+    async def _lane(self, draw: random.Random) -> str:
+        """A session of the fuzzer's own lease, and a lane into it."""
+        (session,) = (one for one in self.methods[VICTIM] if one.name == "Session")
+        given = LaneInput(draw, Messages(draw, self.words), session)
+        channel = draw.choice(self.channels[VICTIM])
+        kind = await given.send(channel, path_of(session), self._metadata(VICTIM, "user", "right"))
+        self.outcome.statuses["hangs"] += kind == "lane: hangs"
+        return kind
 
     def _count(self, number: int, kind: str, status: str) -> None:
         short = status.partition(":")[0]
