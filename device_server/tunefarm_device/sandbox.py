@@ -11,7 +11,8 @@ which hold here; `enter` applies those to this process, for good. Nothing here n
   can be written but the device nodes that swallow it, and plain files in the session's own folder;
   no TCP, no signal to others.
 - capabilities: none, not even root's.
-- namespaces: an empty network, and System V shared memory of its own, gone with the process.
+- namespaces: an empty network, System V shared memory and a file system of its own, gone with the
+  process: of files it sees what Landlock lets be read, also where there is no Landlock.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tunefarm_device.own_files import CLONE_NEWNS, show_only
+
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
@@ -32,7 +35,7 @@ CLONE_THREAD = 0x00010000
 _CAPABILITY_VERSION = 0x20080522
 
 SECCOMP, LANDLOCK, NETWORK, IPC = "seccomp", "landlock", "empty-network", "own-ipc"
-CAPABILITIES = "no-capabilities"
+CAPABILITIES, FILES = "no-capabilities", "own-files"
 
 # Of each machine: its audit number, and the numbers of the calls below that it has.
 _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
@@ -208,7 +211,7 @@ def enter_landlock(readable: Iterable[str], own: Iterable[str] = ()) -> None:
         attributes += struct.pack("Q", _SCOPES)
     ruleset = _check(call(_CREATE_RULESET, attributes, len(attributes), 0))
     try:
-        for path in (*_READABLE, sys.prefix, sys.base_prefix, *readable):
+        for path in _readable(readable):
             _allow(call, ruleset, path, _READ)
         for path in _WRITABLE:
             _allow(call, ruleset, path, _READ_FILE | _WRITE_FILE)
@@ -218,6 +221,10 @@ def enter_landlock(readable: Iterable[str], own: Iterable[str] = ()) -> None:
         _check(call(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
+
+
+def _readable(more: Iterable[str]) -> tuple[str, ...]:
+    return (*_READABLE, sys.prefix, sys.base_prefix, *more)
 
 
 def _allow(call: Callable[..., int], ruleset: int, path: str, access: int) -> None:
@@ -234,8 +241,11 @@ def _allow(call: Callable[..., int], ruleset: int, path: str, access: int) -> No
         os.close(parent)
 
 
+_NAMESPACES = {NETWORK: CLONE_NEWNET, IPC: CLONE_NEWIPC, FILES: CLONE_NEWNS}
+
+
 def enter_namespaces(flags: int) -> None:
-    """Leave the network or the shared memory of the system. Raises: OSError."""
+    """Leave the network, the shared memory or the mounts of the system. Raises: OSError."""
     user, group = os.getuid(), os.getgid()
     if user == 0:
         _check(_libc().unshare(flags))
@@ -253,11 +263,16 @@ def enter_capabilities() -> None:
 
 
 def enter(primitives: Iterable[str], readable: Iterable[str], own: Iterable[str] = ()) -> None:
-    """Apply those that hold here, for good; paths as for Landlock. Raises: OSError, KeyError."""
+    """Apply those that hold here, for good; paths as for Landlock. Raises: OSError, KeyError.
+
+    The working directory is then "/".
+    """
     chosen = set(primitives)
-    flags = (CLONE_NEWNET if NETWORK in chosen else 0) | (CLONE_NEWIPC if IPC in chosen else 0)
+    flags = sum(flag for name, flag in _NAMESPACES.items() if name in chosen)
     if flags:
         enter_namespaces(flags)
+    if FILES in chosen:
+        show_only((*_readable(readable), *_WRITABLE), own)
     if LANDLOCK in chosen:
         enter_landlock(readable, own)
     if CAPABILITIES in chosen:
@@ -300,12 +315,22 @@ def _is_powerless() -> bool:
     return held == [0, 0]
 
 
+def _sees_little() -> bool:
+    enter_namespaces(CLONE_NEWNS)
+    show_only((*_readable(()), *_WRITABLE), ())
+    read = Path("/proc/self/status").read_bytes() and Path(os.__file__).read_bytes()
+    ctypes.CDLL("libm.so.6")
+    Path("/dev/null").write_bytes(b"x")
+    return bool(read) and not Path("/etc/passwd").exists()
+
+
 _PROBES: dict[str, Callable[[], bool]] = {
     SECCOMP: _refuses_sockets,
     LANDLOCK: _hides_files,
     CAPABILITIES: _is_powerless,
     NETWORK: lambda: _leaves(CLONE_NEWNET, "net"),
     IPC: lambda: _leaves(CLONE_NEWIPC, "ipc"),
+    FILES: _sees_little,
 }
 
 

@@ -153,8 +153,8 @@ class Zygote:
 
     def shut_in(self, folder: str) -> None:
         """In the child: apply what holds here. It works in `folder`, and writes nowhere else."""
-        os.chdir(folder or "/")
         self.sandbox.enter(self.primitives, [self.folder], [folder] if folder else [])
+        os.chdir(folder or "/")
 
     def reap(self) -> None:
         """Report children that ended, and kill what they left."""

@@ -38,6 +38,7 @@ RAW_SHARE = 0.15
 LANE_SHARE = 0.15  # of what a device gets
 TRACKER_SHARE = 0.6
 FIRST_SHARE = 0.2  # of the inputs; memory is looked at then
+LONG = 10_000  # inputs: then after each fifth
 ALLOWED_RSS = 32 << 20
 ALLOWED_FILES = 8
 REST_S = 3.5
@@ -57,8 +58,7 @@ class Outcome:
     kinds: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    before: dict[str, Size] = field(default_factory=dict)
-    after: dict[str, Size] = field(default_factory=dict)
+    sizes: list[dict[str, Size]] = field(default_factory=list)
     healthy: list[float] = field(default_factory=list)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -71,12 +71,10 @@ class Outcome:
             f"the healthy client: {len(self.healthy)} rounds, "
             f"the longest took {max(self.healthy, default=0):.2f} s",
         ]
-        for name, size in self.after.items():
-            was = self.before[name]
-            lines.append(
-                f"{name}: {was.rss / 2**20:.1f} -> {size.rss / 2**20:.1f} MiB, "
-                f"{was.files} -> {size.files} descriptors"
-            )
+        for name in SERVERS:
+            rss = ", ".join(f"{sizes[name].rss / 2**20:.1f}" for sizes in self.sizes)
+            files = ", ".join(f"{sizes[name].files}" for sizes in self.sizes)
+            lines.append(f"{name}: {rss} MiB, {files} descriptors")
         lines += [f"first {what}: {where}" for what, where in self.examples.items()]
         return "\n".join([*lines, *(f"PROBLEM {one[:1000]}" for one in self.problems[:40])])
 
@@ -289,10 +287,9 @@ async def _fuzz(
         for start in range(first, first + count, step):
             await fuzzer.run(start, min(start + step, first + count))
             say(f"{outcome.inputs} inputs")
-            if start in (first, max(range(first, first + count, step))):
+            if count >= LONG or start in (first, max(range(first, first + count, step))):
                 await asyncio.sleep(REST_S)  # what was broken off is given up by then
-                outcome.after = farm.sizes()
-                outcome.before = outcome.before or outcome.after
+                outcome.sizes.append(farm.sizes())
         await fuzzer.healthy()
     finally:
         await fuzzer.close()
@@ -330,12 +327,16 @@ def _judge(farm: FuzzFarm, outcome: Outcome) -> None:
     outcome.problems += [f"the healthy client: {one['error']}" for one in rounds if one["error"]]
     if not rounds:
         outcome.problems.append("the healthy client did nothing")
-    for name, size in outcome.after.items():
-        was = outcome.before[name]
-        if size.rss > was.rss + ALLOWED_RSS:
-            outcome.problems.append(f"{name} grew from {was.rss} to {size.rss} bytes")
-        if size.files > was.files + ALLOWED_FILES:
-            outcome.problems.append(f"{name} has {size.files} descriptors open, it had {was.files}")
+    # Memory goes up and down by tens of MiB with the largest messages; what leaks only goes up.
+    half = len(outcome.sizes) // 2
+    first, last = outcome.sizes[:half], outcome.sizes[-half:]
+    for name in SERVERS:
+        was, now = max(one[name].rss for one in first), min(one[name].rss for one in last)
+        if now > was + ALLOWED_RSS:
+            outcome.problems.append(f"{name} grew from {was} to {now} bytes")
+        had, has = max(one[name].files for one in first), min(one[name].files for one in last)
+        if has > had + ALLOWED_FILES:
+            outcome.problems.append(f"{name} has {has} descriptors open, it had {had}")
     for status in ("UNKNOWN", "INTERNAL", "hangs"):
         if outcome.statuses[status]:
             outcome.problems.append(f"{outcome.statuses[status]} calls ended with {status}")
