@@ -161,6 +161,10 @@ def dealt(schedule: Schedule, stage: Stage) -> int:
             f"schedule: {axis} is summed over, so its blocks cannot be dealt out to threads",
             f"deal out {' or '.join(spatial) or 'nothing'}",
         )
+    if axis and axis not in spatial:
+        raise InvalidScheduleError(
+            f"schedule: no axis {axis!r} to deal out", f"the axes are {', '.join(spatial)}"
+        )
     depths = [n for n, (name, _) in enumerate(schedule.loops) if name in spatial]
     if axis:
         depths = [n for n in depths if schedule.loops[n][0] == axis][:1]

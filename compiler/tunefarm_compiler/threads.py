@@ -3,7 +3,7 @@
 `deal` is called with a body and a number of blocks. It posts a job to as many workers as there are
 processors for, takes blocks itself, and returns when all are done; a worker that has not begun by
 then loses its job, so nobody is waited for in vain. Workers spin for a moment, then sleep, and end
-after two idle seconds; a thread that cannot be started is one fewer. They never outlive the process.
+after two idle seconds; a thread that cannot be started is one fewer.
 
 A slot's state: 0 no thread, 1 idle, 2 a job is posted, 3 asleep, 4 at work, 5 at work and awaited.
 
