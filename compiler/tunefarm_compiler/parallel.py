@@ -6,7 +6,35 @@ from dataclasses import replace
 from tunefarm_compiler.bounds import Range
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.regions import Region
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.stages import Stage, plan
+from tunefarm_compiler.suit import suited
+from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.values import Access
+from tunefarm_compiler.workload import Workload
+
+
+def on_threads(schedule: Schedule, workload: Workload, spec: TargetSpec, threads: int) -> Schedule:
+    """The schedule with its loops dealt out, and those of stages computed whole before them.
+
+    What has no loop to deal out stays as it is. Raises: InvalidScheduleError.
+    """
+    if threads == 1:
+        return schedule
+    attached = {attach.stage: attach for attach in schedule.stages}
+    *before, last = plan(suited(workload.output, spec), attached)
+
+    def dealt_out(one: Schedule, stage: Stage) -> Schedule:
+        spatial = {axis.name for axis in stage.axes}
+        loops = any(axis in spatial for axis, _ in one.loops)
+        return replace(one, threads=threads) if loops else one
+
+    stages = {stage.tensor.name: stage for stage in before}
+    whole = tuple(
+        replace(one, schedule=dealt_out(one.schedule, stages[one.stage])) if not one.depth else one
+        for one in schedule.stages
+    )
+    return dealt_out(replace(schedule, stages=whole), last)
 
 
 class Share:

@@ -14,6 +14,7 @@ from tunefarm_compiler.threads import MOST_THREADS
 
 MAX_TILE_VALUES = 256
 MAX_SCRATCH_BYTES = 64 << 20
+BUSY = 0.85  # share of the threads' time that blocks of equal size must fill
 _HINT = "copy one from `tunefarm bench --json` or a tuning record"
 
 
@@ -145,8 +146,8 @@ def blocks(schedule: Schedule, stage: Stage) -> list[int]:
 def dealt(schedule: Schedule, stage: Stage) -> int:
     """Depth of the loop that is dealt out to threads; -1 for none.
 
-    That of axis `parallel`, else the first over an axis of the output with a block for each thread,
-    or, where none has so many, the one with most. Raises: InvalidScheduleError.
+    That of axis `parallel`, else the first over an axis of the output whose blocks keep the threads
+    busy, or, where none does, the one that comes nearest. Raises: InvalidScheduleError.
     """
     threads, axis = schedule.threads, schedule.parallel
     if threads == 1 and not axis:
@@ -174,8 +175,9 @@ def dealt(schedule: Schedule, stage: Stage) -> int:
             f"give {axis or ' or '.join(spatial) or 'it no threads'} a loop",
         )
     counts = blocks(schedule, stage)
-    full = [depth for depth in depths if counts[depth] >= threads]
-    return full[0] if full else max(depths, key=lambda depth: counts[depth])
+    busy = [count / (-(-count // threads) * threads) for count in counts]
+    good = [depth for depth in depths if busy[depth] >= BUSY]
+    return good[0] if good else max(depths, key=lambda depth: busy[depth])
 
 
 def check(schedule: Schedule, output: Tensor) -> list[Stage]:
