@@ -16,13 +16,14 @@ from tunefarm_proto.bundle import Bundle, pack
 from tunefarm_proto.errors import BuildFailedError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
+from tunefarm_compiler import threads
 from tunefarm_compiler.lower import function
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
 # What a library may leave for the device's C library. A WebAssembly module has none.
-ALLOWED_UNDEFINED = frozenset(("memcpy", "memset", "memmove", "fmaf"))
+ALLOWED_UNDEFINED = frozenset(("memcpy", "memset", "memmove", "fmaf")) | threads.NEEDED
 _EMULATION = {
     "x86_64": "elf_x86_64",
     "aarch64": "aarch64linux",
@@ -73,6 +74,8 @@ def module_text(functions: str, spec: TargetSpec) -> str:
         attributes += [f'"tune-cpu"="{spec.cpu}"']
     if spec.arch == "wasm32":  # fused, it would be a call for each lane
         functions = functions.replace("@llvm.fma.", "@llvm.fmuladd.")
+    if "@threads.deal" in functions:
+        functions += threads.runtime(spec)
     flags = ""
     if spec.abi:
         flags = f'!llvm.module.flags = !{{!0}}\n!0 = !{{i32 1, !"target-abi", !"{spec.abi}"}}\n'

@@ -3,7 +3,8 @@
 In order: every access becomes a stride for each axis; the loops of the schedule are walked from the
 outermost, an imperfect split running its remainder as a second, smaller copy, and cut where a
 condition becomes certain, so that inner loops have no guards; packs and attached stages fill
-scratch for the loops inside; the innermost blocks are register tiles.
+scratch for the loops inside; the innermost blocks are register tiles. A loop that is dealt out to
+threads becomes a function, in which each thread has scratch of its own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,9 @@ from tunefarm_compiler.clip import clipped
 from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
+from tunefarm_compiler.parallel import Share
 from tunefarm_compiler.regions import Region, Side, needed, placed
-from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check
+from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check, dealt
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -28,6 +30,7 @@ from tunefarm_compiler.values import NOTHING, Access
 
 # A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
 SPARE = 64
+LINE = 128  # threads do not write to one cache line
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,19 @@ class Lowering:
                 f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
                 "leave it out",
             )
+        if spec.arch == "wasm32" and any(
+            one.threads > 1 for one in (schedule, *(s.schedule for s in schedule.stages))
+        ):
+            raise InvalidScheduleError("schedule: WebAssembly has no threads", "leave them out")
         self.before = before
         self.schedule = schedule
         self.spec = spec
         self.emit = Emitter(spec.index)
         self.attached = {attach.stage: attach for attach in schedule.stages}
         self.scratch: dict[str, int] = {}  # bytes by name
+        self.copies: dict[str, int] = {}  # of what each thread has its own
+        self.shares: list[str] = []  # functions of loops that are dealt out
+        self._threads = 0  # of the loop around that is dealt out
         self.trace: list[str] = []
         self._indent = 0
         self._regions: dict[str, Region] = {}
@@ -97,17 +107,21 @@ class Lowering:
 
     def globals(self) -> list[str]:
         """The scratch that the body uses. Raises: InvalidScheduleError."""
-        total = sum(self.scratch.values())
+        sizes = {name: -(-size // LINE) * LINE for name, size in self.scratch.items()}
+        total = sum(size * self.copies.get(name, 1) for name, size in sizes.items())
         if total > MAX_SCRATCH_BYTES:
             raise InvalidScheduleError(
                 f"schedule: it needs {total >> 20} MiB of scratch, "
                 f"{MAX_SCRATCH_BYTES >> 20} MiB is the limit",
                 "pack and attach at a greater depth",
             )
-        found = [
-            f"{name} = internal global [{size} x i8] zeroinitializer, align 64"
-            for name, size in self.scratch.items()
-        ]
+        found = []
+        for name, size in sizes.items():
+            held = f"internal global [{self.copies.get(name, 1)} x %{name[1:]}]"
+            found += [
+                f"%{name[1:]} = type [{size} x i8]",
+                f"{name} = {held} zeroinitializer, align {LINE}",
+            ]
         if self._nothing:
             found.append(f"{NOTHING} = internal constant i64 0")
         return found
@@ -132,9 +146,35 @@ class Lowering:
             self._tile(nest, place)
             return
         axis, block = nest.schedule.loops[depth]
-        for start, rounds, size, first, last in self._blocks(nest, axis, block, place):
+        parts = list(self._blocks(nest, axis, block, place))
+        if depth == dealt(nest.schedule, nest.stage):
+            self._deal(nest, depth, parts, place)
+            return
+        for start, rounds, size, first, last in parts:
             inside = replace(place, first=first, last=last)
-            self._block(nest, depth, axis, (start, rounds, size), inside)
+            self._block(nest, depth, (start, rounds, size), inside)
+
+    def _deal(
+        self,
+        nest: Nest,
+        depth: int,
+        parts: list[tuple[int, int, int, bool, bool]],
+        place: Place,
+    ) -> None:
+        """Blocks dealt out to threads, all parts of the axis at once."""
+        outer, regions = self.emit, self._regions
+        share = Share(outer, f"share.{nest.stage.tensor.name}.{len(self.shares)}")
+        self.emit, self._threads = share.emit, nest.schedule.threads
+        self._regions = {name: share.region(region) for name, region in regions.items()}
+        accesses = {key: share.access(access) for key, access in place.accesses.items()}
+        place = Place(share.ranges(place.ranges), accesses, place.first, place.last)
+        nest = replace(nest, output=share.access(nest.output))
+        number = 0
+        for start, rounds, size, _, _ in parts:
+            self._block(nest, depth, (start, rounds, size), place, share.between(number, rounds))
+            number += rounds
+        self.shares.append(share.close(number, self._threads))
+        self.emit, self._regions, self._threads = outer, regions, 0
 
     def _blocks(
         self, nest: Nest, axis: str, block: int, place: Place
@@ -165,18 +205,26 @@ class Lowering:
             yield start, count, size, place.first and start == 0, place.last and ends
 
     def _block(
-        self, nest: Nest, depth: int, axis: str, part: tuple[int, int, int], place: Place
+        self,
+        nest: Nest,
+        depth: int,
+        part: tuple[int, int, int],
+        place: Place,
+        share: tuple[Value, Value] | None = None,
     ) -> None:
-        start, rounds, size = part
+        """A loop over blocks; of one that is dealt out, the rounds that are a thread's share."""
+        (start, rounds, size), (axis, _) = part, nest.schedule.loops[depth]
         stop = start + rounds * size
-        self.note(
-            f"for {axis} in {start}..{stop} by {size}:"
+        head = (
+            f"for {axis} in {start}..{stop} by {size}"
             if rounds > 1
-            else f"with {axis} at {start}..{stop}:"
+            else f"with {axis} at {start}..{stop}"
         )
+        self.note(f"{head}, dealt out to {self._threads} threads:" if share else f"{head}:")
         self._indent += 1
-        with self.emit.loop(rounds, []) as loop:
-            inside = self.emit.add(self.emit.multiply(loop.iv, size), start)
+        with self.emit.between(*share, []) if share else self.emit.loop(rounds, []) as loop:
+            round_ = loop.iv if rounds > 1 else 0
+            inside = self.emit.add(self.emit.multiply(round_, size), start)
             here = place.ranges[axis]
             at = self.emit.add(here.at, inside)
             where = here.part(at, start, stop - size, size)
@@ -205,7 +253,7 @@ class Lowering:
         access = place.accesses[load.key()]
         scratch = f"@pack.{nest.stage.tensor.name}.{tensor}"
         packed, panels = copy_panels(
-            self.emit, nest.stage, nest.schedule, access, place.ranges, scratch
+            self.emit, nest.stage, nest.schedule, access, place.ranges, self._own(scratch)
         )
         self._reserve(scratch, panels.elements * SIZES[access.dtype] + SPARE)
         self.note(f"pack {panels.side} x {panels.steps} of {tensor} in panels of {panels.width}")
@@ -213,6 +261,15 @@ class Lowering:
 
     def _reserve(self, scratch: str, size: int) -> None:
         self.scratch[scratch] = max(self.scratch.get(scratch, 0), size)
+        if self._threads:
+            self.copies[scratch] = self._threads
+
+    def _own(self, scratch: str) -> str:
+        """This thread's copy of scratch; the only one where no loop around is dealt out."""
+        if not self._threads:
+            return scratch
+        step = f"getelementptr %{scratch[1:]}, ptr {scratch}, {self.emit.index} %worker"
+        return self.emit.value("p", step)
 
     def _attach(self, depth: int, place: Place) -> Place:
         here = [s for s in self.before if self.attached[s.tensor.name].depth == depth]
@@ -231,7 +288,7 @@ class Lowering:
     def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
         """Compute a box of a stage into scratch."""
         name, scratch = stage.tensor.name, f"@stage.{stage.tensor.name}"
-        region, where, elements = placed(self.emit, scratch, box, ranges)
+        region, where, elements = placed(self.emit, self._own(scratch), box, ranges)
         self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
         self._regions[name] = region
         own = {axis.name: side for axis, side in zip(stage.axes, where, strict=True)}
@@ -262,4 +319,4 @@ def function(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) ->
     lowering = Lowering(output, schedule, spec)
     lines = lowering.run()
     head = f"define i32 @{name}(ptr noalias readonly %args) #0 {{"
-    return "\n".join([*lowering.globals(), head, *lines, "}"]) + "\n"
+    return "\n".join([*lowering.globals(), *lowering.shares, head, *lines, "}"]) + "\n"

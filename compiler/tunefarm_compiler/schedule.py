@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
@@ -10,9 +10,11 @@ from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_compiler.dots import GROUP, operands
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.te import Tensor
+from tunefarm_compiler.threads import MOST_THREADS
 
 MAX_TILE_VALUES = 256
 MAX_SCRATCH_BYTES = 64 << 20
+BUSY = 0.85  # share of the threads' time that blocks of equal size must fill
 _HINT = "copy one from `tunefarm bench --json` or a tuning record"
 
 
@@ -45,7 +47,8 @@ class Schedule:
     reduce axis gives every lane a part of the sum. What the loops leave of the reduce axes runs
     innermost in the order of `order`, the last `unroll` steps at a time, each of `group` indices: 4
     where one instruction does four. Blocks need not divide extents. Stages that are not attached
-    are inlined.
+    are inlined. The blocks of one loop are dealt out to `threads`: of the outermost over axis
+    ``parallel`, or of the one that `dealt` finds.
     """
 
     loops: tuple[tuple[str, int], ...]
@@ -56,6 +59,8 @@ class Schedule:
     order: tuple[str, ...] = ()
     stages: tuple[Attach, ...] = ()
     group: int = 1
+    threads: int = 1
+    parallel: str = ""
 
     def to_json(self) -> str:
         """Canonical JSON: equal schedules give equal text."""
@@ -72,6 +77,10 @@ class Schedule:
             data["order"] = self.order
         if self.group > 1:
             data["group"] = self.group
+        if self.threads != 1:
+            data["threads"] = self.threads
+        if self.parallel:
+            data["parallel"] = self.parallel
         if self.stages:
             data["stages"] = [
                 {"stage": s.stage, "depth": s.depth, "schedule": s.schedule._data()}
@@ -90,8 +99,7 @@ class Schedule:
 
     @classmethod
     def _read(cls, data: Any) -> "Schedule":
-        known = {"loops", "lanes", "unroll", "packs", "vector", "order", "stages", "group"}
-        if unknown := set(data) - known:
+        if unknown := set(data) - {field.name for field in fields(cls)}:
             raise ValueError(f"unknown field {min(unknown)!r}")
         return cls(
             loops=tuple((str(axis), int(block)) for axis, block in data["loops"]),
@@ -105,6 +113,8 @@ class Schedule:
                 for s in data.get("stages", [])
             ),
             group=int(data.get("group", 1)),
+            threads=int(data.get("threads", 1)),
+            parallel=str(data.get("parallel", "")),
         )
 
     def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
@@ -124,6 +134,52 @@ class Schedule:
         return self.order or names
 
 
+def blocks(schedule: Schedule, stage: Stage) -> list[int]:
+    """Into how many blocks each loop cuts what the loops around it leave of its axis."""
+    left, found = dict(stage.extents), []
+    for axis, block in schedule.loops:
+        found.append(-(-left[axis] // block))
+        left[axis] = min(block, left[axis])
+    return found
+
+
+def dealt(schedule: Schedule, stage: Stage) -> int:
+    """Depth of the loop that is dealt out to threads; -1 for none.
+
+    That of axis `parallel`, else the first over an axis of the output whose blocks keep the threads
+    busy, or, where none does, the one that comes nearest. Raises: InvalidScheduleError.
+    """
+    threads, axis = schedule.threads, schedule.parallel
+    if threads == 1 and not axis:
+        return -1
+    if not 2 <= threads <= MOST_THREADS:
+        raise InvalidScheduleError(
+            f"schedule: {threads} threads", f"give 2 to {MOST_THREADS}, or leave them out"
+        )
+    spatial = [one.name for one in stage.axes]
+    if axis in {one.name for one in stage.reduce_axes}:
+        raise InvalidScheduleError(
+            f"schedule: {axis} is summed over, so its blocks cannot be dealt out to threads",
+            f"deal out {' or '.join(spatial) or 'nothing'}",
+        )
+    if axis and axis not in spatial:
+        raise InvalidScheduleError(
+            f"schedule: no axis {axis!r} to deal out", f"the axes are {', '.join(spatial)}"
+        )
+    depths = [n for n, (name, _) in enumerate(schedule.loops) if name in spatial]
+    if axis:
+        depths = [n for n in depths if schedule.loops[n][0] == axis][:1]
+    if not depths:
+        raise InvalidScheduleError(
+            f"schedule: there is no loop over {axis or 'an axis of the output'} to deal out",
+            f"give {axis or ' or '.join(spatial) or 'it no threads'} a loop",
+        )
+    counts = blocks(schedule, stage)
+    busy = [count / (-(-count // threads) * threads) for count in counts]
+    good = [depth for depth in depths if busy[depth] >= BUSY]
+    return good[0] if good else max(depths, key=lambda depth: busy[depth])
+
+
 def check(schedule: Schedule, output: Tensor) -> list[Stage]:
     """The stages that a schedule makes, in their order. Raises: InvalidScheduleError."""
     attached = {attach.stage: attach for attach in schedule.stages}
@@ -132,6 +188,7 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
     stages = plan(output, attached)
     *before, last = stages
     _check_stage(schedule, last)
+    shared = dealt(schedule, last)
     for stage in before:
         attach = attached[stage.tensor.name]
         if not 0 <= attach.depth <= len(schedule.loops):
@@ -152,6 +209,11 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
                 "attach every stage to the output's loops",
             )
         _check_stage(attach.schedule, stage, partial=attach.depth > 0)
+        if dealt(attach.schedule, stage) >= 0 and 0 <= shared < attach.depth:
+            raise InvalidScheduleError(
+                f"schedule: stage {attach.stage} deals out loops inside of one that is dealt out",
+                f"leave its threads out, or attach it at depth {shared} or less",
+            )
     return stages
 
 

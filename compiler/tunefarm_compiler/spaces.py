@@ -7,6 +7,7 @@ from dataclasses import replace
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import defaults
+from tunefarm_compiler.parallel import on_threads
 from tunefarm_compiler.schedule import Schedule, check
 from tunefarm_compiler.stages import plan
 from tunefarm_compiler.suit import suited
@@ -14,9 +15,9 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
 
-def default_schedule(workload: Workload, spec: TargetSpec) -> Schedule:
-    """A schedule that is good enough without any search."""
-    return defaults.default(workload.output, spec)
+def default_schedule(workload: Workload, spec: TargetSpec, threads: int = 1) -> Schedule:
+    """A schedule that is good enough without any search, its loops dealt out to so many threads."""
+    return on_threads(defaults.default(workload.output, spec), workload, spec, threads)
 
 
 def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:

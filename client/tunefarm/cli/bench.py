@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_request(parser)
     parser.add_argument("--target", help="compile for this instead of what the device reports")
     parser.add_argument("--schedule", metavar="JSON", help="a schedule, as text or @FILE")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of the default schedule (default 1); no more run than the device has cores",
+    )
     parser.add_argument("--repeat", type=int, default=10, help="samples (default 10)")
     parser.add_argument("--number", type=int, default=0, help="calls a sample (0: calibrated)")
     parser.add_argument(
@@ -74,7 +80,7 @@ def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement"
     if arguments.workload.endswith(".tf"):
         from tunefarm_tuner.bundles import bench_bundle
 
-        _refuse(arguments, ("target", "schedule"), "workloads")
+        _refuse(arguments, ("target", "schedule", "threads"), "workloads")
         return bench_bundle(
             arguments.workload,
             arguments.device,
@@ -91,12 +97,17 @@ def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement"
     from tunefarm_tuner.bench import bench
 
     _refuse(arguments, ("function", "fill", "seed"), "bundles")
+    if arguments.schedule is not None and arguments.threads is not None:
+        raise InvalidRequestError(
+            "--threads is of the default schedule", "put threads into the --schedule"
+        )
     return bench(
         arguments.workload,
         arguments.device,
         tracker=arguments.tracker,
         target=arguments.target,
         schedule=read_schedule(arguments.schedule),
+        threads=1 if arguments.threads is None else arguments.threads,
         plan=plan,
         priority=arguments.priority,
         timeout=arguments.timeout,

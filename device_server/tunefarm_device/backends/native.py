@@ -3,12 +3,15 @@
 Under qemu-user the same code is the emulated board; `facts.py` labels it.
 """
 
+import contextlib
 import ctypes
 import mmap
+import os
 from collections.abc import Callable
 
 from tunefarm_device import backend
 from tunefarm_device.backend import RunnerError
+from tunefarm_device.cores import Cores
 
 HUGE_SHARE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
@@ -38,7 +41,10 @@ class Array(backend.Array):
 class Kernel(backend.Kernel):
     """Timed by the library's own loop where it has one."""
 
-    def __init__(self, library: ctypes.CDLL, name: str, arrays: list[Array]) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, name: str, arrays: list[Array], cores: Cores | None = None
+    ) -> None:
+        self._cores = cores
         self._function = library[name]
         self._function.restype = ctypes.c_int32
         self._function.argtypes = [ctypes.c_void_p]
@@ -63,23 +69,30 @@ class Kernel(backend.Kernel):
                 return int(status)
         return 0
 
+    def prepare(self) -> None:
+        if self._cores is not None:
+            self._cores.tell()
+
     def run(self, number: int) -> int:
         return self._repeat(number)
 
 
 class Library(backend.Library):
-    """A shared library."""
+    """A shared library. Its threads may run where it is loaded, and where it is called."""
 
     def __init__(self, path: str, functions: list[str]) -> None:
+        self._cores: Cores | None = None
         try:
             self._library = ctypes.CDLL(path)
             for name in functions:
                 self._library[name]
         except (OSError, AttributeError) as error:
             raise RunnerError("library", str(error)) from None
+        with contextlib.suppress(ValueError):
+            self._cores = Cores(self._library, os.sched_getaffinity(0))
 
     def kernel(self, name: str, arrays: list[Array]) -> Kernel:
-        return Kernel(self._library, name, arrays)
+        return Kernel(self._library, name, arrays, self._cores)
 
 
 class Device(backend.Device):

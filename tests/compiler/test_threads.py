@@ -1,0 +1,220 @@
+"""Loops dealt out to threads: right answers by any schedule, and threads that come and go."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_harness import run
+from test_schedules import TEXTS, schedules
+from tunefarm_compiler import Schedule, build, lowered, targets, te, workload
+from tunefarm_compiler.schedule import Attach, Pack
+from tunefarm_proto.errors import InvalidScheduleError
+
+SPEC = targets.resolve("local")
+SMALL = Schedule((("i", 2), ("j", 16)), 16, threads=3)
+
+
+@st.composite
+def threaded(draw, output):
+    """Any schedule, its loops and those of its stages dealt out to threads."""
+
+    def some(schedule, axes):
+        axis = draw(st.sampled_from(["", "", *axes]))
+        return replace(schedule, threads=draw(st.integers(2, 9)), parallel=axis)
+
+    schedule = draw(schedules(output))
+    stages = [
+        replace(s, schedule=some(s.schedule, [])) if draw(st.booleans()) else s
+        for s in schedule.stages
+    ]
+    schedule = replace(schedule, stages=tuple(stages))
+    plain = stages != list(schedule.stages) and draw(st.booleans())
+    return schedule if plain else some(schedule, [axis for axis, _ in schedule.loops])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_random_schedule_on_threads_is_right_or_refused(text):
+    parsed = workload.parse(text)
+
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(threaded(parsed.output), st.booleans())
+    def check(schedule, at_end):
+        try:
+            bundle = build(parsed, SPEC, schedule)
+        except InvalidScheduleError as error:
+            assert len(str(error).splitlines()) == 1
+            return
+        run(bundle, parsed, at_end)
+
+    check()
+
+
+def test_more_threads_than_blocks_and_the_other_way_round():
+    for text, loops in (
+        ("matmul:m=3,n=5,k=7", (("i", 2), ("j", 5))),
+        ("matmul:m=97,n=101,k=13", (("j", 7), ("k", 5), ("i", 3))),
+        ("matmul:m=509,n=16,k=3", (("i", 1),)),
+    ):
+        parsed = workload.parse(text)
+        packs = (Pack("B", 1),) if loops[0][0] == "j" else ()
+        for threads in (2, 3, 4, 7, 64):
+            schedule = Schedule(loops, 16, 1, packs, threads=threads)
+            run(build(parsed, SPEC, schedule), parsed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"threads": 0}, "0 threads"),
+        ({"threads": -3}, "-3 threads"),
+        ({"threads": 65}, "2 to 64"),
+        ({"threads": 1, "parallel": "i"}, "1 threads"),
+        ({"threads": 4, "parallel": "k"}, "summed over"),
+        ({"threads": 4, "parallel": "q"}, "'q'"),
+        ({"threads": 4, "loops": (("k", 4),)}, "an axis of the output"),
+        ({"threads": 4, "loops": (("j", 4),), "parallel": "i"}, "give i a loop"),
+    ],
+)
+def test_what_cannot_be_dealt_out(changes, word):
+    with pytest.raises(InvalidScheduleError) as caught:
+        build("matmul:m=8,n=16,k=8", SPEC, replace(SMALL, **changes))
+    assert word in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_stage_inside_what_is_dealt_out_deals_out_nothing():
+    parsed = workload.parse("layer_norm:m=6,n=40")
+    own = Schedule((("i", 1),), 8, threads=2)
+    names = [stage for stage in ("mean", "deviation") if stage in str(te.show(parsed.output))]
+    assert names
+    given_ = {stage.stage: stage for stage in _default(parsed).stages}
+    deep = tuple(replace(stage, schedule=own) for stage in given_.values())
+    with pytest.raises(InvalidScheduleError, match="inside of one that is dealt out"):
+        build(parsed, SPEC, replace(_default(parsed), stages=deep, threads=2))
+
+
+def _default(parsed):
+    from tunefarm_compiler import default_schedule
+
+    return default_schedule(parsed, SPEC)
+
+
+def test_webassembly_has_no_threads():
+    with pytest.raises(InvalidScheduleError, match="WebAssembly has no threads"):
+        build("matmul:m=8,n=16,k=8", "wasm", SMALL)
+    inside = Schedule((), 16, stages=(Attach("most", 0, SMALL),))
+    assert Schedule.from_json(inside.to_json()) == inside
+
+
+def test_threads_are_text_only_where_there_are_several():
+    alone = replace(SMALL, threads=1)
+    assert "threads" not in alone.to_json()
+    assert '"threads":3' in SMALL.to_json()
+    both = replace(SMALL, parallel="j")
+    assert Schedule.from_json(both.to_json()) == both
+    assert build("matmul:m=8,n=16,k=8", SPEC, both).manifest.schedule == both.to_json()
+
+
+def test_the_loops_tell_who_runs_them():
+    product = workload.parse("matmul:m=5,n=16,k=8").output
+    shown = te.show(product, SMALL)
+    assert "for i in 0..4 by 2, dealt out to 3 threads:" in shown
+    assert "with i at 4..5, dealt out to 3 threads:" in shown
+
+
+@pytest.mark.parametrize("target", ["rasp3b", "rasp3b-32", "riscv64", "x86-64-v2"])
+def test_threads_build_for_a_target(target):
+    spec = targets.resolve(target)
+    parsed = workload.parse("matmul:m=8,n=16,k=8")
+    schedule = replace(SMALL, lanes=4)
+    assert "@threads.deal" in lowered(parsed, spec, schedule)
+    assert "@threads.deal" not in lowered(parsed, spec, replace(schedule, threads=1))
+    build(parsed, spec, schedule)
+
+
+ALONE = """
+import ctypes, os, resource, sys, time
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, {tests!r})
+from kernel_harness import loaded
+from tunefarm_compiler import Schedule, build, workload
+
+parsed = workload.parse("matmul:m=64,n=64,k=64")
+bundle = build(parsed, "local", Schedule((("i", 4), ("j", 16)), 16, threads=4))
+library = loaded(bundle.library(bundle.manifest.libraries[0]))
+cores = (ctypes.c_int32 * 65).in_dll(library, "tunefarm_cores")
+inputs = parsed.inputs(0)
+expected = parsed.reference(inputs)
+
+def right():
+    out = np.full_like(expected[0], 77)
+    held = (*inputs, out)
+    arguments = (ctypes.c_void_p * 3)(*(data.ctypes.data for data in held))
+    assert library["matmul"](arguments) == 0
+    return parsed.check([out], expected)
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def until(count):
+    limit = time.monotonic() + 60
+    while threads() != count:
+        assert time.monotonic() < limit, threads()
+        time.sleep(0.01)
+
+before = threads()
+"""
+
+CASES = {
+    "a device of one core starts none": """
+cores[0] = 1
+assert right() and threads() == before
+""",
+    "they are kept, then end, and come back": """
+cores[0] = 4
+assert all(right() for _ in range(500)) and threads() == before + 3
+until(before)
+assert right() and threads() == before + 3
+""",
+    "no more than there are cores": """
+cores[0] = 2
+assert all(right() for _ in range(20)) and threads() == before + 1
+""",
+    "one that cannot be started is one fewer": """
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 65536,) * 2)
+cores[0] = 4
+assert right() and threads() == before
+""",
+    "a forked process has none and is right": """
+cores[0] = 4
+assert right()
+if (child := os.fork()) == 0:
+    os._exit(0 if all(right() for _ in range(20)) and threads() == 1 else 1)
+assert os.waitpid(child, 0)[1] == 0 and right()
+""",
+    "they are bound to the processors that they are told": """
+mine = max(os.sched_getaffinity(0))
+for worker in range(4):
+    cores[1 + worker] = mine + 1
+cores[0] = 4
+here = os.sched_getaffinity(0)
+assert all(right() for _ in range(50))
+own = str(os.getpid())
+others = [int(task) for task in os.listdir("/proc/self/task") if task != own]
+bound = [os.sched_getaffinity(task) for task in others]
+assert bound.count({mine}) == 3, bound
+assert os.sched_getaffinity(0) == here
+""",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_threads_of_a_process(case):
+    script = ALONE.format(tests=str(Path(__file__).parent)) + CASES[case]
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
