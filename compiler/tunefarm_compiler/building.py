@@ -131,7 +131,7 @@ def job(kernels: Sequence[Kernel], target: Targets) -> Job:
         str(k.workload if isinstance(k.workload, Workload) else workloads.parse(k.workload))
         for k in kernels
     ]
-    libraries = []
+    libraries: list[tuple[TargetSpec, tuple[str, ...]]] = []
     for name, spec in specs.items():
         if spec in dict(libraries):
             raise InvalidRequestError(f"target {name} is given twice", "name each once")
