@@ -24,7 +24,8 @@ from tunefarm_proto.errors import (
 )
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
-from tunefarm_compiler.codegen import dynamic_symbols, emit_object, module_text
+from tunefarm_compiler.codegen import timing_loop
+from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.targets import TargetSpec, resolve
 
 COMPILE_S = 300.0  # the first compilation for a target also makes its C library's stubs
@@ -181,7 +182,7 @@ def _compile(
     zig = Path(ziglang.__file__).parent / "zig"
     with tempfile.TemporaryDirectory(prefix="tunefarm-cc-") as scratch:
         repeat, library = Path(scratch, "repeat.o"), Path(scratch, "kernel.so")
-        repeat.write_bytes(emit_object(module_text("", spec), spec))
+        repeat.write_bytes(timing_loop(spec))
         command = [str(zig), "cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}"]
         wasm = spec.arch == "wasm32"
         command += [*_MODULE, f"-Wl,--export={name}"] if wasm else _SHARED

@@ -3,8 +3,9 @@
 from tunefarm_proto.bundle import Bundle, pack
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
-from tunefarm_compiler.codegen import emit_object, link, module_text
+from tunefarm_compiler.codegen import emit_object, module_text
 from tunefarm_compiler.emit import kind as llvm_kind
+from tunefarm_compiler.linker import link
 from tunefarm_compiler.targets import TargetSpec
 
 ROUNDS = 100_000

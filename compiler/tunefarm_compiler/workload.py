@@ -56,15 +56,18 @@ class Workload:
         """Floating-point operations of one call."""
         return self._operator.operations(**self._fields)
 
-    def signature(self) -> bpb.FunctionSignature:
-        """As a bundle's manifest states it: inputs, then the output."""
+    def signature(self, name: str = "") -> bpb.FunctionSignature:
+        """As a bundle's manifest states it: inputs, then the output. `name` is another symbol."""
         output = self.output
         arguments = [
             bpb.ArgumentSignature(name=t.name, dtype=t.dtype, shape=t.outside, output=t is output)
             for t in (*inputs(output), output)
         ]
         return bpb.FunctionSignature(
-            name=self.function, arguments=arguments, operations=self.operations
+            name=name or self.function,
+            arguments=arguments,
+            operations=self.operations,
+            workload=str(self),
         )
 
     def inputs(self, seed: int) -> list[Array]:

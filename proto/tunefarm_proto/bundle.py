@@ -10,9 +10,12 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from google.protobuf import json_format
 
@@ -70,17 +73,31 @@ class Bundle:
         part.replace(path)
 
 
-def pack(manifest: bpb.BundleManifest, libraries: list[tuple[pb.Target, bytes]]) -> Bundle:
+class Library(NamedTuple):
+    """A library to be packed; `schedules` are JSON by function, where there are any."""
+
+    target: pb.Target
+    data: bytes
+    schedules: Mapping[str, str] = MappingProxyType({})
+
+
+def pack(
+    manifest: bpb.BundleManifest, libraries: Sequence[Library | tuple[pb.Target, bytes]]
+) -> Bundle:
     """Write a bundle; format and libraries of `manifest` are filled in here."""
     full = bpb.BundleManifest()
     full.CopyFrom(manifest)
     full.format = FORMAT
     del full.libraries[:]
     members: list[tuple[str, bytes]] = []
-    for index, (target, data) in enumerate(libraries):
+    for index, (target, data, schedules) in enumerate(Library(*entry) for entry in libraries):
         path = f"lib/{index}.so"
         full.libraries.add(
-            path=path, target=target, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)
+            path=path,
+            target=target,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            schedules=schedules,
         )
         members.append((path, data))
     as_dict = json_format.MessageToDict(full, preserving_proto_field_name=True)
@@ -138,29 +155,44 @@ def find_function(manifest: bpb.BundleManifest, name: str) -> bpb.FunctionSignat
     raise UnknownFunctionError(f"the module has no function {name!r}", f"it has {known}")
 
 
-def choose_library(manifest: bpb.BundleManifest, device: pb.Target) -> bpb.BundleLibrary:
-    """The library that a device can run and that uses most of its features.
+def schedule_of(manifest: bpb.BundleManifest, target: pb.Target, function: str) -> str:
+    """The schedule of a function in the library for a target, as JSON; "" where none is known."""
+    for entry in manifest.libraries:
+        if entry.target == target:
+            return entry.schedules.get(function, manifest.schedule)
+    return manifest.schedule
 
-    Raises: TargetMismatchError, which says what is missing.
+
+def choose_library(manifest: bpb.BundleManifest, device: pb.Target) -> bpb.BundleLibrary:
+    """The best library that a device can run.
+
+    That is the one that uses most of its features; of several, the one made for its very CPU, then
+    the first. Raises: TargetMismatchError, which says what each needs that the device lacks.
     """
     lacks: list[str] = []
     fitting: list[bpb.BundleLibrary] = []
+    own = architecture(device.triple)
     for entry in manifest.libraries:
-        arch, own = architecture(entry.target.triple), architecture(device.triple)
+        arch = architecture(entry.target.triple)
         missing = sorted(set(entry.target.features) - set(device.features))
-        if arch != own:
-            lacks.append(f"{entry.target.triple} needs an {arch} processor")
-        elif missing:
-            lacks.append(f"{entry.target.triple} {entry.target.cpu} needs {', '.join(missing)}")
-        else:
+        if arch == own and not missing:
             fitting.append(entry)
+            continue
+        needs = ", ".join(missing) if arch == own else f"{_article(arch)} processor"
+        lacks.append(f"{entry.target.triple} {entry.target.cpu}".rstrip() + f" needs {needs}")
     if fitting:
-        return max(fitting, key=lambda entry: len(entry.target.features))
+        return max(
+            fitting, key=lambda one: (len(one.target.features), one.target.cpu == device.cpu)
+        )
     raise TargetMismatchError(
         f"this device is {device.triple} {device.cpu}".rstrip()
         + f" and the bundle has nothing for it: {'; '.join(lacks) or 'it is empty'}",
         "build it for this device's target: `tunefarm build WORKLOAD --target T`",
     )
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1] in 'aeiou' or word == 'x86_64' else 'a'} {word}"
 
 
 def architecture(triple: str) -> str:

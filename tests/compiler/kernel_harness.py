@@ -7,7 +7,8 @@ import tempfile
 
 import numpy as np
 from tunefarm_compiler import targets
-from tunefarm_compiler.codegen import emit_object, link, module_text
+from tunefarm_compiler.codegen import emit_object, module_text
+from tunefarm_compiler.linker import link
 from tunefarm_compiler.lower import function
 from tunefarm_compiler.schedule import Schedule
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tunefarm_compiler import targets
-from tunefarm_compiler.codegen import dynamic_symbols
+from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.foreign import build_c, parse_arguments, zig_processor
 from tunefarm_proto import errors
 from tunefarm_proto.bundle import ITEM_BYTES

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
-from tunefarm_compiler.codegen import dynamic_symbols, emit_object, lowered
+from tunefarm_compiler.codegen import emit_object, lowered
+from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.peak import peak_bundle
 from tunefarm_compiler.schedule import Pack
 from tunefarm_proto.errors import (

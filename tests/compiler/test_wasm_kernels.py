@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tunefarm_compiler import build, space, targets, workload
-from tunefarm_compiler.codegen import emit_object, link, module_text
+from tunefarm_compiler.codegen import emit_object, module_text
 from tunefarm_compiler.foreign import build_c
+from tunefarm_compiler.linker import link
 from tunefarm_compiler.peak import peak_bundle
 from tunefarm_device.backend import RunnerError, find
 from tunefarm_proto.errors import BuildFailedError

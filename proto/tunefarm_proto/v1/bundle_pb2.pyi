@@ -61,7 +61,9 @@ class BundleManifest(_message.Message):
     source_digest: _builtins.str
     """sha256 of the source that it was made from, in hex."""
     schedule: _builtins.str
-    """The schedule it was compiled with, as canonical JSON. May be empty."""
+    """The schedule it was compiled with, as canonical JSON. Empty where there is none, or where functions
+    or libraries differ: see BundleLibrary.schedules.
+    """
     @_builtins.property
     def libraries(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleLibrary]:
         """One library for each target."""
@@ -99,10 +101,31 @@ class BundleLibrary(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SchedulesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PATH_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SCHEDULES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Member of the archive, as in "lib/0.so"."""
     sha256: _builtins.str
@@ -113,6 +136,10 @@ class BundleLibrary(_message.Message):
     def target(self) -> _common_pb2.Target:
         """What it was compiled for, with the features that it needs."""
 
+    @_builtins.property
+    def schedules(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The schedule of each function in it, as canonical JSON, by the function's name."""
+
     def __init__(
         self,
         *,
@@ -120,10 +147,11 @@ class BundleLibrary(_message.Message):
         target: _common_pb2.Target | None = ...,
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        schedules: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "schedules", b"schedules", "sha256", b"sha256", "size_bytes", b"size_bytes", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,10 +168,13 @@ class FunctionSignature(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Exported symbol."""
     operations: _builtins.int
     """Floating-point or integer operations of one call; 0 where unknown."""
+    workload: _builtins.str
+    """The workload that it computes, as in the manifest's; empty where that names no known one."""
     @_builtins.property
     def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArgumentSignature]:
         """In the order of the pointers."""
@@ -154,10 +185,11 @@ class FunctionSignature(_message.Message):
         name: _builtins.str = ...,
         arguments: _abc.Iterable[Global___ArgumentSignature] | None = ...,
         operations: _builtins.int = ...,
+        workload: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "name", b"name", "operations", b"operations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "name", b"name", "operations", b"operations", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

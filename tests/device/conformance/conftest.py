@@ -10,7 +10,7 @@ import pytest
 import ziglang
 from device_harness import Box, Client, DeviceProcess, FakeTracker, SessionClient, boxed
 from tunefarm_compiler import targets
-from tunefarm_compiler.codegen import link
+from tunefarm_compiler.linker import link
 from tunefarm_device import emulation
 from tunefarm_device.backend import find
 from tunefarm_proto import bundle as bundle_file

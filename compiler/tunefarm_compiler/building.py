@@ -1,0 +1,184 @@
+"""From workloads to a bundle: every kernel compiled for every target, one link for each target."""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+from tunefarm_proto import bundle as bundle_file
+from tunefarm_proto.bundle import Bundle, Library
+from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
+from tunefarm_compiler import targets as registry
+from tunefarm_compiler import workload as workloads
+from tunefarm_compiler.codegen import emit_object, lowered, timing_loop
+from tunefarm_compiler.linker import link
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.spaces import default_schedule
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
+
+# One for all targets, or by the target's name as it was given; None is the default one.
+Schedules = Schedule | Mapping[str, Schedule] | None
+Targets = str | TargetSpec | Sequence[str | TargetSpec]
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One function of a bundle: `name` is its symbol, the workload's own unless it is given."""
+
+    workload: str | Workload
+    schedule: Schedules = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides what a bundle holds, as plain text that can be sent and hashed.
+
+    `functions` are (name, workload); `libraries` the targets, each with a schedule's JSON for every
+    function, "" for the default one.
+    """
+
+    functions: tuple[tuple[str, str], ...]
+    libraries: tuple[tuple[TargetSpec, tuple[str, ...]], ...]
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal jobs give equal text."""
+        specs = [
+            [spec.triple, spec.cpu, spec.features, schedules] for spec, schedules in self.libraries
+        ]
+        return json.dumps([self.functions, specs], separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Job":
+        """Read what `to_json` wrote."""
+        functions, libraries = json.loads(text)
+        return cls(
+            tuple((name, workload) for name, workload in functions),
+            tuple(
+                (TargetSpec(triple, cpu, tuple(features)), tuple(schedules))
+                for triple, cpu, features, schedules in libraries
+            ),
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the job and of every tool that has a part in it: known before the bundle is."""
+        return hashlib.sha256(f"{_tools()}\n{self.to_json()}".encode()).hexdigest()
+
+    def run(self) -> Bundle:
+        """Compile it in this process. Raises: UnknownWorkloadError, CompileError."""
+        parsed = [(name, workloads.parse(text)) for name, text in self.functions]
+        libraries, sources = [], hashlib.sha256()
+        for spec, texts in self.libraries:
+            objects, schedules = [timing_loop(spec)], {}
+            for (name, workload), text in zip(parsed, texts, strict=True):
+                made = Schedule.from_json(text) if text else default_schedule(workload, spec)
+                code = lowered(workload, spec, made, name)
+                sources.update(code.encode())
+                schedules[name] = made.to_json()
+                objects.append(emit_object(code, spec))
+            libraries.append(Library(spec.to_proto(), link(objects, spec), schedules))
+        used = {text for library in libraries for text in library.schedules.values()}
+        manifest = bpb.BundleManifest(
+            workload="; ".join(dict.fromkeys(str(workload) for _, workload in parsed)),
+            functions=[workload.signature(name) for name, workload in parsed],
+            toolchain=toolchain(),
+            source_digest=sources.hexdigest(),
+            schedule=used.pop() if len(used) == 1 else "",
+        )
+        return bundle_file.pack(manifest, libraries)
+
+
+def toolchain() -> dict[str, str]:
+    """The versions of the tools that make our bundles."""
+    return {
+        "llvm": ".".join(map(str, llvm.llvm_version_info)),
+        "llvmlite": llvmlite.__version__,
+    }
+
+
+@cache
+def _tools() -> str:
+    """Names this compiler: its tools' versions and its own text."""
+    own = [*Path(__file__).parent.rglob("*.py"), Path(bundle_file.__file__)]
+    texts = hashlib.sha256()
+    for path in sorted(own, key=lambda path: path.as_posix()):
+        texts.update(path.read_bytes())
+    zig = importlib.metadata.version("ziglang")
+    return json.dumps([toolchain(), zig, texts.hexdigest()], sort_keys=True)
+
+
+def job(kernels: Sequence[Kernel], target: Targets) -> Job:
+    """What `compile_many` is to do, checked as far as it can be without compiling.
+
+    Raises: UnknownWorkloadError, UnknownTargetError, InvalidRequestError.
+    """
+    given = [target] if isinstance(target, str | TargetSpec) else [*target]
+    if not kernels or not given:
+        raise InvalidRequestError("a bundle of nothing", "give a workload and a target at least")
+    specs = {one: registry.resolve(one) if isinstance(one, str) else one for one in given}
+    texts = [
+        str(k.workload if isinstance(k.workload, Workload) else workloads.parse(k.workload))
+        for k in kernels
+    ]
+    libraries: list[tuple[TargetSpec, tuple[str, ...]]] = []
+    for name, spec in specs.items():
+        if spec in dict(libraries):
+            raise InvalidRequestError(f"target {name} is given twice", "name each once")
+        libraries.append((spec, tuple(_schedule(kernel, name, given) for kernel in kernels)))
+    return Job(tuple(zip(_names(kernels, texts), texts, strict=True)), tuple(libraries))
+
+
+def _schedule(kernel: Kernel, target: str | TargetSpec, given: Sequence[object]) -> str:
+    if kernel.schedule is None:
+        return ""
+    if isinstance(kernel.schedule, Schedule):
+        return kernel.schedule.to_json()
+    if unknown := sorted(set(kernel.schedule) - {name for name in given if isinstance(name, str)}):
+        raise InvalidRequestError(
+            f"a schedule is for {unknown[0]}, which is none of the targets",
+            f"they are {', '.join(map(str, given))}",
+        )
+    own = kernel.schedule.get(target) if isinstance(target, str) else None
+    return own.to_json() if own else ""
+
+
+def _names(kernels: Sequence[Kernel], texts: Sequence[str]) -> list[str]:
+    """A symbol for each: as given, else the workload's name, numbered where several have it."""
+    plain = [
+        kernel.name or text.partition(":")[0] for kernel, text in zip(kernels, texts, strict=True)
+    ]
+    found: list[str] = []
+    for number, name in enumerate(plain):
+        alone = plain.count(name) == 1
+        if not _NAME.fullmatch(name) or name == "tunefarm_repeat":
+            raise InvalidRequestError(
+                f"{name[:60]!r} names no function", "use letters, digits and _"
+            )
+        if kernels[number].name and not alone:
+            raise InvalidRequestError(f"two functions are named {name}", "give each its own name")
+        found.append(name if alone else f"{name}_{plain[:number].count(name)}")
+    if len(set(found)) < len(found):
+        raise InvalidRequestError("two functions have one name", "give each its own name")
+    return found
+
+
+def compile_many(kernels: Sequence[Kernel], target: Targets) -> Bundle:
+    """One bundle of several kernels for one target or several, compiled in this process.
+
+    Functions without a name bear their workload's, with _0, _1, ... where several have it. All
+    are linked at once, and every target's library has all of them.
+    Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError,
+    InvalidRequestError.
+    """
+    return job(kernels, target).run()
