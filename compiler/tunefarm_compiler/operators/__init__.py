@@ -10,6 +10,7 @@ from tunefarm_compiler.operators import (
     contractions,
     convolutions,
     elementwise,
+    layouts,
     pooling,
     rows,
 )
@@ -21,6 +22,7 @@ OPERATORS: Mapping[str, Operator] = {
     **convolutions.OPERATORS,
     **pooling.OPERATORS,
     **rows.OPERATORS,
+    **layouts.OPERATORS,
     **elementwise.OPERATORS,
 }
 
