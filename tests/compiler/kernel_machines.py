@@ -1,4 +1,4 @@
-"""Where compiled kernels run: programs for any processor, emulated where it is another, and modules.
+"""Where compiled kernels run: programs for any processor, emulated or not, and modules.
 
 Many kernels are linked into one program and called one after another (`guest.c`), every argument
 between pages that may not be touched, inputs in pages that may not be written.
@@ -33,6 +33,7 @@ EMULATORS = {
     "armv7": "qemu-arm-static",
     "riscv64": "qemu-riscv64-static",
 }
+FLAGS = ("-O1", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-stack-protector")
 POISON, CANARY, MARGIN, WASM_PAGE = 77, 0xA5, 256, 1 << 16
 
 
@@ -73,7 +74,13 @@ def _guest(arch: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, "guest.o")
         source = Path(__file__).with_name("guest.c")
-        flags = ["-O1", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-stack-protector"]
+        flags = [
+            "-O1",
+            "-ffreestanding",
+            "-fno-builtin",
+            "-fno-sanitize=all",
+            "-fno-stack-protector",
+        ]
         command = [ZIG, "cc", "-c", "-target", TRIPLES[arch], *flags, "-o", made, source]
         subprocess.run(command, check=True, capture_output=True)
         return made.read_bytes()
@@ -164,10 +171,7 @@ def _run_module(program, names, calls):
             instance = wasmtime.Instance(store, module, [])
         try:
             outcomes.append(_call_module(store, instance, names[call.kernel], call, number))
-        except wasmtime.WasmtimeError as error:
-            outcomes.append(f"it trapped: {str(error).splitlines()[-1]}")
-            instance = None
-        except wasmtime.Trap as error:
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
             outcomes.append(f"it trapped: {str(error).splitlines()[-1]}")
             instance = None
     return outcomes
