@@ -14,8 +14,8 @@ from tunefarm_compiler.codegen import emit_object, module_text
 from tunefarm_compiler.lower import function
 
 CHUNK = 16
-SPACES = 8  # of so many shapes one is also run by schedules of the tuner's space
-SCHEDULES = 2  # that many of them
+SPACES = 16  # of so many shapes one is also run by schedules of the tuner's space
+SCHEDULES = 4  # that many of them
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from tunefarm_proto.errors import UnknownWorkloadError
 
 SIDES = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 15, 16, 17, 19, 23, 31, 32, 33, 37, 47, 53, 64, 65, 97)
 LONGEST = 600
+LARGE = (127, 131, 192, 257, 300, 521)  # one side in some workloads: more blocks than one
 FEW = (1, 2, 3, 4, 5, 7, 8, 11, 13, 14, 16, 17, 19)
-WINDOWED = ("conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
+WINDOWED = ("conv2d", "bit_conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
 SMALL = {"n": 3, "b": 3, "r": 5, "s": 5, "stride": 3, "pad": 3, "dilation": 3, "groups": 4}
 BLOCKED = ("to_nchwc", "from_nchwc")
 
@@ -41,6 +42,10 @@ def _size(rng, name, field):
 def _drawn(rng, name, dtype):
     """The text of a workload, which may not fit."""
     chosen = {field.name: _size(rng, name, field) for field in OPERATORS[name].fields}
+    if name not in (*WINDOWED, *BLOCKED) and rng.random() < 0.15:
+        chosen[rng.choice([side for side in "mnk" if side in chosen])] = rng.choice(LARGE)
+    if name in WINDOWED and rng.random() < 0.15:
+        chosen[rng.choice("hwc")] = rng.choice((33, 64, 67))
     if name == "conv2d":
         groups = chosen["groups"] = rng.choice((1, 1, 1, 2, 3, 4))
         chosen["c"], chosen["k"] = chosen["c"] * groups, chosen["k"] * groups
@@ -48,6 +53,8 @@ def _drawn(rng, name, dtype):
         chosen["c"] = chosen["block"] * rng.choice((1, 2, 3))
     if name == "bit_matmul":
         chosen["k"] = 32 * rng.choice((1, 2, 3, 5, 8))
+    if name == "bit_conv2d":
+        chosen["c"] = 32 * rng.choice((1, 2, 3))
     if name == "bit_pack":
         chosen["n" if chosen["axis"] else "m"] = 32 * rng.choice((1, 2, 3, 5))
     if dtype == "int8" and "act" in chosen:

@@ -52,8 +52,7 @@ def small(name, dtype):
         for field in OPERATORS[name].fields
         if not field.choices
     }
-    if name == "bit_pack":
-        sizes["n"] = 64
+    sizes |= {"bit_pack": {"n": 64}, "bit_conv2d": {"c": 32}}.get(name, {})
     given = ",".join(f"{field}={size}" for field, size in sizes.items())
     return workload.parse(f"{name}:{given},dtype={dtype}")
 

@@ -1,38 +1,76 @@
 """Products of numbers of one and two bits, many at a time: by and, and counting ones."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tunefarm_compiler import te
 from tunefarm_compiler.operators.base import Array, Field, Operator, Values, fields
+from tunefarm_compiler.operators.convolutions import operations, out_size, windows
 
 WORD = 32
+BITS = (Field("abits", 2, high=2), Field("wbits", 1, high=2))
 
 
-def bit_matmul(m: int, n: int, k: int, a: int = 2, w: int = 1) -> te.Tensor:
-    """C = A B, A of numbers of `a` bits, B of `w` bits; k must be a multiple of 32.
+def dot(abits: int, wbits: int, pair: Callable[[int, int], tuple[te.Expr, te.Expr]]) -> te.Expr:
+    """The products of 32 numbers, summed: `pair` gives words of a plane of each operand."""
+
+    def count(p: int, q: int) -> te.Expr:
+        return te.cast(te.ones(te.Binary("and", *pair(p, q))), "int32")
+
+    total: te.Expr | None = None
+    for place in reversed(range(abits + wbits - 1)):  # p + q = place: times 2 to the place
+        total = total + total if total is not None else None
+        for p in range(max(0, place - wbits + 1), min(abits, place + 1)):
+            term = count(p, place - p)
+            total = term if total is None else term + total
+    assert total is not None  # noqa: S101 (there is a plane of each)
+    return total
+
+
+def planes(name: str, bits: int, *shape: int) -> te.Tensor:
+    """Words of so many planes; callers see no first axis where there is one."""
+    return te.placeholder(name, (bits, *shape), "uint32", view=(bits, *shape)[bits == 1 :])
+
+
+def bit_matmul(m: int, n: int, k: int, abits: int = 2, wbits: int = 1) -> te.Tensor:
+    """C = A B, A of numbers of `abits` bits, B of `wbits`; k must be a multiple of 32.
 
     Bits lie along k in words, the lowest first, in planes: the low bits, then the high ones. A is
-    (a, m, k / 32), B is (w, k / 32, n), without the first axis for one plane. C is int32.
+    (abits, m, k / 32), B is (wbits, k / 32, n), without the first axis for one. C is int32.
     """
     words = _words(k, "k")
-    one = te.placeholder("A", (a, m, words), "uint32", view=(a, m, words)[a == 1 :])
-    two = te.placeholder("B", (w, words, n), "uint32", view=(w, words, n)[w == 1 :])
+    one, two = planes("A", abits, m, words), planes("B", wbits, words, n)
     r = te.reduce_axis("k", words)
 
     def each(i: te.Axis, j: te.Axis) -> te.Expr:
-        def count(p: int, q: int) -> te.Expr:
-            return te.cast(te.ones(te.Binary("and", one[p, i, r], two[q, r, j])), "int32")
-
-        total: te.Expr | None = None
-        for place in reversed(range(a + w - 1)):  # p + q = place
-            total = total + total if total is not None else None
-            for p in range(max(0, place - w + 1), min(a, place + 1)):
-                term = count(p, place - p)
-                total = term if total is None else term + total
-        assert total is not None  # noqa: S101 (there is a plane of each)
-        return te.sum_of(total, r)
+        return te.sum_of(dot(abits, wbits, lambda p, q: (one[p, i, r], two[q, r, j])), r)
 
     return te.compute("C", (("i", m), ("j", n)), each)
+
+
+def bit_conv2d(
+    c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
+    abits: int = 2, wbits: int = 1,
+) -> te.Tensor:  # fmt: skip
+    """Convolution of A (abits, n, h, w, c / 32) by W (wbits, r, s, c / 32, k), bits along c."""
+    words = _words(c, "c")
+    a, f = planes("A", abits, n, h, w, words), planes("W", wbits, r, s, words, k)
+    rr, ss, cc = (te.reduce_axis(*one) for one in (("r", r), ("s", s), ("c", words)))
+
+    def each(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
+        row, column = y * stride + rr - pad, x * stride + ss - pad
+
+        def pair(p: int, q: int) -> tuple[te.Expr, te.Expr]:
+            value: te.Expr = a[p, b, row, column, cc]
+            if pad:
+                value = te.select(row.within(0, h) & column.within(0, w), value, 0)
+            return value, f[q, rr, ss, cc, o]
+
+        return te.sum_of(dot(abits, wbits, pair), rr, ss, cc)
+
+    ho, wo = out_size(h, r, stride, pad, 1), out_size(w, s, stride, pad, 1)
+    return te.compute("C", (("n", n), ("y", ho), ("x", wo), ("k", k)), each)
 
 
 def bit_pack(m: int, n: int, bits: int = 2, axis: int = 1) -> te.Tensor:
@@ -75,13 +113,23 @@ def unpacked(words: Array, axis: int) -> Array:
 
 
 def _numbers(words: Array, bits: int, axis: int) -> Array:
-    planes = [unpacked(plane, axis) for plane in words.reshape(bits, *words.shape[-2:])]
+    axes = words.ndim - (bits > 1)
+    planes = [
+        unpacked(plane, axis) for plane in words.reshape(bits, *words.shape[words.ndim - axes :])
+    ]
     return sum((plane * 2**n for n, plane in enumerate(planes)), np.zeros(()))
 
 
-def _matmul_reference(x: Values, a: int, w: int, **_: int) -> Array:
-    result: Array = _numbers(x[0], a, 1) @ _numbers(x[1], w, 0)
+def _matmul_reference(x: Values, abits: int, wbits: int, **_: int) -> Array:
+    result: Array = _numbers(x[0], abits, 1) @ _numbers(x[1], wbits, 0)
     return result
+
+
+def _conv2d_reference(
+    x: Values, r: int, s: int, stride: int, pad: int, abits: int, wbits: int, **_: int
+) -> Array:
+    a, f = _numbers(x[0], abits, 3), _numbers(x[1], wbits, 2)
+    return np.tensordot(windows(a, r, s, stride, pad, 1, 0), f, ((4, 5, 3), (0, 1, 2)))
 
 
 def _pack_reference(x: Values, bits: int, axis: int, **_: int) -> Array:
@@ -96,10 +144,20 @@ def _pack_reference(x: Values, bits: int, axis: int, **_: int) -> Array:
 
 OPERATORS = {
     "bit_matmul": Operator(
-        (*fields("m", "n", "k"), Field("a", 2, high=2), Field("w", 1, high=2)),
+        (*fields("m", "n", "k"), *BITS),
         bit_matmul,
         lambda m, n, k, **_: 2 * m * n * k,
         _matmul_reference,
+        lambda **_: 0,
+        ("uint32",),
+    ),
+    "bit_conv2d": Operator(
+        (*fields("c", "h", "w", "k", "r", "s", n=1, stride=1, pad=0), *BITS),
+        bit_conv2d,
+        lambda **sizes: operations(
+            dilation=1, groups=1, **{name: sizes[name] for name in sizes if "bits" not in name}
+        ),
+        _conv2d_reference,
         lambda **_: 0,
         ("uint32",),
     ),

@@ -148,10 +148,11 @@ def _depthwise_reference(
     return REFERENCES[act](total + x[2] if bias else total)
 
 
-def _operations(
+def operations(
     c: int, h: int, w: int, k: int, r: int, s: int, n: int, stride: int, pad: int, dilation: int,
     groups: int, **_: object,
 ) -> int:  # fmt: skip
+    """Multiplications and additions of a convolution."""
     ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
     return 2 * n * ho * wo * k * (c // groups) * r * s
 
@@ -165,7 +166,7 @@ OPERATORS = {
             LAYOUT,
         ),
         conv2d,
-        _operations,
+        operations,
         _conv2d_reference,
         lambda c, r, s, groups, **_: c // groups * r * s + 8,
         EVERY,
@@ -177,7 +178,7 @@ OPERATORS = {
             ACT,
         ),
         depthwise_conv2d,
-        lambda c, **sizes: _operations(c=c, k=c, groups=c, **sizes),
+        lambda c, **sizes: operations(c=c, k=c, groups=c, **sizes),
         _depthwise_reference,
         lambda r, s, **_: r * s + 8,
         EVERY,
