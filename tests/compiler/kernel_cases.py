@@ -11,7 +11,7 @@ SIDES = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 15, 16, 17, 19, 23, 31, 32, 33, 37, 47,
 LONGEST = 600
 LARGE = (127, 131, 192, 257, 300, 521)  # one side in some workloads: more blocks than one
 FEW = (1, 2, 3, 4, 5, 7, 8, 11, 13, 14, 16, 17, 19)
-WINDOWED = ("conv2d", "bit_conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
+WINDOWED = ("conv2d", "conv2d_nchwc", "bit_conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
 SMALL = {"n": 3, "b": 3, "r": 5, "s": 5, "stride": 3, "pad": 3, "dilation": 3, "groups": 4}
 BLOCKED = ("to_nchwc", "from_nchwc")
 
@@ -26,9 +26,10 @@ def _size(rng, name, field):
         return rng.choice(field.choices)
     if field.high <= 2:
         return rng.randint(field.low, field.high)
+    if field.name == "block":
+        return rng.choice((1, 3, 4, 8, 16, 16, 17, 32))
     if name in BLOCKED:
-        blocks = {"n": (1, 2, 3), "block": (1, 3, 4, 8, 16, 16, 17, 32)}
-        return rng.choice(blocks.get(field.name, FEW))
+        return rng.choice((1, 2, 3) if field.name == "n" else FEW)
     if name in WINDOWED:
         most = SMALL.get(field.name)
         return rng.randint(field.low, most) if most else rng.choice(FEW)
@@ -49,8 +50,8 @@ def _drawn(rng, name, dtype):
     if name == "conv2d":
         groups = chosen["groups"] = rng.choice((1, 1, 1, 2, 3, 4))
         chosen["c"], chosen["k"] = chosen["c"] * groups, chosen["k"] * groups
-    if name == "from_nchwc":
-        chosen["c"] = chosen["block"] * rng.choice((1, 2, 3))
+    if name in ("from_nchwc", "conv2d_nchwc"):
+        chosen |= {side: chosen["block"] * rng.choice((1, 2, 3)) for side in "ck" if side in chosen}
     if name == "bit_matmul":
         chosen["k"] = 32 * rng.choice((1, 2, 3, 5, 8))
     if name == "bit_conv2d":

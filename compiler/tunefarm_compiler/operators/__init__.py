@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tunefarm_compiler.operators import (
     bits,
+    blocked,
     contractions,
     convolutions,
     elementwise,
@@ -20,6 +21,7 @@ OPERATORS: Mapping[str, Operator] = {
     **contractions.OPERATORS,
     **bits.OPERATORS,
     **convolutions.OPERATORS,
+    **blocked.OPERATORS,
     **pooling.OPERATORS,
     **rows.OPERATORS,
     **layouts.OPERATORS,
