@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation faults fuzz hostile check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation test-kernels faults fuzz hostile check format stubs bench clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ test-slow: install
 
 test-emulation: install
 	$(BIN)/pytest -m emulation --timeout 900
+
+# 20 minutes. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
+test-kernels: install
+	$(BIN)/pytest -m kernels -s --timeout 900 tests/compiler
 
 # A failing run prints its seed: FAULTS_SEED=7 make faults
 faults: install

@@ -10,7 +10,7 @@ from tunefarm_compiler.bounds import Ranges
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
-from tunefarm_compiler.te import Binary, Cast, Constant, Expr, Index, Inside, Select
+from tunefarm_compiler.te import Binary, Cast, Constant, Expr, Index, Inside, Select, Unary
 
 
 def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
@@ -42,9 +42,11 @@ def _vanishes(body: Expr, test: Index) -> bool:
             return value == 0
         case Select(Inside(tests), yes, no):
             return _vanishes(no, test) and (test in tests or _vanishes(yes, test))
-        case Binary("mul", left, right):
+        case Binary("mul" | "and", left, right):
             return _vanishes(left, test) or _vanishes(right, test)
-        case Cast(value):
+        case Binary("add", left, right):
+            return _vanishes(left, test) and _vanishes(right, test)
+        case Cast(value) | Unary("ctpop", value):
             return _vanishes(value, test)
     return False
 

@@ -321,7 +321,7 @@ def _check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
     axes: set[str] = set()
     if len(loads) == 1 and stage.reduce is not None:
         axes = set(loads[0].strides()[0])
-    lone = len(loads) == 1 and all(len(index.terms) == 1 for index in loads[0].indices)
+    lone = len(loads) == 1 and all(len(index.terms) <= 1 for index in loads[0].indices)
     batch = {axis for axis, block in schedule.loops[: pack.depth] if block == 1}
     batch |= {axis for axis, extent in stage.extents.items() if extent == 1}
     sides = (axes & spatial) - batch

@@ -220,11 +220,16 @@ class Values:
                 if False in verdict:
                     return self.known(no, piece, whole)
                 return self.known(yes, piece, whole) if set(verdict) <= {True} else None
-            case Binary("mul", left, right):
+            case Binary("mul" | "and", left, right):
                 if 0.0 in (self.known(left, piece, whole), self.known(right, piece, whole)):
+                    return 0.0
+            case Binary("add", left, right):
+                if self.known(left, piece, whole) == self.known(right, piece, whole) == 0:
                     return 0.0
             case Cast(value):
                 return self.known(value, piece, whole)
+            case Unary("ctpop", value) if self.known(value, piece, whole) == 0:
+                return 0.0
         return None
 
     def _padded(self, test: Inside, yes: Expr, no: Expr, piece: Piece, guard: Guard) -> str:

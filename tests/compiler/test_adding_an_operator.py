@@ -16,6 +16,10 @@ def test_the_example_is_an_operator(monkeypatch):
     exec(compile(code, str(PAGE), "exec"), made)
     with_it = {**operators.OPERATORS, **made["OPERATORS"]}
     monkeypatch.setattr(workload, "OPERATORS", with_it)
-    for text in ("distances:m=33,n=70,k=13", "distances:m=1,n=1,k=1"):
+    for text in (
+        "distances:m=33,n=70,k=13",
+        "distances:m=1,n=1,k=1",
+        "distances:m=9,n=37,k=5,dtype=bfloat16",
+    ):
         parsed = workload.parse(text)
         run(build(parsed, "local"), parsed)

@@ -28,6 +28,29 @@ TEXTS = (
     "min:m=9,n=23,axis=0",
     "transpose:m=13,n=17,b=2",
 )
+MORE = (
+    "dense:m=9,n=17,k=10,act=relu,dtype=int8",
+    "dense:m=9,n=17,k=10,act=tanh,dtype=bfloat16",
+    "gemv:m=11,n=37,dtype=int8",
+    "conv2d:c=4,h=7,w=9,k=18,r=3,s=3,pad=1,bias=1,act=relu,dtype=bfloat16",
+    "conv2d:c=6,h=7,w=9,k=6,r=3,s=3,pad=2,groups=2,dtype=float16,layout=nchw",
+    "depthwise_conv2d:c=19,h=8,w=9,r=3,s=3,pad=1,stride=2,bias=1,act=relu,dtype=int8",
+    "max_pool2d:c=5,h=9,w=8,r=3,s=3,stride=2,pad=1,dtype=int8",
+    "max_pool2d:c=21,h=5,w=8,r=2,s=3,pad=1,dtype=bfloat16",
+    "avg_pool2d:c=5,h=9,w=8,r=3,s=3,stride=2,pad=1,dtype=float16",
+    "softmax:m=5,n=37,dtype=bfloat16",
+    "layer_norm:m=3,n=29,dtype=float16",
+    "sum:m=9,n=23,dtype=int8",
+    "max:m=9,n=23,dtype=int8",
+    "min:m=9,n=23,axis=0,dtype=float16",
+    "transpose:m=13,n=17,b=2,dtype=int8",
+    "to_nchwc:c=19,h=3,w=5,block=8",
+    "from_nchwc:c=24,h=3,w=5,block=8,dtype=bfloat16",
+    "bias_act:m=9,n=17,dtype=bfloat16",
+    "bit_matmul:m=9,n=21,k=96,wbits=2",
+    "bit_conv2d:c=64,h=7,w=9,k=18,r=3,s=3,pad=1",
+    "bit_pack:m=5,n=96",
+)
 SPEC = targets.resolve("local")
 
 
@@ -73,11 +96,10 @@ def schedules(draw, output):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_random_schedule_is_right_or_refused(text):
+def right_or_refused(text, examples):
     parsed = workload.parse(text)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(schedules(parsed.output))
     def check(schedule):
         assert Schedule.from_json(schedule.to_json()) == schedule
@@ -89,3 +111,19 @@ def test_a_random_schedule_is_right_or_refused(text):
         run(bundle, parsed)
 
     check()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_random_schedule_is_right_or_refused(text):
+    right_or_refused(text, 25)
+
+
+@pytest.mark.parametrize("text", MORE)
+def test_a_random_schedule_of_another_type_is_right_or_refused(text):
+    right_or_refused(text, 5)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("text", [*TEXTS, *MORE])
+def test_many_random_schedules_are_right_or_refused(text):
+    right_or_refused(text, 300)

@@ -9,7 +9,8 @@ import pytest
 from tunefarm import Bundle, request_device
 from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm.errors import TargetMismatchError
-from tunefarm_compiler import build
+from tunefarm_compiler import build, workload
+from tunefarm_compiler.operators import OPERATORS
 
 pytest.importorskip("wasmtime")
 
@@ -39,6 +40,34 @@ def test_bench_gives_the_right_answer(address):
     assert told["correct"] is True
     assert told["target"].startswith("wasm32-unknown-unknown")
     assert not told["emulated"]
+
+
+SIZES = {"r": 3, "s": 3, "k": 32, "c": 16, "block": 16, "pad": 1}
+
+
+def small(name, dtype):
+    """A workload of an operator with every field given."""
+    sizes = {
+        field.name: min(field.high, 2 if field.default == 1 else SIZES.get(field.name, 9))
+        for field in OPERATORS[name].fields
+        if not field.choices
+    }
+    sizes |= {"bit_pack": {"n": 64}, "bit_conv2d": {"c": 32}}.get(name, {})
+    given = ",".join(f"{field}={size}" for field, size in sizes.items())
+    return workload.parse(f"{name}:{given},dtype={dtype}")
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_in_every_type(address, name):
+    with request_device("wasm", tracker=address, timeout=30) as device:
+        for dtype in OPERATORS[name].dtypes:
+            parsed = small(name, dtype)
+            inputs = parsed.inputs(0)
+            (want,) = parsed.reference(inputs)
+            out = device.empty(want.shape, want.dtype.name)
+            kernel = device.load(build(parsed, "wasm"))[parsed.function]
+            kernel(*(device.array(data) for data in inputs), out)
+            assert parsed.check([out.numpy()], [want]), str(parsed)
 
 
 def test_a_bundle_built_for_it_runs_there_and_one_for_this_machine_does_not(address, tmp_path):

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from tunefarm_compiler.operators import (
     bits,
+    blocked,
     contractions,
     convolutions,
     elementwise,
+    layouts,
     pooling,
     rows,
 )
@@ -19,8 +21,10 @@ OPERATORS: Mapping[str, Operator] = {
     **contractions.OPERATORS,
     **bits.OPERATORS,
     **convolutions.OPERATORS,
+    **blocked.OPERATORS,
     **pooling.OPERATORS,
     **rows.OPERATORS,
+    **layouts.OPERATORS,
     **elementwise.OPERATORS,
 }
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tunefarm_compiler import te
+from tunefarm_compiler.functions import ACTIVATIONS
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Values: TypeAlias = Sequence[Array]
@@ -34,12 +35,16 @@ def fields(*required: str, **optional: int) -> tuple[Field, ...]:
     return (*(Field(name) for name in required), *more)
 
 
+ACT = Field("act", "none", choices=tuple(ACTIVATIONS))
+
+
 @dataclass(frozen=True)
 class Operator:
     """A kind of workload. Its functions take the fields by name.
 
     `reference` takes the inputs in float64 and then the fields. `terms` is how many rounded
-    operations lie behind an output of size 1, for inputs that are standard normal.
+    operations lie behind an output of size 1, for inputs that are standard normal; 0 where the
+    output is exact.
     """
 
     fields: tuple[Field, ...]
@@ -58,6 +63,12 @@ class Operator:
 
 # Inputs, and what is summed in: int8 gives int32, halves are rounded once at the end.
 SUMS = {"float32": "float32", "float16": "float32", "bfloat16": "float32", "int8": "int32"}
+EVERY = (*te.FLOATS, "int8")
+
+
+def widened(value: te.Expr) -> te.Expr:
+    """A value in the type that it is worked on in: halves in float32, which is exact."""
+    return te.cast(value, "float32") if value.dtype in te.FLOATS else value
 
 
 def product(left: te.Expr, right: te.Expr) -> te.Expr:
@@ -68,4 +79,11 @@ def product(left: te.Expr, right: te.Expr) -> te.Expr:
 
 def rounded(total: te.Expr, dtype: str) -> te.Expr:
     """A sum as the result of inputs of that dtype."""
-    return te.cast(total, dtype) if dtype in ("float16", "bfloat16") else total
+    return te.cast(total, dtype) if dtype in te.FLOATS else total
+
+
+def activated(total: te.Expr, act: str, dtype: str) -> te.Expr:
+    """A sum through its activation, as the result of inputs of that dtype. Raises: ValueError."""
+    if dtype == "int8" and act not in ("none", "relu"):
+        raise ValueError(f"act={act} of int32 sums is not defined, only relu is")
+    return rounded(ACTIVATIONS[act](total), dtype)

@@ -3,19 +3,20 @@
 import numpy as np
 
 from tunefarm_compiler import te
-from tunefarm_compiler.functions import ACTIVATIONS
 from tunefarm_compiler.operators.base import (
+    ACT,
+    EVERY,
+    SUMS,
     Array,
     Field,
     Operator,
     Values,
+    activated,
     fields,
     product,
     rounded,
 )
 from tunefarm_compiler.operators.elementwise import REFERENCES
-
-ACT = Field("act", "none", choices=tuple(ACTIVATIONS))
 
 
 def matmul(dtype: str, m: int, n: int, k: int, b: int = 1, ta: int = 0, tb: int = 0) -> te.Tensor:
@@ -40,18 +41,17 @@ def _matmul_reference(x: Values, ta: int, tb: int, **_: int) -> Array:
     return left @ right
 
 
-def dense(m: int, n: int, k: int, bias: int = 1, act: str = "none") -> te.Tensor:
-    """C = act(A W' + bias): A is (m, k), W is (n, k), bias is (n)."""
-    a, w = te.placeholder("A", (m, k)), te.placeholder("W", (n, k))
-    r = te.reduce_axis("k", k)
-    sums = te.compute("P", (("i", m), ("j", n)), lambda i, j: te.sum_of(a[i, r] * w[j, r], r))
-    offset = te.placeholder("bias", (n,))
+def dense(dtype: str, m: int, n: int, k: int, bias: int = 1, act: str = "none") -> te.Tensor:
+    """C = act(A W' + bias): A is (m, k), W is (n, k), bias is (n), of the type of the sums."""
+    a, w = te.placeholder("A", (m, k), dtype), te.placeholder("W", (n, k), dtype)
+    offset, r = te.placeholder("bias", (n,), SUMS[dtype]), te.reduce_axis("k", k)
+    both = (("i", m), ("j", n))
+    sums = te.compute("P", both, lambda i, j: te.sum_of(product(a[i, r], w[j, r]), r))
 
     def each(i: te.Axis, j: te.Axis) -> te.Expr:
-        value = sums[i, j] + offset[j] if bias else sums[i, j]
-        return ACTIVATIONS[act](value)
+        return activated(sums[i, j] + offset[j] if bias else sums[i, j], act, dtype)
 
-    return te.compute("C", (("i", m), ("j", n)), each)
+    return te.compute("C", both, each)
 
 
 def _dense_reference(x: Values, bias: int, act: str, **_: int) -> Array:
@@ -59,10 +59,15 @@ def _dense_reference(x: Values, bias: int, act: str, **_: int) -> Array:
     return REFERENCES[act](sums + x[2] if bias else sums)
 
 
-def gemv(m: int, n: int) -> te.Tensor:
+def gemv(dtype: str, m: int, n: int) -> te.Tensor:
     """C = A x: A is (m, n), x is (n)."""
-    a, x, r = te.placeholder("A", (m, n)), te.placeholder("x", (n,)), te.reduce_axis("j", n)
-    return te.compute("C", (("i", m),), lambda i: te.sum_of(a[i, r] * x[r], r))
+    a, x = te.placeholder("A", (m, n), dtype), te.placeholder("x", (n,), dtype)
+    r = te.reduce_axis("j", n)
+
+    def each(i: te.Axis) -> te.Expr:
+        return rounded(te.sum_of(product(a[i, r], x[r]), r), dtype)
+
+    return te.compute("C", (("i", m),), each)
 
 
 OPERATORS = {
@@ -72,7 +77,7 @@ OPERATORS = {
         lambda m, n, k, b, **_: 2 * m * n * k * b,
         _matmul_reference,
         lambda k, **_: k,
-        ("float32", "float16", "bfloat16", "int8"),
+        EVERY,
     ),
     "dense": Operator(
         (*fields("m", "n", "k"), Field("bias", 1, 0, high=1), ACT),
@@ -80,6 +85,7 @@ OPERATORS = {
         lambda m, n, k, **_: 2 * m * n * k,
         _dense_reference,
         lambda k, **_: k + 8,
+        EVERY,
     ),
     "gemv": Operator(
         fields("m", "n"),
@@ -87,5 +93,6 @@ OPERATORS = {
         lambda m, n: 2 * m * n,
         lambda x, **_: x[0] @ x[1],
         lambda n, **_: n,
+        EVERY,
     ),
 }

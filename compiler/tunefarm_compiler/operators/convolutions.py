@@ -3,21 +3,22 @@
 import numpy as np
 
 from tunefarm_compiler import te
-from tunefarm_compiler.functions import ACTIVATIONS
 from tunefarm_compiler.operators.base import (
+    ACT,
+    EVERY,
     SUMS,
     Array,
     Field,
     Operator,
     Values,
+    activated,
     fields,
     product,
-    rounded,
+    widened,
 )
 from tunefarm_compiler.operators.elementwise import REFERENCES
 
 LAYOUT = Field("layout", "nhwc", choices=("nhwc", "nchw"))
-ACT = Field("act", "none", choices=tuple(ACTIVATIONS))
 
 
 def out_size(size: int, window: int, stride: int, pad: int, dilation: int) -> int:
@@ -37,8 +38,6 @@ def conv2d(
     """
     if c % groups or k % groups:
         raise ValueError(f"groups={groups} does not divide c={c} and k={k}")
-    if dtype == "int8" and act not in ("none", "relu"):
-        raise ValueError(f"act={act} of int32 sums is not defined, only relu is")
     last = layout == "nhwc"
     cg, kg = c // groups, k // groups
     ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
@@ -60,14 +59,14 @@ def conv2d(
 
     def total(b: te.Axis, y: te.Axis, x: te.Axis, g: te.Axis, o: te.Axis) -> te.Expr:
         row, column = y * stride + rr * dilation - pad, x * stride + ss * dilation - pad
-        value: te.Expr = a[b, row, column, g, cc] if last else a[b, g, cc, row, column]
+        value = widened(a[b, row, column, g, cc] if last else a[b, g, cc, row, column])
         if pad:
             value = te.select(row.within(0, h) & column.within(0, w), value, 0)
         weight = f[rr, ss, cc, g, o] if last else f[g, o, cc, rr, ss]
         return te.sum_of(product(value, weight), *((rr, ss, cc) if last else (cc, rr, ss)))
 
     def finished(value: te.Expr, g: te.Axis, o: te.Axis) -> te.Expr:
-        return rounded(ACTIVATIONS[act](value + offset[g, o] if bias else value), dtype)
+        return activated(value + offset[g, o] if bias else value, act, dtype)
 
     sides = {"n": n, "y": ho, "x": wo, "g": groups, "k": kg}
     if last:
@@ -116,36 +115,44 @@ def _conv2d_reference(
 
 
 def depthwise_conv2d(
-    c: int, h: int, w: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
-    dilation: int = 1,
+    dtype: str, c: int, h: int, w: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
+    dilation: int = 1, bias: int = 0, act: str = "none",
 ) -> te.Tensor:  # fmt: skip
-    """Each channel by its own window: A is (n, h, w, c), W is (r, s, c)."""
-    a, f = te.placeholder("A", (n, h, w, c)), te.placeholder("W", (r, s, c))
+    """Each channel by its own window: A is (n, h, w, c), W is (r, s, c), bias is (c)."""
+    a, f = te.placeholder("A", (n, h, w, c), dtype), te.placeholder("W", (r, s, c), dtype)
+    offset = te.placeholder("bias", (c,), SUMS[dtype])
     rr, ss = te.reduce_axis("r", r), te.reduce_axis("s", s)
 
-    def each(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
+    def total(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
         row, column = y * stride + rr * dilation - pad, x * stride + ss * dilation - pad
-        value: te.Expr = a[b, row, column, o]
+        value = widened(a[b, row, column, o])
         if pad:
-            value = te.select(row.within(0, h) & column.within(0, w), value, 0.0)
-        return te.sum_of(value * f[rr, ss, o], rr, ss)
+            value = te.select(row.within(0, h) & column.within(0, w), value, 0)
+        return te.sum_of(product(value, f[rr, ss, o]), rr, ss)
 
     ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
-    return te.compute("C", (("n", n), ("y", ho), ("x", wo), ("c", c)), each)
+    axes = (("n", n), ("y", ho), ("x", wo), ("c", c))
+    sums = te.compute("P", axes, total)
+
+    def each(*at: te.Axis) -> te.Expr:
+        return activated(sums[at] + offset[at[-1]] if bias else sums[at], act, dtype)
+
+    return te.compute("C", axes, each)
 
 
 def _depthwise_reference(
-    x: Values, r: int, s: int, stride: int, pad: int, dilation: int, **_: int
+    x: Values, r: int, s: int, stride: int, pad: int, dilation: int, bias: int, act: str, **_: int
 ) -> Array:
     under = windows(x[0], r, s, stride, pad, dilation, 0)
-    result: Array = np.einsum("nyxcrs,rsc->nyxc", under, x[1])
-    return result
+    total: Array = np.einsum("nyxcrs,rsc->nyxc", under, x[1])
+    return REFERENCES[act](total + x[2] if bias else total)
 
 
-def _operations(
+def operations(
     c: int, h: int, w: int, k: int, r: int, s: int, n: int, stride: int, pad: int, dilation: int,
     groups: int, **_: object,
 ) -> int:  # fmt: skip
+    """Multiplications and additions of a convolution."""
     ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
     return 2 * n * ho * wo * k * (c // groups) * r * s
 
@@ -159,16 +166,21 @@ OPERATORS = {
             LAYOUT,
         ),
         conv2d,
-        _operations,
+        operations,
         _conv2d_reference,
         lambda c, r, s, groups, **_: c // groups * r * s + 8,
-        ("float32", "float16", "bfloat16", "int8"),
+        EVERY,
     ),
     "depthwise_conv2d": Operator(
-        fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0, dilation=1),
+        (
+            *fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0, dilation=1),
+            Field("bias", 0, 0, high=1),
+            ACT,
+        ),
         depthwise_conv2d,
-        lambda c, **sizes: _operations(c=c, k=c, groups=c, **sizes),
+        lambda c, **sizes: operations(c=c, k=c, groups=c, **sizes),
         _depthwise_reference,
-        lambda r, s, **_: r * s,
+        lambda r, s, **_: r * s + 8,
+        EVERY,
     ),
 }

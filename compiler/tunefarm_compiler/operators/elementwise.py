@@ -1,4 +1,4 @@
-"""Operators on each element alone, and moves."""
+"""Operators on each element alone."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,7 +7,16 @@ import numpy as np
 
 from tunefarm_compiler import te
 from tunefarm_compiler.functions import ACTIVATIONS, exp
-from tunefarm_compiler.operators.base import Array, Field, Operator, Values, fields
+from tunefarm_compiler.operators.base import (
+    EVERY,
+    Array,
+    Field,
+    Operator,
+    Values,
+    fields,
+    rounded,
+    widened,
+)
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -21,82 +30,70 @@ REFERENCES: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _unary(function: Callable[[te.Expr], te.Expr]) -> Callable[[int], te.Tensor]:
-    def expression(n: int) -> te.Tensor:
-        a = te.placeholder("A", (n,))
-        return te.compute("C", (("i", n),), lambda i: function(a[i]))
+def _each(count: int, apply: Callable[..., te.Expr]) -> Callable[[str, int], te.Tensor]:
+    """The expression of a function of `count` inputs."""
+
+    def expression(dtype: str, n: int) -> te.Tensor:
+        given = [te.placeholder(name, (n,), dtype) for name in "AB"[:count]]
+
+        def at(i: te.Axis) -> te.Expr:
+            return rounded(apply(*(widened(tensor[i]) for tensor in given)), dtype)
+
+        return te.compute("C", (("i", n),), at)
 
     return expression
 
 
-def _binary(combine: Callable[[te.Expr, te.Expr], te.Expr]) -> Callable[[int], te.Tensor]:
-    def expression(n: int) -> te.Tensor:
-        a, b = te.placeholder("A", (n,)), te.placeholder("B", (n,))
-        return te.compute("C", (("i", n),), lambda i: combine(a[i], b[i]))
-
-    return expression
-
-
-def bias_act(m: int, n: int, act: str = "gelu") -> te.Tensor:
+def bias_act(dtype: str, m: int, n: int, act: str = "gelu") -> te.Tensor:
     """act(A + bias): A is (m, n), bias is (n)."""
-    a, bias = te.placeholder("A", (m, n)), te.placeholder("bias", (n,))
-    return te.compute("C", (("i", m), ("j", n)), lambda i, j: ACTIVATIONS[act](a[i, j] + bias[j]))
+    a, bias = te.placeholder("A", (m, n), dtype), te.placeholder("bias", (n,), dtype)
+
+    def each(i: te.Axis, j: te.Axis) -> te.Expr:
+        return rounded(ACTIVATIONS[act](widened(a[i, j]) + widened(bias[j])), dtype)
+
+    return te.compute("C", (("i", m), ("j", n)), each)
 
 
-def transpose(m: int, n: int, b: int = 1) -> te.Tensor:
-    """(b, m, n) to (b, n, m); channels last from channels first is b=n, m=c, n=h*w."""
-    a = te.placeholder("A", (b, m, n), view=(b, m, n) if b > 1 else (m, n))
-    axes, view = (("b", b), ("i", n), ("j", m)), (b, n, m) if b > 1 else (n, m)
-    return te.compute("C", axes, lambda o, i, j: a[o, j, i], view)
-
-
-def _each(n: int) -> int:
-    return n
-
-
-def _one(**_: object) -> int:
-    return 1
-
-
-def _few(**_: object) -> int:
-    return 8
-
-
-def _of(name: str) -> Callable[..., Array]:
+def _unary(name: str, function: Callable[[te.Expr], te.Expr]) -> Operator:
     def reference(x: Values, **_: object) -> Array:
         return REFERENCES[name](x[0])
 
-    return reference
+    exact = name == "relu"
+    return Operator(
+        fields("n"),
+        _each(1, function),
+        lambda n: n,
+        reference,
+        lambda **_: 0 if exact else 8,
+        EVERY if exact else te.FLOATS,
+    )
 
 
-_FUNCTIONS = {**ACTIVATIONS, "exp": exp}
-del _FUNCTIONS["none"]
+def _binary(combine: Callable[..., te.Expr], reference: Callable[..., Array]) -> Operator:
+    return Operator(
+        fields("n"),
+        _each(2, combine),
+        lambda n: n,
+        lambda x, **_: reference(*x),
+        lambda **_: 1,
+        te.FLOATS,
+    )
+
 
 OPERATORS = {
-    "add": Operator(
-        fields("n"), _binary(lambda a, b: a + b), _each, lambda x, **_: x[0] + x[1], _one
-    ),
-    "mul": Operator(
-        fields("n"), _binary(lambda a, b: a * b), _each, lambda x, **_: x[0] * x[1], _one
-    ),
+    "add": _binary(lambda a, b: a + b, np.add),
+    "mul": _binary(lambda a, b: a * b, np.multiply),
     **{
-        name: Operator(
-            fields("n"), _unary(function), _each, _of(name), _one if name == "relu" else _few
-        )
-        for name, function in _FUNCTIONS.items()
+        name: _unary(name, function)
+        for name, function in {**ACTIVATIONS, "exp": exp}.items()
+        if name != "none"
     },
     "bias_act": Operator(
         (*fields("m", "n"), Field("act", "gelu", choices=tuple(ACTIVATIONS))),
         bias_act,
         lambda m, n, act: 2 * m * n,
         lambda x, act, **_: REFERENCES[act](x[0] + x[1]),
-        _few,
-    ),
-    "transpose": Operator(
-        fields("m", "n", b=1),
-        transpose,
-        lambda m, n, b: m * n * b,
-        lambda x, **_: np.swapaxes(x[0], -1, -2),
-        _one,
+        lambda **_: 8,
+        te.FLOATS,
     ),
 }

@@ -3,25 +3,36 @@
 import math
 
 from tunefarm_compiler import te
-from tunefarm_compiler.operators.base import Array, Operator, Values, fields
+from tunefarm_compiler.operators.base import (
+    EVERY,
+    Array,
+    Operator,
+    Values,
+    fields,
+    rounded,
+    widened,
+)
 from tunefarm_compiler.operators.convolutions import out_size, windows
 
 FIELDS = fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0)
+LEAST_INT8 = -128
 
 
 def _pool2d(
-    largest: bool, c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int
+    largest: bool, dtype: str, c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int
 ) -> te.Tensor:
-    a = te.placeholder("A", (n, h, w, c))
+    a = te.placeholder("A", (n, h, w, c), dtype)
     rr, ss = te.reduce_axis("r", r), te.reduce_axis("s", s)
+    outside = 0 if not largest else LEAST_INT8 if dtype == "int8" else -math.inf
 
     def each(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
         row, column = y * stride + rr - pad, x * stride + ss - pad
-        value: te.Expr = a[b, row, column, o]
+        value = widened(a[b, row, column, o])
         if pad:
-            outside = -math.inf if largest else 0.0
             value = te.select(row.within(0, h) & column.within(0, w), value, outside)
-        return te.max_of(value, rr, ss) if largest else te.sum_of(value, rr, ss) * (1 / (r * s))
+        if largest:
+            return rounded(te.max_of(value, rr, ss), dtype)
+        return rounded(te.sum_of(value, rr, ss) * (1 / (r * s)), dtype)
 
     ho, wo = out_size(h, r, stride, pad, 1), out_size(w, s, stride, pad, 1)
     return te.compute("C", (("n", n), ("y", ho), ("x", wo), ("c", c)), each)
@@ -40,10 +51,11 @@ def _operations(c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad
 def _operator(largest: bool) -> Operator:
     return Operator(
         FIELDS,
-        lambda **sizes: _pool2d(largest, **sizes),
+        lambda dtype, **sizes: _pool2d(largest, dtype, **sizes),
         _operations,
         lambda x, r, s, stride, pad, **_: _reference(largest, x, r, s, stride, pad),
-        lambda r, s, **_: 1 if largest else r * s,
+        lambda r, s, **_: 0 if largest else r * s + 1,
+        EVERY if largest else te.FLOATS,
     )
 
 
