@@ -130,6 +130,13 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
     if len(attached) < len(schedule.stages):
         raise InvalidScheduleError("schedule: a stage is attached twice", "attach each once")
     stages = plan(output, attached)
+    check_stages(schedule, stages)
+    return stages
+
+
+def check_stages(schedule: Schedule, stages: list[Stage]) -> None:
+    """Whether a schedule can be applied to the stages that it makes. Raises: InvalidScheduleError."""
+    attached = {attach.stage: attach for attach in schedule.stages}
     *before, last = stages
     _check_stage(schedule, last)
     for stage in before:
@@ -152,7 +159,6 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
                 "attach every stage to the output's loops",
             )
         _check_stage(attach.schedule, stage, partial=attach.depth > 0)
-    return stages
 
 
 def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> None:
