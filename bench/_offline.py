@@ -34,7 +34,7 @@ TIMEOUT_S = 60
 
 
 def cpu_timer(bundle: Bundle, arrays: list[Any]) -> Callable[[], float]:
-    """Something that times one sample of the bundle's function: its processor seconds of one call."""
+    """Something that times one sample of the bundle's function: processor seconds of one call."""
     library, name = load(bundle), bundle.manifest.functions[0].name
     kernel = ctypes.cast(library[name], ctypes.c_void_p)
     repeat = library.tunefarm_repeat

@@ -13,7 +13,7 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import dots
 from tunefarm_compiler.reuse import Nest, StageFacts, Touch
-from tunefarm_compiler.schedule import Pack, Schedule, _check_pack
+from tunefarm_compiler.schedule import Pack, Schedule, check_pack
 
 T = TypeVar("T", int, str)
 Loops = tuple[tuple[str, int], ...]
@@ -232,7 +232,8 @@ class NestRules:
             options = depths if needed else [-1, *depths]
             turned = along > 1
             none = [] if needed else [0.5 if turned else 2.0]
-            depth = choose(f"pack.{touch.name}", options, [*none, *[2.0 / len(depths)] * len(depths)])
+            weights = [*none, *[2.0 / len(depths)] * len(depths)]
+            depth = choose(f"pack.{touch.name}", options, weights)
             if depth >= 0:
                 found.append(Pack(touch.name, depth))
         return tuple(found)
@@ -246,7 +247,7 @@ class NestRules:
             if not moved:
                 continue
             try:
-                _check_pack(Pack(touch.name, depth), schedule, self.facts.stage)
+                check_pack(Pack(touch.name, depth), schedule, self.facts.stage)
             except InvalidScheduleError:
                 continue
             uses = self._uses(touch, nest, depth)

@@ -19,7 +19,7 @@ def settle(schedule: Schedule, rules: NestRules) -> Schedule:
     """The same schedule in canonical form: no loop of one round, blocks multiples of inner ones."""
     facts, extents = rules.facts, rules.extents
     vector = schedule.vector_axis(facts.stage)
-    step = {axis: rules.group for axis in facts.summed[-1:]}
+    step = dict.fromkeys(facts.summed[-1:], rules.group)
     if vector in facts.summed:
         step[vector] = schedule.lanes
     inner: dict[str, int] = {}
@@ -76,8 +76,11 @@ def _tile(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int) 
     if axis == vector:
         options, weights = rules.columns(axis, lanes)
     else:
-        taken = math.prod(-(-s // (schedule.lanes if a == vector else 1))
-                          for a, s in sides.items() if a in rules.facts.spatial and a != axis)
+        taken = math.prod(
+            -(-s // (schedule.lanes if a == vector else 1))
+            for a, s in sides.items()
+            if a in rules.facts.spatial and a != axis
+        )
         options, weights = rules.sides(axis, max(1, rules.spec.vector_registers // max(1, taken)))
     if rng.random() < 0.5:  # a step to a side
         near = [n for n in options if 0 < abs(n - now) <= 2]
@@ -120,7 +123,11 @@ def _block(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int)
         side = schedule.tile(rules.extents)[axis]
         block = side * rng.choice(MULTIPLES)
     stop = here[0] if here else len(loops)
-    return _inserted(schedule, (axis, block), rng.randint(fixed, max(fixed, stop))) if block else schedule
+    return (
+        _inserted(schedule, (axis, block), rng.randint(fixed, max(fixed, stop)))
+        if block
+        else schedule
+    )
 
 
 def _without(schedule: Schedule, number: int) -> Schedule:
@@ -285,20 +292,29 @@ def adapted(
             continue
         side = before[axis]
         if axis == vector:
-            side = max(1, side // schedule.lanes) * wide
-        elif rules.extents[axis] != extents[axis]:
-            most = min(side, rules.extents[axis])
-            side = max(range(1, most + 1), key=lambda n, a=axis, m=most: (
-                even(rules.extents[a], n) * min(1.0, 1.4 * n / m), n))
+            side = _fitting(rules.extents[axis], side)
         made = _with_side(made, rules, axis, side)
     return settle(made, rules)
+
+
+def _fitting(extent: int, side: int) -> int:
+    """A side near a given one that leaves little of an axis over."""
+    most = min(side, extent)
+
+    def worth(n: int) -> tuple[float, int]:
+        return even(extent, n) * min(1.0, 1.4 * n / most), n
+
+    return max(range(1, most + 1), key=worth)
 
 
 def shrunk(schedule: Schedule, rules: NestRules) -> Schedule:
     """With the largest side of the tile, along no vectors, one smaller."""
     vector = schedule.vector_axis(rules.facts.stage)
-    sides = {a: s for a, s in schedule.tile(rules.extents).items()
-             if a in rules.facts.spatial and a not in rules.single and a != vector}
+    sides = {
+        a: s
+        for a, s in schedule.tile(rules.extents).items()
+        if a in rules.facts.spatial and a not in rules.single and a != vector
+    }
     axis = max(sides, key=lambda a: sides[a], default="")
     if not axis or sides[axis] == 1:
         if vector not in rules.facts.spatial:

@@ -5,7 +5,7 @@ loops of the schedule come first, then the reduce loops inside the tile, one ind
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,8 +116,8 @@ class Nest:
         blocks = {a: min(e, self.limits.get(a, e)) for a, e in self.facts.extents.items()}
         found = [("", 1, dict(blocks))]
         inner = [(axis, 1) for axis in self.schedule.reduce_order(self.facts.stage)]
-        for axis, block in (*self.schedule.loops, *inner):
-            block = min(block, blocks[axis])
+        for axis, side in (*self.schedule.loops, *inner):
+            block = min(side, blocks[axis])
             if axis == self.vector and self.across and (axis, 1) in inner:
                 block = min(max(block, self.schedule.lanes), blocks[axis])
             rounds = -(-blocks[axis] // block)
@@ -181,7 +181,7 @@ class Nest:
         """Depth of each packed tensor."""
         return {pack.tensor: pack.depth for pack in self.schedule.packs}
 
-    def pack_bytes(self) -> list[tuple[int, int, int]]:
+    def pack_bytes(self) -> list[tuple[int, int, bool]]:
         """(bytes of scratch, times filled, whether it is turned) of each pack."""
         found = []
         for touch in self.facts.touches:
@@ -197,6 +197,22 @@ class Nest:
             turned = bool(side) and touch.strides[side[-1]] != 1
             found.append((elements * filled // extent * touch.size, self.calls(depth), turned))
         return found
+
+    @cached_property
+    def sizes(self) -> list[list[int]]:
+        """Bytes that the loops inside each level touch, by access; the output's come last."""
+        touches = (*self.facts.touches, self.facts.output)
+        depths = [self.packed.get(touch.name, len(self.levels)) for touch in touches]
+        rows: list[list[int]] = []
+        for level, (axis, _, blocks) in enumerate(self.levels):
+            row = []
+            for number, touch in enumerate(touches):
+                if level and axis not in touch.strides and level != depths[number]:
+                    row.append(rows[-1][number])
+                else:
+                    row.append(touch.bytes(blocks, depths[number] <= level))
+            rows.append(row)
+        return rows
 
     @cached_property
     def copies(self) -> int:
@@ -240,15 +256,10 @@ class Nest:
 
 def traffic(nest: Nest, capacity: int) -> dict[str, float]:
     """Bytes that each tensor moves into a cache of that size, by what fits in it at each level."""
-    levels = nest.levels
-    touches: Sequence[Touch] = (*nest.facts.touches, nest.facts.output)
-    sizes = [
-        [t.bytes(blocks, nest.packed.get(t.name, len(levels)) <= depth) for t in touches]
-        for depth, (_, _, blocks) in enumerate(levels)
-    ]
+    levels, sizes = nest.levels, nest.sizes
     depth = next((d for d, row in enumerate(sizes) if sum(row) <= capacity), len(levels) - 1)
     moved: dict[str, float] = {}
-    for number, touch in enumerate(touches):
+    for number, touch in enumerate((*nest.facts.touches, nest.facts.output)):
         times, retained = 1.0, True
         for axis, rounds, _ in reversed(levels[1 : depth + 1]):
             # What the loop right around does not move stays where it is.

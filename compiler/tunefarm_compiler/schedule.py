@@ -135,7 +135,7 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
 
 
 def check_stages(schedule: Schedule, stages: list[Stage]) -> None:
-    """Whether a schedule can be applied to the stages that it makes. Raises: InvalidScheduleError."""
+    """Whether a schedule suits the stages that it makes. Raises: InvalidScheduleError."""
     attached = {attach.stage: attach for attach in schedule.stages}
     *before, last = stages
     _check_stage(schedule, last)
@@ -190,7 +190,7 @@ def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> Non
     if not partial:
         _check_tile(schedule, stage)
     for pack in schedule.packs:
-        _check_pack(pack, schedule, stage)
+        check_pack(pack, schedule, stage)
 
 
 def _check_vector(schedule: Schedule, stage: Stage) -> None:
@@ -259,7 +259,8 @@ def _check_tile(schedule: Schedule, stage: Stage) -> None:
         )
 
 
-def _check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
+def check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
+    """Whether a pack can stand in a schedule of a stage. Raises: InvalidScheduleError."""
     loads = [load for load in stage.loads if load.tensor.name == pack.tensor]
     spatial = {axis.name for axis in stage.axes}
     axes: set[str] = set()

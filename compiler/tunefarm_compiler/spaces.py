@@ -6,7 +6,7 @@ Made by rules from the tensor expression alone: `choices.py` says what may be de
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
@@ -15,12 +15,14 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import defaults, moves
 from tunefarm_compiler.choices import Choose, NestRules, T
+from tunefarm_compiler.features import features
 from tunefarm_compiler.limits import faults
 from tunefarm_compiler.reuse import StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule, check_stages
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Load, Tensor, walk
 from tunefarm_compiler.workload import Workload
 
 TRIES = 200
@@ -33,9 +35,7 @@ class Tuned(Protocol):
         """The best one known for that, if any."""
 
 
-def default_schedule(
-    workload: Workload, spec: TargetSpec, tuned: Tuned | None = None
-) -> Schedule:
+def default_schedule(workload: Workload, spec: TargetSpec, tuned: Tuned | None = None) -> Schedule:
     """The best schedule known to `tuned`, else one that is good enough without any search."""
     found = tuned.schedule(workload, spec) if tuned is not None else None
     return found or defaults.default(workload.output, spec)
@@ -123,7 +123,7 @@ class ScheduleRules:
     def layouts(self) -> list[tuple[str, ...]]:
         """What may be kept as stages of their own: the usual ones, and one more or one less."""
         usual = tuple(defaults.kept(self.output))
-        every = plan_names(self.output)
+        every = between(self.output)
         options = [usual]
         for name in every:
             changed = tuple(n for n in usual if n != name)
@@ -146,6 +146,11 @@ class ScheduleRules:
             return str(error)
         limits = dict(schedule.tile(layout.stages[-1].extents))
         return faults(schedule, layout.facts, limits)
+
+    def features(self, schedule: Schedule) -> list[float]:
+        """A schedule without faults in numbers, see `features.NAMES`."""
+        layout = self.layout([attach.stage for attach in schedule.stages])
+        return features(schedule, layout.facts, self.spec)
 
     # Making
 
@@ -233,7 +238,9 @@ class ScheduleRules:
     def _crossed(self, one: Schedule, other: Schedule, rng: random.Random) -> Schedule:
         theirs = {attach.stage: attach for attach in other.stages}
         depth = max((attach.depth for attach in one.stages), default=0)
-        same = [(a.stage, a.depth) for a in one.stages] == [(a.stage, a.depth) for a in other.stages]
+        same = [(a.stage, a.depth) for a in one.stages] == [
+            (a.stage, a.depth) for a in other.stages
+        ]
         if not same or one.loops[:depth] != other.loops[:depth]:
             return one
         layout = self.layout([*theirs])
@@ -250,23 +257,23 @@ class ScheduleRules:
         last = layout.rules(layout.stages[-1].tensor.name, single)
         return replace(moves.crossed(one, other, last, rng), stages=stages)
 
-    def adapt(self, schedule: Schedule, workload: Workload, spec: TargetSpec) -> Schedule | None:
+    def adapt(self, schedule: Schedule, source: "ScheduleRules") -> Schedule | None:
         """The nearest schedule here to one of the same operator's other sizes or target."""
-        source = ScheduleRules(workload, spec)
         try:
             theirs = source.layout([attach.stage for attach in schedule.stages])
             layout = self.layout([attach.stage for attach in schedule.stages])
         except InvalidScheduleError:
             return None
         extents = {facts.stage.tensor.name: facts.extents for facts in theirs.facts}
-        if any(set(extents[f.stage.tensor.name]) != set(f.extents) for f in layout.facts):
-            return None
+        for facts in layout.facts:
+            if set(extents.get(facts.stage.tensor.name, ())) != set(facts.extents):
+                return None
         depth = max((attach.depth for attach in schedule.stages), default=0)
         single = frozenset(axis for axis, _ in schedule.loops[:depth])
 
         def nest(name: str, own: Schedule) -> Schedule:
             rules = layout.rules(name, single)
-            return moves.adapted(own, rules, extents[name], spec.lanes)
+            return moves.adapted(own, rules, extents[name], source.spec.lanes)
 
         stages = tuple(replace(a, schedule=nest(a.stage, a.schedule)) for a in schedule.stages)
         last = layout.stages[-1].tensor.name
@@ -281,10 +288,8 @@ class ScheduleRules:
         return None
 
 
-def plan_names(output: object) -> list[str]:
-    """Tensors between inputs and output."""
-    from tunefarm_compiler.te import Load, Tensor, walk
-
+def between(output: Tensor) -> list[str]:
+    """Names of the tensors between inputs and output."""
     found: dict[str, None] = {}
 
     def visit(tensor: Tensor) -> None:
@@ -295,7 +300,6 @@ def plan_names(output: object) -> list[str]:
                 visit(expr.tensor)
         found[tensor.name] = None
 
-    assert isinstance(output, Tensor)
     visit(output)
     return list(found)[:-1]
 
@@ -314,4 +318,4 @@ def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:
     return list(itertools.islice(ScheduleRules(workload, spec).every(), 2000))
 
 
-__all__ = ["Mapping", "ScheduleRules", "Tuned", "default_schedule", "space"]
+__all__ = ["ScheduleRules", "Tuned", "default_schedule", "space"]
