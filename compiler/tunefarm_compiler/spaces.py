@@ -137,13 +137,19 @@ class ScheduleRules:
             found.append(option)
         return found
 
-    def fault(self, schedule: Schedule) -> str:
-        """Why a schedule is not worth building, or cannot be; "" where it is."""
+    def broken(self, schedule: Schedule) -> str:
+        """Why a schedule cannot be applied; "" where it can."""
         try:
-            layout = self.layout([attach.stage for attach in schedule.stages])
-            check_stages(schedule, layout.stages)
+            check_stages(schedule, self.layout([a.stage for a in schedule.stages]).stages)
         except InvalidScheduleError as error:
             return str(error)
+        return ""
+
+    def fault(self, schedule: Schedule) -> str:
+        """Why a schedule cannot be applied, or is not worth building; "" where it is."""
+        if said := self.broken(schedule):
+            return said
+        layout = self.layout([attach.stage for attach in schedule.stages])
         limits = dict(schedule.tile(layout.stages[-1].extents))
         return faults(schedule, layout.facts, limits)
 
