@@ -1,15 +1,17 @@
 """Candidates of one workload measured on this machine alone: no farm, and each only once ever.
 
 A worker process times the kernels by the processor time that they take, which others on the machine
-disturb less, each in turns with the default schedule's: its cost is its least sample by the
-default's, times the default's seconds when the worker began. Costs are kept in a file, so that
-searches which meet the same candidates see the same costs.
+disturb less, each in turns with the default schedule's: samples beside a slow one of that do not
+count. Costs, the least of the samples, are kept in a file, so that searches which meet the same
+candidates see the same costs.
 """
 
 import ctypes
 import json
+import math
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -28,7 +30,9 @@ from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_tuner.search.base import Observation
 
-ROUNDS = 5
+ROUNDS = 4
+MOST_ROUNDS = 24
+QUIET = 1.04  # a sample of the default's that is slower by more says that the machine is disturbed
 SAMPLE_S = 0.008
 TIMEOUT_S = 60
 
@@ -56,8 +60,8 @@ def cpu_timer(bundle: Bundle, arrays: list[Any]) -> Callable[[], float]:
     return timed
 
 
-def _time_all(pipe: Connection, text: str, first: bytes) -> None:
-    """The worker: bundles in, (seconds, error) out."""
+def _serve(pipe: Connection, text: str, first: bytes) -> None:
+    """The worker: bundles and a number of rounds in, a (seconds, error) for each out."""
     parsed = workload.parse(text)
     inputs = parsed.inputs(0)
     expected = parsed.reference(inputs)
@@ -69,18 +73,31 @@ def _time_all(pipe: Connection, text: str, first: bytes) -> None:
 
     anchor, _ = prepared(first)
     usual = min(anchor() for _ in range(10 * ROUNDS))
-    while data := pipe.recv_bytes():
-        run, right = prepared(data)
-        if not right:
-            pipe.send((float("inf"), "WrongAnswerError"))
+
+    def screened(run: Callable[[], float]) -> float:
+        """The least sample beside an undisturbed one of the default's; the least at all if none."""
+        good, every = list[float](), list[float]()
+        for _ in range(MOST_ROUNDS):
+            every.append(run())
+            if anchor() < QUIET * usual:
+                good.append(every[-1])
+            if len(good) == ROUNDS or (len(good) == 1 and good[0] > 2.5 * usual):
+                break
+        return min(good or every)
+
+    def in_turns(runs: list[Callable[[], float]], rounds: int) -> list[float]:
+        taken = [[run() for run in (anchor, *runs)] for _ in range(rounds)]
+        ratios = zip(*([one / row[0] for one in row[1:]] for row in taken), strict=True)
+        return [statistics.median(column) * usual for column in ratios]
+
+    while True:
+        bundles, rounds = pipe.recv()
+        made = [prepared(data) for data in bundles]
+        if rounds:
+            pipe.send([(cost, "") for cost in in_turns([run for run, _ in made], rounds)])
             continue
-        mine, other = [run()], [anchor(), anchor()]
-        for _ in range(ROUNDS - 1 if mine[0] < 3 * usual else 1):
-            mine.append(run())
-            other.append(anchor())
-        # The machine's clock may have changed; a disturbed anchor says nothing of that.
-        clock = min(max(min(other) / usual, 0.8), 1.25)
-        pipe.send((min(mine) / clock, ""))
+        wrong = (math.inf, "WrongAnswerError")
+        pipe.send([(screened(run), "") if right else wrong for run, right in made])
 
 
 class Offline:
@@ -115,7 +132,7 @@ class Offline:
                 str(self.parsed), self.spec, default_schedule(self.parsed, self.spec)
             ).result()
             process = context.Process(
-                target=_time_all, args=(there, str(self.parsed), first.data), daemon=True
+                target=_serve, args=(there, str(self.parsed), first.data), daemon=True
             )
             process.start()
             there.close()
@@ -139,16 +156,29 @@ class Offline:
         try:
             data = build.result().data
         except TunefarmError as error:
-            return Observation(candidate, float("inf"), type(error).__name__)
-        pipe = self._started()
+            return Observation(candidate, math.inf, type(error).__name__)
         try:
-            pipe.send_bytes(data)
-            if not pipe.poll(TIMEOUT_S):
-                raise EOFError
-            cost, error = pipe.recv()
+            ((cost, error),) = self._timed([data], 0)
         except (EOFError, OSError):
             assert self._worker is not None
             self._worker[0].kill()
             self._worker[0].join()
-            return Observation(candidate, float("inf"), "KernelCrashedError")
+            return Observation(candidate, math.inf, "KernelCrashedError")
         return Observation(candidate, cost, error)
+
+    def _timed(self, bundles: list[bytes], rounds: int) -> list[tuple[float, str]]:
+        pipe = self._started()
+        pipe.send((bundles, rounds))
+        if not pipe.poll(TIMEOUT_S * (1 + rounds)):
+            raise EOFError
+        found: list[tuple[float, str]] = pipe.recv()
+        return found
+
+    def retimed(self, candidates: Sequence[str], rounds: int = 15) -> dict[str, float]:
+        """Seconds of candidates that work, timed in turns: the medians of ratios to the default."""
+        builds = [
+            self._pool.submit(str(self.parsed), self.spec, Schedule.from_json(one))
+            for one in candidates
+        ]
+        timed = self._timed([build.result().data for build in builds], rounds)
+        return {one: cost for one, (cost, _) in zip(candidates, timed, strict=True)}
