@@ -292,6 +292,8 @@ def adapted(
             continue
         side = before[axis]
         if axis == vector:
+            side = max(1, side // schedule.lanes) * wide
+        elif rules.extents[axis] != extents[axis]:
             side = _fitting(rules.extents[axis], side)
         made = _with_side(made, rules, axis, side)
     return settle(made, rules)
