@@ -186,6 +186,13 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
     if len(attached) < len(schedule.stages):
         raise InvalidScheduleError("schedule: a stage is attached twice", "attach each once")
     stages = plan(output, attached)
+    check_stages(schedule, stages)
+    return stages
+
+
+def check_stages(schedule: Schedule, stages: list[Stage]) -> None:
+    """Whether a schedule suits the stages that it makes. Raises: InvalidScheduleError."""
+    attached = {attach.stage: attach for attach in schedule.stages}
     *before, last = stages
     _check_stage(schedule, last)
     shared = dealt(schedule, last)
@@ -214,7 +221,6 @@ def check(schedule: Schedule, output: Tensor) -> list[Stage]:
                 f"schedule: stage {attach.stage} deals out loops inside of one that is dealt out",
                 f"leave its threads out, or attach it at depth {shared} or less",
             )
-    return stages
 
 
 def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> None:
@@ -246,7 +252,7 @@ def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> Non
     if not partial:
         _check_tile(schedule, stage)
     for pack in schedule.packs:
-        _check_pack(pack, schedule, stage)
+        check_pack(pack, schedule, stage)
 
 
 def _check_vector(schedule: Schedule, stage: Stage) -> None:
@@ -315,7 +321,8 @@ def _check_tile(schedule: Schedule, stage: Stage) -> None:
         )
 
 
-def _check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
+def check_pack(pack: Pack, schedule: Schedule, stage: Stage) -> None:
+    """Whether a pack can stand in a schedule of a stage. Raises: InvalidScheduleError."""
     loads = [load for load in stage.loads if load.tensor.name == pack.tensor]
     spatial = {axis.name for axis in stage.axes}
     axes: set[str] = set()

@@ -1,68 +1,333 @@
-"""Default schedules, and the grid that the tuner searches."""
+"""The space of a workload's schedules on a target, and what is built where nothing was tuned.
+
+Made by rules from the tensor expression alone: `choices.py` says what may be decided about a stage,
+`moves.py` changes what was decided, `limits.py` refuses what cannot be fast.
+"""
 
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import Protocol
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler import defaults
+from tunefarm_compiler import defaults, moves
+from tunefarm_compiler.choices import Choose, NestRules, T
+from tunefarm_compiler.features import features
+from tunefarm_compiler.limits import faults
 from tunefarm_compiler.parallel import on_threads
-from tunefarm_compiler.schedule import Schedule, check
-from tunefarm_compiler.stages import plan
+from tunefarm_compiler.reuse import StageFacts
+from tunefarm_compiler.schedule import Attach, Schedule, check_stages
+from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Load, Tensor, walk
 from tunefarm_compiler.workload import Workload
 
+TRIES = 200
 
-def default_schedule(workload: Workload, spec: TargetSpec, threads: int = 1) -> Schedule:
-    """A schedule that is good enough without any search, its loops dealt out to so many threads."""
-    return on_threads(defaults.default(workload.output, spec), workload, spec, threads)
+
+class Tuned(Protocol):
+    """Where the best known schedules are looked up."""
+
+    def schedule(self, workload: Workload, spec: TargetSpec) -> Schedule | None:
+        """The best one known for that, if any."""
+
+
+def default_schedule(
+    workload: Workload, spec: TargetSpec, threads: int = 1, tuned: Tuned | None = None
+) -> Schedule:
+    """The best schedule known to `tuned`, else one that is good enough without any search.
+
+    Its loops are dealt out to so many threads.
+    """
+    found = tuned.schedule(workload, spec) if tuned is not None else None
+    return on_threads(found or defaults.default(workload.output, spec), workload, spec, threads)
+
+
+class Odometer:
+    """Takes every combination of options in turn: one `draw` after another, the last ones first."""
+
+    def __init__(self) -> None:
+        self._taken: list[int] = []
+        self._counts: list[int] = []
+        self._at = 0
+
+    def __call__(self, name: str, options: Sequence[T], weights: Sequence[float]) -> T:
+        """The option whose turn it is, the likeliest ones first."""
+        if self._at == len(self._taken):
+            self._taken.append(0)
+            self._counts.append(len(options))
+        order = sorted(range(len(options)), key=lambda n: -weights[n])
+        self._at += 1
+        return options[order[self._taken[self._at - 1]]]
+
+    def step(self) -> bool:
+        """On to the next combination; whether there is one."""
+        self._at = 0
+        while self._taken and self._taken[-1] + 1 == self._counts[-1]:
+            self._taken.pop()
+            self._counts.pop()
+        if self._taken:
+            self._taken[-1] += 1
+        return bool(self._taken)
+
+
+class Layout:
+    """One way to divide an expression into stages."""
+
+    def __init__(self, stages: Sequence[Stage], spec: TargetSpec) -> None:
+        self.stages = list(stages)
+        self.facts = [StageFacts(stage, spec) for stage in stages]
+        self._rules: dict[tuple[str, frozenset[str]], NestRules] = {}
+
+    def rules(self, name: str, single: frozenset[str] = frozenset()) -> NestRules:
+        """Rules of a stage of which those axes have one index at a time."""
+        key = (name, single)
+        if key not in self._rules:
+            facts = next(one for one in self.facts if one.stage.tensor.name == name)
+            axes = frozenset(axis for axis in single if axis in facts.spatial)
+            self._rules[key] = NestRules(facts, axes)
+        return self._rules[key]
+
+    @cached_property
+    def shared(self) -> int:
+        """How many of the output's first axes every stage has as its own first ones."""
+        *before, last = self.stages
+        depth = len(last.axes)
+        for stage in before:
+            same = itertools.takewhile(
+                lambda pair: pair[0].name == pair[1].name, zip(stage.axes, last.axes, strict=False)
+            )
+            depth = min(depth, sum(1 for _ in same))
+        return depth
+
+
+class ScheduleRules:
+    """All schedules of an expression on a target that are worth building."""
+
+    def __init__(self, workload: Workload, spec: TargetSpec) -> None:
+        self.workload, self.spec = workload, spec
+        self.output = suited(workload.output, spec)
+        self._layouts: dict[frozenset[str], Layout] = {}
+
+    @cached_property
+    def default(self) -> Schedule:
+        """What is built where nothing was tuned."""
+        return defaults.default(self.workload.output, self.spec)
+
+    def layout(self, kept: Sequence[str]) -> Layout:
+        """The stages where those are not inlined. Raises: InvalidScheduleError."""
+        key = frozenset(kept)
+        if key not in self._layouts:
+            self._layouts[key] = Layout(plan(self.output, kept), self.spec)
+        return self._layouts[key]
+
+    @cached_property
+    def layouts(self) -> list[tuple[str, ...]]:
+        """What may be kept as stages of their own: the usual ones, and one more or one less."""
+        usual = tuple(defaults.kept(self.output))
+        every = between(self.output)
+        options = [usual]
+        for name in every:
+            changed = tuple(n for n in usual if n != name)
+            options.append(changed if name in usual else (*usual, name))
+        found = []
+        for option in options:
+            try:
+                self.layout(option)
+            except (InvalidScheduleError, ValueError):
+                continue
+            found.append(option)
+        return found
+
+    def broken(self, schedule: Schedule) -> str:
+        """Why a schedule cannot be applied; "" where it can."""
+        try:
+            check_stages(schedule, self.layout([a.stage for a in schedule.stages]).stages)
+        except InvalidScheduleError as error:
+            return str(error)
+        return ""
+
+    def fault(self, schedule: Schedule) -> str:
+        """Why a schedule cannot be applied, or is not worth building; "" where it is."""
+        if said := self.broken(schedule):
+            return said
+        layout = self.layout([attach.stage for attach in schedule.stages])
+        limits = dict(schedule.tile(layout.stages[-1].extents))
+        return faults(schedule, layout.facts, limits)
+
+    def features(self, schedule: Schedule) -> list[float]:
+        """A schedule without faults in numbers, see `features.NAMES`."""
+        layout = self.layout([attach.stage for attach in schedule.stages])
+        return features(schedule, layout.facts, self.spec)
+
+    # Making
+
+    def draw(self, choose: Choose) -> Schedule:
+        """A schedule by decisions; it may still have a fault."""
+        weights = [1.0, *[0.1] * (len(self.layouts) - 1)]
+        names = ["+".join(sorted(kept)) for kept in self.layouts]
+        kept = self.layouts[names.index(choose("stages", names, weights))]
+        layout = self.layout(kept)
+        *before, last = layout.stages
+        if not before:
+            return layout.rules(last.tensor.name).draw(choose)
+        depths = list(range(layout.shared + 1))
+        usual = max((a.depth for a in self.default.stages), default=0)
+        weights = [3.0 if depth == usual else 1.0 for depth in depths]
+        depth = choose("attach", depths, weights)
+        single = frozenset(axis.name for axis in last.axes[:depth])
+        stages = tuple(
+            Attach(
+                stage.tensor.name, depth,
+                layout.rules(stage.tensor.name, single).draw(_named(choose, stage.tensor.name)),
+            )
+            for stage in before
+        )  # fmt: skip
+        return replace(layout.rules(last.tensor.name, single).draw(choose), stages=stages)
+
+    def every(self) -> Iterator[Schedule]:
+        """All of them, the default first, in an order that is always the same."""
+        yield self.default
+        odometer, seen = Odometer(), {self.default}
+        while True:
+            made = self.draw(odometer)
+            if made not in seen and not self.fault(made):
+                seen.add(made)
+                yield made
+            if not odometer.step():
+                return
+
+    def sample(self, rng: random.Random) -> Schedule:
+        """Any of them."""
+        for _ in range(TRIES):
+            made = self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
+            if not self.fault(made):
+                return made
+        return self.default
+
+    def mutate(self, schedule: Schedule, rng: random.Random) -> Schedule:
+        """A neighbour without faults; another sample where none was found."""
+        for _ in range(TRIES // 4):
+            made = self._moved(schedule, rng)
+            if made != schedule and not self.fault(made):
+                return made
+        return self.sample(rng)
+
+    def _moved(self, schedule: Schedule, rng: random.Random) -> Schedule:
+        layout = self.layout([attach.stage for attach in schedule.stages])
+        if schedule.stages and rng.random() < 0.1:
+            return self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
+        depth = max((attach.depth for attach in schedule.stages), default=0)
+        single = frozenset(axis for axis, _ in schedule.loops[:depth])
+        weights = [float(facts.points) ** 0.5 for facts in layout.facts]
+        number = rng.choices(range(len(weights)), weights)[0]
+        if number == len(schedule.stages):
+            last = layout.stages[-1].tensor.name
+            return moves.mutated(schedule, layout.rules(last, single), rng, depth)
+        name = layout.stages[number].tensor.name
+        return replace(
+            schedule,
+            stages=tuple(
+                replace(a, schedule=moves.mutated(a.schedule, layout.rules(name, single), rng))
+                if a.stage == name
+                else a
+                for a in schedule.stages
+            ),
+        )
+
+    def cross(self, one: Schedule, other: Schedule, rng: random.Random) -> Schedule:
+        """A child without faults; a neighbour of one parent where none was found."""
+        for _ in range(4):
+            made = self._crossed(one, other, rng)
+            if made not in (one, other) and not self.fault(made):
+                return made
+        return self.mutate(one, rng)
+
+    def _crossed(self, one: Schedule, other: Schedule, rng: random.Random) -> Schedule:
+        theirs = {attach.stage: attach for attach in other.stages}
+        depth = max((attach.depth for attach in one.stages), default=0)
+        same = [(a.stage, a.depth) for a in one.stages] == [
+            (a.stage, a.depth) for a in other.stages
+        ]
+        if not same or one.loops[:depth] != other.loops[:depth]:
+            return one
+        layout = self.layout([*theirs])
+        single = frozenset(axis for axis, _ in one.loops[:depth])
+        stages = tuple(
+            replace(
+                a,
+                schedule=moves.crossed(
+                    a.schedule, theirs[a.stage].schedule, layout.rules(a.stage, single), rng
+                ),
+            )
+            for a in one.stages
+        )
+        last = layout.rules(layout.stages[-1].tensor.name, single)
+        return replace(moves.crossed(one, other, last, rng), stages=stages)
+
+    def adapt(self, schedule: Schedule, source: "ScheduleRules") -> Schedule | None:
+        """The nearest schedule here to one of the same operator's other sizes or target."""
+        try:
+            theirs = source.layout([attach.stage for attach in schedule.stages])
+            layout = self.layout([attach.stage for attach in schedule.stages])
+        except InvalidScheduleError:
+            return None
+        extents = {facts.stage.tensor.name: facts.extents for facts in theirs.facts}
+        for facts in layout.facts:
+            if set(extents.get(facts.stage.tensor.name, ())) != set(facts.extents):
+                return None
+        depth = max((attach.depth for attach in schedule.stages), default=0)
+        single = frozenset(axis for axis, _ in schedule.loops[:depth])
+
+        def nest(name: str, own: Schedule) -> Schedule:
+            rules = layout.rules(name, single)
+            return moves.adapted(own, rules, extents[name], source.spec.lanes)
+
+        stages = tuple(replace(a, schedule=nest(a.stage, a.schedule)) for a in schedule.stages)
+        last = layout.stages[-1].tensor.name
+        made = replace(nest(last, schedule), stages=stages)
+        for _ in range(32):
+            if not self.fault(made):
+                return made
+            smaller = moves.shrunk(made, layout.rules(last, single))
+            if smaller == made:
+                break
+            made = smaller
+        return None
+
+
+def between(output: Tensor) -> list[str]:
+    """Names of the tensors between inputs and output."""
+    found: dict[str, None] = {}
+
+    def visit(tensor: Tensor) -> None:
+        if tensor.compute is None or tensor.name in found:
+            return
+        for expr in walk(tensor.compute.body):
+            if isinstance(expr, Load):
+                visit(expr.tensor)
+        found[tensor.name] = None
+
+    visit(output)
+    return list(found)[:-1]
+
+
+def _named(choose: Choose, stage: str) -> Choose:
+    """Decisions of one stage under names of its own."""
+
+    def chosen(name: str, options: Sequence[T], weights: Sequence[float]) -> T:
+        return choose(f"{stage}.{name}", options, weights)
+
+    return chosen
 
 
 def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:
-    """Every schedule of the grid that can be applied and does not spill, in a fixed order."""
-    output = suited(workload.output, spec)
-    first = defaults.default(output, spec)
-    usable = {}
-    for schedule in _candidates(workload, spec, first):
-        try:
-            check(schedule, output)
-        except InvalidScheduleError:
-            continue
-        usable[schedule.to_json()] = schedule
-    return list(usable.values())
+    """The first schedules of the space, as many as a quick grid search can do with."""
+    return list(itertools.islice(ScheduleRules(workload, spec).every(), 2000))
 
 
-def _candidates(workload: Workload, spec: TargetSpec, first: Schedule) -> Iterator[Schedule]:
-    output = suited(workload.output, spec)
-    yield first
-    last = plan(output, defaults.kept(output))[-1]
-    shape = defaults.Shape(last, spec)
-    if first.vector or not shape.contraction:
-        yield from _streams(first, shape)
-        return
-    along, other = shape.along[0][0].tensor.name, shape.broadcast[0][0].tensor.name
-    blocks = (128, 256, 512, 1024) if len(last.reduce_axes) == 1 else (0,)
-    tiles = itertools.product((1, 2, 4, 6, 7, 8, 10, 12, 14), (1, 2, 3, 4))
-    for (rows, vectors), block, unroll in itertools.product(tiles, blocks, (1, 2, 4)):
-        if not shape.fits(rows, vectors):
-            continue
-        for packs, outer in (([], 0), ([along], 0), ([other, along], 0), ([along], 16 * rows)):
-            made = shape.contract(rows, vectors, block, unroll, packs, outer)
-            yield replace(made, stages=first.stages)
-
-
-def _streams(first: Schedule, shape: defaults.Shape) -> Iterator[Schedule]:
-    """Other numbers of vectors, rows and steps at a time."""
-    if shape.window is not None and not first.vector:
-        for columns, vectors in itertools.product((1, 2, 4, 7, 8, 14), (1, 2, 4)):
-            yield shape.slide(columns, vectors)
-        return
-    if not first.loops:
-        return
-    *outer, (axis, _) = first.loops
-    for lanes in (width for width in (1, 2, 4, 8, 16) if width <= shape.spec.lanes):
-        for many, unroll in itertools.product((1, 2, 4, 8, 16), (1, 2, 4)):
-            block = many if first.vector else many * lanes
-            yield replace(first, loops=(*outer, (axis, block)), lanes=lanes, unroll=unroll)
+__all__ = ["ScheduleRules", "Tuned", "default_schedule", "space"]

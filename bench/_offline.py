@@ -1,0 +1,184 @@
+"""Candidates of one workload measured on this machine alone: no farm, and each only once ever.
+
+A worker process times the kernels by the processor time that they take, which others on the machine
+disturb less, each in turns with the default schedule's: samples beside a slow one of that do not
+count. Costs, the least of the samples, are kept in a file, so that searches which meet the same
+candidates see the same costs.
+"""
+
+import ctypes
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import numpy as np
+from peak import load
+from tunefarm_compiler import default_schedule, targets, workload
+from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_proto.bundle import Bundle
+from tunefarm_proto.errors import TunefarmError
+from tunefarm_tuner.search.base import Observation
+
+ROUNDS = 4
+MOST_ROUNDS = 24
+QUIET = 1.04  # a sample of the default's that is slower by more says that the machine is disturbed
+SAMPLE_S = 0.008
+TIMEOUT_S = 60
+
+
+def cpu_timer(bundle: Bundle, arrays: list[Any]) -> Callable[[], float]:
+    """Something that times one sample of the bundle's function: processor seconds of one call."""
+    library, name = load(bundle), bundle.manifest.functions[0].name
+    kernel = ctypes.cast(library[name], ctypes.c_void_p)
+    repeat = library.tunefarm_repeat
+    repeat.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    arguments = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+
+    def sample(number: int) -> float:
+        started = time.thread_time()
+        if repeat(kernel, arguments, number) != 0:
+            raise RuntimeError(f"{name} failed")
+        return (time.thread_time() - started) / number
+
+    sample(1)
+    number = max(1, round(SAMPLE_S / sample(1)))
+
+    def timed(kept: Any = arrays) -> float:
+        return sample(number)
+
+    return timed
+
+
+def _serve(pipe: Connection, text: str, first: bytes) -> None:
+    """The worker: bundles and a number of rounds in, a (seconds, error) for each out."""
+    parsed = workload.parse(text)
+    inputs = parsed.inputs(0)
+    expected = parsed.reference(inputs)
+
+    def prepared(data: bytes) -> tuple[Callable[[], float], bool]:
+        outputs = [np.full_like(array, 77) for array in expected]
+        run = cpu_timer(Bundle(data), [*inputs, *outputs])
+        return run, bool(parsed.check(outputs, expected))
+
+    anchor, _ = prepared(first)
+    usual = min(anchor() for _ in range(10 * ROUNDS))
+
+    def screened(run: Callable[[], float]) -> float:
+        """The least sample beside an undisturbed one of the default's; the least at all if none."""
+        good, every = list[float](), list[float]()
+        for _ in range(MOST_ROUNDS):
+            every.append(run())
+            if anchor() < QUIET * usual:
+                good.append(every[-1])
+            if len(good) == ROUNDS or (len(good) == 1 and good[0] > 2.5 * usual):
+                break
+        return min(good or every)
+
+    def in_turns(runs: list[Callable[[], float]], rounds: int) -> list[float]:
+        taken = [[run() for run in (anchor, *runs)] for _ in range(rounds)]
+        ratios = zip(*([one / row[0] for one in row[1:]] for row in taken), strict=True)
+        return [statistics.median(column) * usual for column in ratios]
+
+    while True:
+        bundles, rounds = pipe.recv()
+        made = [prepared(data) for data in bundles]
+        if rounds:
+            pipe.send([(cost, "") for cost in in_turns([run for run, _ in made], rounds)])
+            continue
+        wrong = (math.inf, "WrongAnswerError")
+        pipe.send([(screened(run), "") if right else wrong for run, right in made])
+
+
+class Offline:
+    """Measures candidates of a workload; a context manager."""
+
+    def __init__(self, text: str, folder: Path, workers: int = 2) -> None:
+        self.parsed = workload.parse(text)
+        self.spec = targets.resolve("local")
+        self.path = folder / (str(self.parsed).translate(str.maketrans(":,=", "___")) + ".jsonl")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.known: dict[str, Observation] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                seen = Observation(**json.loads(line))
+                self.known[seen.candidate] = seen
+        self._pool = BuildPool(workers)
+        self._worker: tuple[multiprocessing.process.BaseProcess, Connection] | None = None
+
+    def __enter__(self) -> "Offline":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.__exit__(*exc)
+        if self._worker:
+            self._worker[0].kill()
+
+    def _started(self) -> Connection:
+        if self._worker is None or not self._worker[0].is_alive():
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            first = self._pool.submit(
+                str(self.parsed), self.spec, default_schedule(self.parsed, self.spec)
+            ).result()
+            process = context.Process(
+                target=_serve, args=(there, str(self.parsed), first.data), daemon=True
+            )
+            process.start()
+            there.close()
+            self._worker = process, here
+        return self._worker[1]
+
+    def measure(self, candidates: Sequence[str]) -> list[Observation]:
+        """What became of each."""
+        builds: dict[str, Future[Bundle]] = {
+            one: self._pool.submit(str(self.parsed), self.spec, Schedule.from_json(one))
+            for one in dict.fromkeys(candidates)
+            if one not in self.known
+        }
+        for one, build in builds.items():
+            self.known[one] = seen = self._measure(one, build)
+            with self.path.open("a") as file:
+                file.write(json.dumps(vars(seen)) + "\n")
+        return [self.known[one] for one in candidates]
+
+    def _measure(self, candidate: str, build: Future[Bundle]) -> Observation:
+        try:
+            data = build.result().data
+        except TunefarmError as error:
+            return Observation(candidate, math.inf, type(error).__name__)
+        try:
+            ((cost, error),) = self._timed([data], 0)
+        except (EOFError, OSError):
+            assert self._worker is not None
+            self._worker[0].kill()
+            self._worker[0].join()
+            return Observation(candidate, math.inf, "KernelCrashedError")
+        return Observation(candidate, cost, error)
+
+    def _timed(self, bundles: list[bytes], rounds: int) -> list[tuple[float, str]]:
+        pipe = self._started()
+        pipe.send((bundles, rounds))
+        if not pipe.poll(TIMEOUT_S * (1 + rounds)):
+            raise EOFError
+        found: list[tuple[float, str]] = pipe.recv()
+        return found
+
+    def retimed(self, candidates: Sequence[str], rounds: int = 15) -> dict[str, float]:
+        """Seconds of candidates that work, timed in turns: the medians of ratios to the default."""
+        builds = [
+            self._pool.submit(str(self.parsed), self.spec, Schedule.from_json(one))
+            for one in candidates
+        ]
+        timed = self._timed([build.result().data for build in builds], rounds)
+        return {one: cost for one, (cost, _) in zip(candidates, timed, strict=True)}

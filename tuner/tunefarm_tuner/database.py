@@ -1,0 +1,202 @@
+"""The best schedule known for each workload and target: a file of JSON lines that can be shipped.
+
+    {"cpu": "znver4", "features": [...], "schedule": {...}, "seconds": 0.018, "workload": ...}
+
+One line for each workload and target, sorted, so that two files can be compared line by line.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tunefarm_compiler import workload as workloads
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.spaces import ScheduleRules
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
+from tunefarm_proto.errors import InvalidRequestError, InvalidScheduleError, UnknownWorkloadError
+
+from tunefarm_tuner.search.transfer import distance
+
+VERSION = 1
+NEAR = 4.0  # powers of two that the sizes of a shape in place of another may differ by in all
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tuned workload. `seconds` are those of one call, the median of the full measurement."""
+
+    workload: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    schedule: str
+    seconds: float
+    device: str = ""
+    device_key: str = ""
+    trials: int = 0
+    recorded_at: str = ""
+    version: int = VERSION
+
+    @classmethod
+    def of(cls, workload: Workload, spec: TargetSpec, schedule: str, seconds: float) -> "Entry":
+        """The entry of a workload on a target; what else is known is put in by `replace`."""
+        return cls(str(workload), spec.triple, spec.cpu, spec.features, schedule, seconds)
+
+    @property
+    def spec(self) -> TargetSpec:
+        """The target."""
+        return TargetSpec(self.triple, self.cpu, self.features)
+
+    @property
+    def key(self) -> tuple[str, TargetSpec]:
+        """What there is one entry for."""
+        return self.workload, self.spec
+
+    def to_json(self) -> str:
+        """One line."""
+        data = asdict(self) | {"schedule": json.loads(self.schedule)}
+        return json.dumps({k: v for k, v in data.items() if v not in ("", 0)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Entry":
+        """Read a line. Raises: ValueError, TypeError, KeyError, InvalidScheduleError."""
+        data: dict[str, Any] = json.loads(line)
+        if int(data.get("version", VERSION)) > VERSION:
+            raise ValueError(f"of version {data['version']}, {VERSION} is known here")
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        schedule = Schedule.from_json(json.dumps(data["schedule"]))
+        known |= {"schedule": schedule.to_json(), "features": tuple(data["features"])}
+        made = cls(**known)
+        if not made.seconds > 0:
+            raise ValueError(f"{made.seconds} seconds")
+        return made
+
+
+@dataclass(frozen=True)
+class Found:
+    """An answer. `how`: "exact", "target" (of one like it), "shape" (of the nearest shape)."""
+
+    schedule: Schedule
+    how: str
+    entry: Entry
+
+
+class Database:
+    """Best schedules by workload and target; a `spaces.Tuned`."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: dict[tuple[str, TargetSpec], Entry] = {}
+        self.merge(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        order = sorted(self._entries.values(), key=lambda e: (e.workload, e.triple, e.cpu))
+        return iter(order)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Database":
+        """What a file holds; nothing where there is none. Raises: InvalidRequestError, OSError."""
+        file, found = Path(path), []
+        lines = file.read_text().splitlines() if file.exists() else []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                found.append(Entry.from_json(line))
+            except (ValueError, TypeError, KeyError, AttributeError, InvalidScheduleError) as error:
+                said = str(error).splitlines()[0]
+                raise InvalidRequestError(
+                    f"{file}:{number} is no tuned schedule: {said}",
+                    "name a file that `tunefarm best` exported",
+                ) from None
+        return cls(found)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Replace a file, whole or not at all. Raises: OSError."""
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as made:
+            made.writelines(entry.to_json() + "\n" for entry in self)
+        Path(made.name).replace(file)
+
+    def add(self, entry: Entry) -> bool:
+        """Keep an entry if it is the fastest of its workload and target; whether it is.
+
+        One of the schedule that is kept already is a newer measurement, and takes its place.
+        """
+        old = self._entries.get(entry.key)
+        if old and old.schedule != entry.schedule and old.seconds <= entry.seconds:
+            return False
+        self._entries[entry.key] = entry
+        return True
+
+    def merge(self, entries: Iterable[Entry]) -> int:
+        """Add entries of another database; how many were taken."""
+        return sum([self.add(entry) for entry in entries])
+
+    def select(self, workload: str = "", cpu: str = "") -> "Database":
+        """The part whose workloads contain a text and whose targets have that CPU."""
+        return Database(e for e in self if workload in e.workload and cpu in ("", e.cpu))
+
+    # Looking up
+
+    def lookup(self, workload: Workload, spec: TargetSpec) -> Found | None:
+        """The best known: of the very workload and target, of a target like it, of a shape near.
+
+        None where nothing is near. A schedule that this version cannot apply is passed over.
+        """
+        rules = _rules(workload, spec)
+        alike = [entry for entry in self if _alike(entry.spec, spec)]
+        alike.sort(key=lambda entry: (entry.spec != spec, entry.cpu != spec.cpu, entry.seconds))
+        for entry in alike:
+            if entry.workload == str(workload):
+                schedule = Schedule.from_json(entry.schedule)
+                if not rules.broken(schedule):
+                    return Found(schedule, "exact" if entry.spec == spec else "target", entry)
+        return self._near(rules, alike)
+
+    def _near(self, rules: ScheduleRules, alike: Iterable[Entry]) -> Found | None:
+        """The best of the nearest shape, in the form that suits this one."""
+        shapes = []
+        for entry in alike:
+            try:
+                other = workloads.parse(entry.workload)
+            except UnknownWorkloadError:
+                continue
+            far = distance(other, rules.workload)
+            if far <= NEAR and other.dtype == rules.workload.dtype:
+                shapes.append((far, entry, other))
+        for _, entry, other in sorted(shapes, key=lambda one: one[0]):
+            schedule = rules.adapt(Schedule.from_json(entry.schedule), _rules(other, entry.spec))
+            if schedule is not None:
+                return Found(schedule, "shape", entry)
+        return None
+
+    def schedule(self, workload: Workload, spec: TargetSpec) -> Schedule | None:
+        """The schedule of `lookup`, if any."""
+        found = self.lookup(workload, spec)
+        return found.schedule if found else None
+
+
+@lru_cache(64)
+def _rules(workload: Workload, spec: TargetSpec) -> ScheduleRules:
+    return ScheduleRules(workload, spec)
+
+
+def _alike(one: TargetSpec, other: TargetSpec) -> bool:
+    """Whether what is fast on one target is likely so on the other, and can be built for it."""
+    same = (one.arch, one.lanes, one.vector_registers) == (
+        other.arch, other.lanes, other.vector_registers,
+    )  # fmt: skip
+    return same and set(one.features) <= set(other.features) | {"f16c", "avx512bw", "avx512dq"}
+
+
+__all__ = ["Database", "Entry", "Found", "replace"]
