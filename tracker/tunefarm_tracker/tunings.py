@@ -83,6 +83,7 @@ class Tunings:
                 yield run
             try:
                 async with asyncio.timeout(LOST_S / 4), self._changed:
-                    await self._changed.wait_for(lambda at=seen: self._changes > at)
+                    while self._changes == seen:
+                        await self._changed.wait()
             except TimeoutError:
                 continue  # one may be lost by now
