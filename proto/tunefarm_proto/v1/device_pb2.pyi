@@ -1239,6 +1239,7 @@ class MeasureRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETURN_OUTPUTS_FIELD_NUMBER: _builtins.int
     KNOWN_OUTPUTS_FIELD_NUMBER: _builtins.int
+    REPEATABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client; the answer carries it."""
     bundle_digest: _builtins.str
@@ -1247,6 +1248,10 @@ class MeasureRequest(_message.Message):
     """Which function."""
     return_outputs: _builtins.bool
     """Return the outputs after the first call (only where the answer is to be checked by the client)."""
+    repeatable: _builtins.bool
+    """The outputs must be the same after the last call as after the first: it is a wrong answer else.
+    Only with return_outputs.
+    """
     @_builtins.property
     def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArgumentData]:
         """Contents of each argument, in the manifest's order."""
@@ -1274,10 +1279,11 @@ class MeasureRequest(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         return_outputs: _builtins.bool = ...,
         known_outputs: _abc.Iterable[_builtins.str] | None = ...,
+        repeatable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bundle_digest", b"bundle_digest", "function", b"function", "id", b"id", "known_outputs", b"known_outputs", "options", b"options", "return_outputs", b"return_outputs", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bundle_digest", b"bundle_digest", "function", b"function", "id", b"id", "known_outputs", b"known_outputs", "options", b"options", "repeatable", b"repeatable", "return_outputs", b"return_outputs", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1315,8 +1321,8 @@ Global___ArgumentData: _TypeAlias = ArgumentData  # noqa: Y015
 
 @_typing.final
 class SeededData(_message.Message):
-    """Contents that both sides can make. Floats have a magnitude of 0.5 up to 1 and a random sign, 32-bit
-    integers but uint32 are 0 to 127, others have random bits: see tunefarm_proto/seeded.py.
+    """Contents that both sides can make. Floats have a magnitude of 0.5 up to 1 and a random sign, int32
+    and 64-bit integers are 0 to 127, others have random bits: see tunefarm_proto/seeded.py.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
