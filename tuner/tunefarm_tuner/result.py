@@ -102,6 +102,7 @@ class TuneResult:
     def as_dict(self) -> dict[str, Any]:
         """What `tunefarm tune --json` prints."""
         return {
+            "trials": self.trials,
             "tasks": [task.as_dict() for task in self.tasks],
             "devices": [
                 {"id": one.id, "key": one.key, "trials": one.trials, "use": one.use}

@@ -28,6 +28,7 @@ from tunefarm_tuner.simple import GridSpace, Shuffled
 from tunefarm_tuner.tasks import Task
 
 STRATEGIES = ("random",)
+DEFAULT_STRATEGY = "random"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def tune(
     *,
     trials: int,
     records: str | os.PathLike[str],
-    strategy: str = "random",
+    strategy: str = DEFAULT_STRATEGY,
     seed: int = 0,
     screen: Screen | None = None,
     finals: bool = True,
