@@ -206,3 +206,29 @@ class Tracker:
             yield from self.stub.WatchEvents(
                 tpb.WatchEventsRequest(after=after), metadata=rpc.call_metadata()
             )
+
+    def report_tuning(self, run: tpb.TuningRun) -> None:
+        """State what a tuning run is at, all of it: it replaces what was told before."""
+        with named_errors(self._unreachable):
+            self.stub.ReportTuning(
+                tpb.ReportTuningRequest(run=run),
+                timeout=CALL_TIMEOUT_S,
+                metadata=rpc.call_metadata(),
+            )
+
+    def tunings(self, run_id: str = "") -> list[tpb.TuningRun]:
+        """What tuning runs are at, latest started first; of one id, or all that are kept."""
+        with named_errors(self._unreachable):
+            answer = self.stub.ListTunings(
+                tpb.ListTuningsRequest(id=run_id),
+                timeout=CALL_TIMEOUT_S,
+                metadata=rpc.call_metadata(),
+            )
+        return list(answer.runs)
+
+    def watch_tunings(self, run_id: str = "") -> Iterator[tpb.TuningRun]:
+        """Each tuning run as it is, then each that changed; ends when the tracker goes away."""
+        with named_errors(self._unreachable):
+            request = tpb.WatchTuningsRequest(id=run_id)
+            for answer in self.stub.WatchTunings(request, metadata=rpc.call_metadata()):
+                yield answer.run

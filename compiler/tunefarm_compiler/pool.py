@@ -3,9 +3,11 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Self
@@ -17,7 +19,17 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 
-_Job = tuple[bytes, Future[Bundle]]
+KILLED_TRIES = 3
+END_S = 2.0
+
+
+class Build(Future[Bundle]):
+    """A bundle to come. `seconds` is how long it was compiled, without waiting."""
+
+    seconds = 0.0
+
+
+_Job = tuple[bytes, Build]
 
 
 class BuildPool:
@@ -45,16 +57,14 @@ class BuildPool:
         for thread in self._threads:
             thread.join()
 
-    def submit(
-        self, workload: str, target: TargetSpec, schedule: Schedule | None = None
-    ) -> "Future[Bundle]":
+    def submit(self, workload: str, target: TargetSpec, schedule: Schedule | None = None) -> Build:
         """Compile; the default schedule unless one is given.
 
         The future raises what `build` raises, or CompilerCrashedError.
         """
         text = schedule.to_json() if schedule else ""
         job = {"workload": workload, "target": asdict(target), "schedule": text}
-        future: Future[Bundle] = Future()
+        future = Build()
         with self._lock:
             self._jobs.put((json.dumps(job).encode() + b"\n", future))
             if len(self._threads) < self._limit:
@@ -70,42 +80,44 @@ class BuildPool:
             if self._closing.is_set():
                 future.cancel()
                 continue
-            if worker is None:
-                worker = _start()
-            if not self._run(worker, line, future):
-                worker.wait()
-                worker = None
+            for tried in range(KILLED_TRIES):
+                if worker is None:
+                    worker = _start()
+                ended = self._run(worker, line, future, last=tried == KILLED_TRIES - 1)
+                if ended is not None:
+                    worker = None
+                if future.done():
+                    break
         if worker is not None:
             assert worker.stdin is not None  # noqa: S101 (it was opened as a pipe)
             worker.stdin.close()
             worker.wait()
 
     def _run(
-        self, worker: "subprocess.Popen[bytes]", line: bytes, future: "Future[Bundle]"
-    ) -> bool:
-        """Carry out one job. False where the worker is lost."""
+        self, worker: "subprocess.Popen[bytes]", line: bytes, future: Build, last: bool
+    ) -> int | None:
+        """Carry out one job. Returns how the worker ended, where it did.
+
+        One that somebody else killed says nothing of the job, which is then left to be tried again.
+        """
         slow = threading.Event()
 
         def give_up() -> None:
             slow.set()
             worker.kill()
 
-        late = threading.Timer(self._timeout, give_up)
+        late, began = threading.Timer(self._timeout, give_up), time.perf_counter()
         late.start()
         try:
             head, data = _exchange(worker, line)
         except (OSError, ValueError):
             late.cancel()
-            worker.kill()
-            ended = worker.wait()
-            why = (
-                f"took over {self._timeout:g} s" if slow.is_set() else f"ended with status {ended}"
-            )
-            future.set_exception(
-                CompilerCrashedError(f"the compiler's process {why}", "try another schedule")
-            )
-            return False
+            ended = _ended(worker)
+            if last or slow.is_set() or ended != -signal.SIGKILL:
+                future.set_exception(_crashed(ended, self._timeout if slow.is_set() else None))
+            return ended
         late.cancel()
+        future.seconds = time.perf_counter() - began
         if "code" in head:
             error = pb.Error(
                 code=pb.ErrorCode.ValueType(int(str(head["code"]))),
@@ -115,7 +127,22 @@ class BuildPool:
             future.set_exception(from_proto(error))
         else:
             future.set_result(Bundle(data))
-        return True
+        return None
+
+
+def _ended(worker: "subprocess.Popen[bytes]") -> int:
+    """How it ended, or is ended here: its pipes may close a moment before it is gone."""
+    try:
+        return worker.wait(END_S)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+        return -signal.SIGPIPE  # its own doing, whatever it was
+
+
+def _crashed(status: int, limit_s: float | None) -> CompilerCrashedError:
+    why = f"ended with status {status}" if limit_s is None else f"took over {limit_s:g} s"
+    return CompilerCrashedError(f"the compiler's process {why}", "try another schedule")
 
 
 def _start() -> "subprocess.Popen[bytes]":

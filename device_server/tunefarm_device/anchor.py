@@ -18,9 +18,10 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_device.backend import RunnerError
+from tunefarm_device.options import HOT
 from tunefarm_device.runner import ANCHORS
 from tunefarm_device.session import Workbench
-from tunefarm_device.timing import HOT, timed
+from tunefarm_device.timing import timed
 
 INTERVAL_S = 1800.0
 SAMPLES = 15

@@ -1,6 +1,7 @@
 """What a runner may answer. A kernel shares its process, so any frame may be the kernel's own."""
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ FAILED_BYTES = 64
 MOST_PROFILED = 1000  # functions of a profile
 PROFILED_BYTES = 1000
 SECONDS = struct.Struct("=d")
+HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 FAILURES = frozenset(("status", "memory", "library", "crash", "timeout"))
 # Of each kind of frame: seconds and counts that its answer has.
 _SECONDS: dict[str, tuple[str, ...]] = {
@@ -81,21 +83,46 @@ def check(asked: Mapping[str, Any], answer: Mapping[str, Any], payload: bytes) -
         raise ValueError("its payload has another size")
     if kind == "profile":
         _check_profile(answer)
-    for name in _SECONDS.get(kind, ()):
+    _check_numbers(kind, answer)
+    if kind == "digest" or "outputs" in asked:
+        _check_digest(answer.get("digest"))
+    if kind in ("time", "sample", "turns"):
+        _check_round(asked, answer)
+    if kind == "time":
+        _check_number(asked, answer)
+
+
+def _check_numbers(kind: str, answer: Mapping[str, Any]) -> None:
+    for name in (*_SECONDS.get(kind, ()), *(("busy_s",) if "busy_s" in answer else ())):
         if not is_amount(answer.get(name)):
             raise ValueError(f"{name} is no time")
     for name in _COUNTS.get(kind, ()):
         if not is_count(answer.get(name)):
             raise ValueError(f"{name} is no count")
-    if kind in ("time", "sample", "turns"):
-        _check_round(asked, answer)
-    if kind == "time" and (answer["number"] < 1 or asked["number"] not in (0, answer["number"])):
+
+
+def _check_number(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    wanted = asked["number"]
+    if not _abandoned(asked, answer) and (
+        answer["number"] < 1 or wanted not in (0, answer["number"])
+    ):
         raise ValueError("it has not the number of calls asked for")
+
+
+def _abandoned(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
+    """Whether it is a timing that ended with one call, as it was allowed to."""
+    return bool(answer.get("abandoned")) and asked.get("abandon_above_s", 0) > 0
+
+
+def _check_digest(digest: object) -> None:
+    if not isinstance(digest, str) or not HEX_DIGEST.fullmatch(digest):
+        raise ValueError("its digest is none")
 
 
 def _check_round(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     samples = answer.get("samples_s")
-    if not isinstance(samples, list) or len(samples) != samples_of(asked):
+    wanted = 1 if _abandoned(asked, answer) else samples_of(asked)
+    if not isinstance(samples, list) or len(samples) != wanted:
         raise ValueError("it has not the samples asked for")
     if not all(is_amount(sample) for sample in samples):
         raise ValueError("a sample is no time")

@@ -1,138 +1,264 @@
-"""Candidates in flight: the next load while one is timed, and are timed one after another."""
+"""Candidates in flight: the next load while one is timed, and are timed one after another.
+
+Only calls and timings take the turn, so the timing cores wait for nothing else: making runners,
+loading, arguments and what comes after the last sample go on beside the next candidate's turn.
+"""
 
 import asyncio
 import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
+from tunefarm_proto import seeded
 from tunefarm_proto.bundle import find_function
 from tunefarm_proto.errors import (
     ArgumentMismatchError,
     KernelTimeoutError,
     LeaseLostError,
+    OutOfMemoryError,
     TunefarmError,
+    WrongAnswerError,
 )
+from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 from tunefarm_device.session import DeviceSession, Workbench, time_limit
 
 CANDIDATE_S = 60.0
-AHEAD = 2
+AHEAD = 3
+KEPT_BYTES = 64 << 20  # of contents made from seeds
+
+
+class Contents:
+    """What seeds make, kept for the candidates that follow: the last ones, 64 MiB of them."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, str, int], bytes] = OrderedDict()
+        self._making = asyncio.Lock()
+
+    async def of(self, seed: int, dtype: str, size: int) -> bytes:
+        """`size` bytes of that dtype."""
+        key = (seed, dtype, size)
+        async with self._making:
+            if key not in self._kept:
+                made = await asyncio.to_thread(seeded.seeded_bytes, *key)
+                self._kept[key] = made
+                while sum(map(len, self._kept.values())) > KEPT_BYTES:
+                    self._kept.popitem(last=False)
+                return made
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+class Stream:
+    """What the candidates of one stream share."""
+
+    def __init__(self, bench: Workbench, check: Callable[[], None]) -> None:
+        self.bench = bench
+        self.check = check
+        self.contents = Contents()
+        self.began = time.monotonic()
+        # With one processor for all, what loads would disturb what is timed.
+        self.alone = bench.facts.cpu_count == 1
+
+    def now(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began
 
 
 class Candidate:
-    """One candidate in a runner of its own. Its time limit counts its own work, no waiting."""
+    """One candidate in a runner of its own. Its time limit counts its own work, no waiting.
+
+    It is timed after `before`, the one that came before it.
+    """
 
     def __init__(
-        self, bench: Workbench, request: dpb.MeasureRequest, check: Callable[[], None]
+        self, stream: Stream, request: dpb.MeasureRequest, before: "Candidate | None"
     ) -> None:
-        self._bench = bench
         self._id = request.id  # first of all: it raises where the message cannot be read
+        self._stream = stream
         self._request = request
-        self._session = DeviceSession(bench, check)
+        self._before = before
+        self._session = DeviceSession(stream.bench, stream.check)
         self._limit = self._left = CANDIDATE_S
-        self._loading: asyncio.Task[tuple[int, list[int]]] = asyncio.create_task(self._load())
-
-    async def _load(self) -> tuple[int, list[int]]:
-        """The module and the arguments, filled."""
-        request, session = self._request, self._session
-        start = time.monotonic()
-        if request.HasField("timeout"):
-            self._limit = self._left = time_limit(request.timeout)
-        try:
-            async with asyncio.timeout(self._limit):
-                module = await session.load(request.bundle_digest)
-                signature = find_function(session.module(module).manifest, request.function)
-                if request.arguments and len(request.arguments) != len(signature.arguments):
-                    raise ArgumentMismatchError(
-                        f"{signature.name} takes {len(signature.arguments)} arguments, "
-                        f"got {len(request.arguments)}"
-                    )
-                arrays = [
-                    await session.allocate(a.dtype, list(a.shape)) for a in signature.arguments
-                ]
-                for index, argument in enumerate(request.arguments):
-                    if argument.WhichOneof("source") == "blob_digest":
-                        await self._fill(index, arrays[index], argument.blob_digest)
-        except TimeoutError as error:
-            if isinstance(error, TunefarmError):
-                raise
-            raise KernelTimeoutError(
-                f"loading took longer than the {self._limit:g} s it was allowed to"
-            ) from None
-        self._left -= time.monotonic() - start
-        return module, arrays
-
-    async def _fill(self, index: int, array: int, digest: str) -> None:
-        data = await asyncio.to_thread(self._bench.blobs.read, digest)
-        size = self._session.array(array).size
-        if len(data) != size:
-            raise ArgumentMismatchError(
-                f"argument {index} takes {size} bytes and its blob has {len(data)}"
-            )
-        await self._session.write(array, 0, data)
+        self._turn_over = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._answer = dpb.MeasureResponse(id=self._id)
+        self._work = asyncio.create_task(self._all())
 
     async def result(self) -> dpb.MeasureResponse:
         """What became of it. Raises only what is no fault of the candidate."""
-        answer = dpb.MeasureResponse(id=self._id)
+        return await asyncio.shield(self._work)
+
+    async def close(self) -> None:
+        """End its runner. Doing it twice is fine."""
+        self._work.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._work
+        await self._end()
+
+    async def _all(self) -> dpb.MeasureResponse:
+        answer = self._answer
         try:
-            module, arrays = await self._loading
-            await self._run(answer, module, arrays)
+            function, module, arrays = await self._loaded()
+            if self._before is not None:
+                await self._before._turn_over.wait()
+                self._before = None
+            async with self._session.turn:
+                answer.use.turn_began_s = self._stream.now()
+                try:
+                    digest = await self._run(function, module, arrays)
+                finally:
+                    answer.use.turn_ended_s = self._stream.now()
+                    answer.use.busy_s = self._session.busy_s
+            self._turn_over.set()
+            if self._request.repeatable and digest:
+                await self._check_last(digest, self._outputs(function, arrays))
         except LeaseLostError:
             raise
         except TunefarmError as error:
             answer.ClearField("timing")
             answer.ClearField("outputs")
             answer.error.CopyFrom(error.to_proto())
+        finally:
+            self._before = None
+            self._turn_over.set()
         return answer
 
-    async def _run(self, answer: dpb.MeasureResponse, module: int, arrays: list[int]) -> None:
-        session, request = self._session, self._request
-        left = max(self._left, 0.001)
+    async def _loaded(self) -> tuple[bpb.FunctionSignature, int, list[int]]:
+        """Load, once more when nobody else is left where there was no room beside them."""
+        try:
+            return await self._load()
+        except OutOfMemoryError:
+            if self._before is None:
+                raise
+            await self._session.close()
+            await self._before._gone.wait()
+            self._session = DeviceSession(self._stream.bench, self._stream.check)
+            self._left = self._limit
+            return await self._load()
+
+    async def _load(self) -> tuple[bpb.FunctionSignature, int, list[int]]:
+        """The function, its module and the arguments, filled."""
+        request, start = self._request, time.monotonic()
+        if request.HasField("timeout"):
+            self._limit = self._left = time_limit(request.timeout)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if self._stream.alone:
+                    await stack.enter_async_context(self._session.turn)
+                    start = time.monotonic()
+                await stack.enter_async_context(asyncio.timeout(self._limit))
+                module = await self._session.load(request.bundle_digest)
+                manifest = self._session.module(module).manifest
+                signature = find_function(manifest, request.function)
+                arrays = await self._arguments(signature)
+        except TimeoutError as error:
+            if isinstance(error, TunefarmError):
+                raise
+            raise KernelTimeoutError(
+                f"loading took longer than the {self._limit:g} s it was allowed to"
+            ) from None
+        self._answer.use.load_s = time.monotonic() - start
+        self._left -= self._answer.use.load_s
+        return signature, module, arrays
+
+    async def _arguments(self, signature: bpb.FunctionSignature) -> list[int]:
+        """Arrays with what they are to hold."""
+        request, session = self._request, self._session
+        if request.arguments and len(request.arguments) != len(signature.arguments):
+            raise ArgumentMismatchError(
+                f"{signature.name} takes {len(signature.arguments)} arguments, "
+                f"got {len(request.arguments)}"
+            )
+        arrays = [await session.allocate(a.dtype, list(a.shape)) for a in signature.arguments]
+        for index, argument in enumerate(request.arguments):
+            held = session.array(arrays[index])
+            if argument.WhichOneof("source") == "blob_digest":
+                blobs = self._stream.bench.blobs
+                data = await asyncio.to_thread(blobs.read, argument.blob_digest)
+                if len(data) != held.size:
+                    raise ArgumentMismatchError(
+                        f"argument {index} takes {held.size} bytes and its blob has {len(data)}"
+                    )
+            elif argument.WhichOneof("source") == "seeded":
+                seed = argument.seeded.seed
+                data = await self._stream.contents.of(seed, held.dtype, held.size)
+            else:
+                continue
+            await session.write(arrays[index], 0, data)
+        return arrays
+
+    @staticmethod
+    def _outputs(function: bpb.FunctionSignature, arrays: list[int]) -> list[int]:
+        pairs = zip(function.arguments, arrays, strict=True)
+        return [array for argument, array in pairs if argument.output]
+
+    async def _run(self, function: bpb.FunctionSignature, module: int, arrays: list[int]) -> str:
+        """Call it and time it. Returns the digest of its outputs, where they were asked for."""
+        session, request, answer = self._session, self._request, self._answer
+        left, digest = max(self._left, 0.001), ""
         if request.return_outputs:
-            left -= await session.call(module, request.function, arrays, left)
-            signature = find_function(session.module(module).manifest, request.function)
-            for argument, array in zip(signature.arguments, arrays, strict=True):
-                if argument.output:
+            outputs = self._outputs(function, arrays)
+            took, digest = await session.call_digested(module, function.name, arrays, outputs, left)
+            left -= took
+            answer.outputs_digest = digest
+            if digest not in request.known_outputs:
+                for array in outputs:
                     answer.outputs.append(b"".join([p async for p in session.read(array)]))
-        timing = await session.time(
-            module, request.function, arrays, request.options, max(left, 0.001)
+        timing = await session.time_in_turn(
+            module, function.name, arrays, request.options, max(left, 0.001)
         )
         answer.timing.CopyFrom(timing)
+        return digest
 
-    async def close(self) -> None:
-        """End its runner."""
-        self._loading.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._loading
+    async def _check_last(self, digest: str, outputs: list[int]) -> None:
+        """Raises: WrongAnswerError where the last call did not answer as the first."""
+        if await self._session.digest(outputs) != digest:
+            raise WrongAnswerError(
+                "its outputs after the last call are not those after the first",
+                "it adds to what it finds, or changes its inputs",
+            )
+
+    async def _end(self) -> None:
         await self._session.close()
+        self._gone.set()
 
 
 async def measure(
     bench: Workbench, requests: AsyncIterator[dpb.MeasureRequest], check: Callable[[], None]
 ) -> AsyncIterator[dpb.MeasureResponse]:
-    """Results in the order of the requests, two candidates loading ahead.
+    """Results in the order of the requests, three candidates loading ahead.
 
     `check` raises where the lease has ended.
     """
-    waiting: asyncio.Queue[Candidate | None] = asyncio.Queue(AHEAD - 1)
+    stream = Stream(bench, check)
+    waiting: asyncio.Queue[Candidate | None] = asyncio.Queue(AHEAD)
     open_: set[Candidate] = set()
+    closing: set[asyncio.Task[None]] = set()
 
     async def feed() -> None:
+        last: Candidate | None = None
         try:
             async for request in requests:
-                candidate = Candidate(bench, request, check)
-                open_.add(candidate)
-                await waiting.put(candidate)
+                last = Candidate(stream, request, last)
+                open_.add(last)
+                await waiting.put(last)
         finally:
             await waiting.put(None)
+
+    async def end(candidate: Candidate) -> None:
+        await candidate.close()
+        open_.discard(candidate)
 
     feeder = asyncio.create_task(feed())
     try:
         while (candidate := await waiting.get()) is not None:
             answer = await candidate.result()
-            await candidate.close()
-            open_.discard(candidate)
+            task = asyncio.create_task(end(candidate))  # the next one need not wait for it
+            closing.add(task)
+            task.add_done_callback(closing.discard)
             yield answer
         await feeder
     finally:

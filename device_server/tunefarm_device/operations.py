@@ -13,7 +13,8 @@ from tunefarm_proto.errors import (
 from tunefarm_proto.rpc import CHUNK_BYTES
 from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_device.session import CALL_S, TIMING_S, DeviceSession, time_limit
+from tunefarm_device.options import TIMING_S
+from tunefarm_device.session import CALL_S, DeviceSession, time_limit
 
 MOST_CALLS = 10_000
 MOST_ORDER = 500_000

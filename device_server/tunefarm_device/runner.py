@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
 import json
 import math
 import mmap
@@ -57,6 +58,7 @@ MOST_CALLS = 1 << 40
 UNKNOWN_CACHE = 32 << 20
 MOST_COPIED = 64 << 20
 MOST_KERNELS = 1000  # kept ready
+HASHED_BYTES = 256 << 10  # at a time: what is read stays in a cache
 KERNEL_RUNS = ("call", "many", "time", "sample", "turns")
 POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
@@ -69,13 +71,13 @@ def encode(header: Header, payload_bytes: int = 0) -> bytes:
     return PREFIX.pack(len(text), payload_bytes) + text
 
 
-def warm_up(kernel: Kernel, first_s: float) -> int:
-    """Call until two batches' medians agree within 5%, or for 0.2 s. Returns the calls made."""
+def warm_up(kernel: Kernel, first_s: float, limit_s: float = WARMUP_S) -> int:
+    """Call until two batches' medians agree within 5%, or for `limit_s`. Returns the calls made."""
     number = max(1, min(MOST_CALLS, int(1e-3 / max(first_s, 1e-9))))
     calls, before, spent = 0, math.inf, first_s
-    while spent < WARMUP_S:
+    while spent < limit_s:
         batch: list[float] = []
-        while len(batch) < WARMUP_BATCH and spent < WARMUP_S:
+        while len(batch) < WARMUP_BATCH and spent < limit_s:
             batch.append(kernel.sample(number))
             spent += batch[-1]
             calls += number
@@ -159,6 +161,8 @@ class Runner:
             told = self.profile.told() if self.profile is not None else []
             self.profile = Profile(self.counters) if header["begin"] else None
             return {"functions": told}, b""
+        if kind == "digest":
+            return self.digest(header), b""
         usual_floats()
         if kind == "call":
             with self.device.limited(header.get("limit_s", math.inf)):
@@ -206,8 +210,20 @@ class Runner:
         return elapsed
 
     def call(self, header: Header) -> Header:
-        """Call once."""
-        return {"elapsed_s": self.once(*self.kernel(header))}
+        """Call once; with `outputs`, tell the digest of these arrays then."""
+        elapsed = self.once(*self.kernel(header))
+        if "outputs" not in header:
+            return {"elapsed_s": elapsed}
+        return {"elapsed_s": elapsed, **self.digest(header)}
+
+    def digest(self, header: Header) -> Header:
+        """sha256 of arrays, one after another; `outputs` are their ids and sizes."""
+        whole = hashlib.sha256()
+        for identity, size in header["outputs"]:
+            for start in range(0, size, HASHED_BYTES):
+                end = min(start + HASHED_BYTES, size)
+                whole.update(self.arrays[identity].read(start, end))
+        return {"digest": whole.hexdigest()}
 
     def many(self, header: Header, order: bytearray) -> tuple[Header, bytes]:
         """Calls back to back, `order` naming them by their place in the header; seconds of each.
@@ -236,7 +252,13 @@ class Runner:
         kernel, key = self.kernel(header)
         if key not in self.first_s:
             self.first_s[key] = kernel.sample(1)
-        warmup_calls = warm_up(kernel, self.first_s[key])
+        first_s, worth_s = self.first_s[key], header.get("abandon_above_s", 0.0)
+        if 0 < worth_s < first_s:
+            second = self.samples(kernel, header | {"number": 1, "repeat": 1})
+            if second["samples_s"][0] > worth_s:
+                ended = {"number": 1, "first_call_s": first_s, "warmup_calls": 0}
+                return {**second, **ended, "abandoned": True}
+        warmup_calls = warm_up(kernel, first_s, header.get("warmup_s", WARMUP_S))
         number = header["number"]
         if number == 0:
             number, calls = calibrate(kernel, header["min_repeat_s"])
@@ -244,7 +266,7 @@ class Runner:
         return {
             **self.samples(kernel, header | {"number": number}),
             "number": number,
-            "first_call_s": self.first_s[key],
+            "first_call_s": first_s,
             "warmup_calls": warmup_calls,
         }
 
@@ -376,7 +398,10 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
             if payload:
                 connection.recv_into(payload, payload_bytes, socket.MSG_WAITALL)
             try:
+                began = time.perf_counter()
                 answer, data = runner.obey(header, payload)
+                if header["do"] in KERNEL_RUNS:
+                    answer["busy_s"] = time.perf_counter() - began
             except RunnerError as error:
                 answer, data = {"failed": error.kind, "text": str(error)}, b""
             except KernelEnded as error:

@@ -33,20 +33,16 @@ from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.files import SessionFolder
 from tunefarm_device.lease_log import LeaseLog
+from tunefarm_device.options import TIMING_S, check_number, timing_frame
 from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
-from tunefarm_device.timing import COLD, HOT, compared, cooldown, timed
+from tunefarm_device.timing import compared, timed
 from tunefarm_device.topology import Turn
 
 CALL_S = 60.0
-TIMING_S = 600.0
-MIN_REPEAT_S = 0.02
-REPEAT = 10
 LONGEST_S = 7 * 86400.0  # of a time limit
 MOST_AXES = 64
-MOST_REPEAT = 1_000_000
 MOST_COMPARED = 16
 MOST_EACH = 100
-MOST_NUMBER = 1 << 40
 MOST_READY = 10_000  # checked calls that are kept
 WATCH_S = 1.0
 
@@ -111,6 +107,7 @@ class DeviceSession:
         self._watcher: asyncio.Task[None] | None = None
         self._overfull = False
         self._next_id = 1
+        self.busy_s = 0.0  # its runner's at calls and timings
 
     async def close(self) -> None:
         """Kill its runner and delete its files. Doing it twice is fine."""
@@ -238,6 +235,32 @@ class DeviceSession:
             answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel", soon=True)
         return float(answer["elapsed_s"])
 
+    async def call_digested(
+        self,
+        module: int,
+        function: str,
+        arrays: Sequence[int],
+        outputs: Sequence[int],
+        limit_s: float = CALL_S,
+    ) -> tuple[float, str]:
+        """Call once, by one who holds the turn. Returns seconds, and the sha256 of arrays then."""
+        frame = self._call_frame("call", module, function, arrays) | self._outputs(outputs)
+        answer = await self._ask(frame, limit_s)
+        return float(answer["elapsed_s"]), str(answer["digest"])
+
+    async def digest(self, outputs: Sequence[int], limit_s: float = CALL_S) -> str:
+        """sha256 of arrays, one after another, in hex."""
+        answer, _ = await self._run({"do": "digest", **self._outputs(outputs)}, limit_s=limit_s)
+        return str(answer["digest"])
+
+    def _outputs(self, arrays: Sequence[int]) -> dict[str, Any]:
+        return {"outputs": [[one, self.array(one).size] for one in arrays]}
+
+    @property
+    def turn(self) -> Turn:
+        """Held while kernels run, by whoever calls `call_digested` and `time_in_turn`."""
+        return self._bench.timing
+
     async def call_many(
         self,
         calls: Sequence[dict[str, Any]],
@@ -280,11 +303,21 @@ class DeviceSession:
         limit_s: float = TIMING_S,
     ) -> pb.Timing:
         """Time a function: see `runner.Runner.time`. Waiting for other timings takes no time."""
-        frame = self._call_frame("time", module, function, arrays)
-        frame |= timing_frame(options)
         async with self._bench.timing:
-            conditions = self._bench.conditions.read
-            timing = await timed(self._ask, conditions, frame, options, limit_s)
+            return await self.time_in_turn(module, function, arrays, options, limit_s)
+
+    async def time_in_turn(
+        self,
+        module: int,
+        function: str,
+        arrays: Sequence[int],
+        options: pb.TimingOptions,
+        limit_s: float = TIMING_S,
+    ) -> pb.Timing:
+        """As `time`, by one who holds the turn."""
+        frame = self._call_frame("time", module, function, arrays) | timing_frame(options)
+        conditions = self._bench.conditions.read
+        timing = await timed(self._ask, conditions, frame, options, limit_s)
         timing.emulated = self._bench.facts.emulated
         return timing
 
@@ -302,9 +335,10 @@ class DeviceSession:
                 f"cannot compare {len(calls)} functions with {len(numbers)} numbers",
                 f"give 2 to {MOST_COMPARED} functions, and a number for each or for none",
             )
-        if options.precision or not 1 <= each <= MOST_EACH:
+        if options.precision or options.abandon_above_s or not 1 <= each <= MOST_EACH:
             raise InvalidRequestError(
-                f"a comparison takes no precision, nor {each} samples of each in a round",
+                "a comparison takes no precision, abandons none, and takes no "
+                f"{each} samples of each in a round",
                 f"ask for rounds, and 1 to {MOST_EACH} samples of each in them",
             )
         frames = [
@@ -321,7 +355,9 @@ class DeviceSession:
         return timings
 
     async def _ask(self, frame: dict[str, Any], left_s: float) -> dict[str, Any]:
-        return (await self._run(frame, limit_s=left_s, doing="the kernel"))[0]
+        answer, _ = await self._run(frame, limit_s=left_s, doing="the kernel")
+        self.busy_s += float(answer.get("busy_s", 0.0))
+        return answer
 
     def call_frame(self, module: int, function: str, arrays: Sequence[int]) -> dict[str, Any]:
         """A call, checked. Raises: UnknownHandleError, UnknownFunctionError, ArgumentMismatchError.
@@ -449,34 +485,3 @@ def time_limit(given: Duration) -> float:
             f"a time limit of {limit:g} s is none", f"give more than 0 and at most {LONGEST_S:g} s"
         )
     return limit
-
-
-def check_number(number: int) -> int:
-    """Calls a sample. Raises: InvalidRequestError."""
-    if not 1 <= number <= MOST_NUMBER:
-        raise InvalidRequestError(f"{number} calls are no sample", f"give 1 to {MOST_NUMBER}")
-    return number
-
-
-def timing_frame(options: pb.TimingOptions) -> dict[str, Any]:
-    """The options with the device's defaults. Raises: InvalidRequestError."""
-    repeat = options.repeat or REPEAT
-    seconds = MIN_REPEAT_S
-    if options.HasField("min_repeat"):
-        seconds = options.min_repeat.seconds + options.min_repeat.nanos * 1e-9
-    if repeat > MOST_REPEAT or options.number > MOST_NUMBER or not 0 <= seconds <= TIMING_S:
-        raise InvalidRequestError(
-            f"cannot time with number={options.number}, repeat={repeat}, min_repeat={seconds:g} s",
-            f"at most {MOST_NUMBER} calls, {MOST_REPEAT} samples, {TIMING_S:g} s a sample",
-        )
-    cache = options.cache or HOT
-    if cache not in (HOT, COLD):
-        raise InvalidRequestError(f"{options.cache[:20]!r} is no state of a cache", "hot or cold")
-    number = 1 if cache == COLD else options.number
-    return {
-        "number": number,
-        "repeat": repeat,
-        "min_repeat_s": seconds,
-        "cache": cache,
-        "pause_s": cooldown(options),
-    }

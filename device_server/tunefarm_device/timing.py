@@ -21,12 +21,10 @@ BUDGET_S = 5.0
 MOST_BUDGET_S = 3600.0
 TRIED = 5  # samples that tell how long the others are to be
 REDONE = 5  # disturbed rounds measured again, at most
-MOST_PAUSE_S = 60.0
 MOST_COOLING_S, COOLING_S = 5.0, 0.5
 THROTTLED_NOW = 0x0F  # of the Raspberry Pi's bits: under-voltage, capped, throttled, soft limit
 STOLEN = 0.05
 SLOWED = 0.9
-HOT, COLD = "hot", "cold"
 
 Ask = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
 
@@ -50,16 +48,6 @@ class Precision:
                 f"ask for 0 to 1, as in 0.01, and a budget above 0 and up to {MOST_BUDGET_S:g} s",
             )
         return cls(options.precision, budget)
-
-
-def cooldown(options: pb.TimingOptions) -> float:
-    """The rest before each round, in s. Raises: InvalidRequestError."""
-    pause = options.cooldown.ToNanoseconds() * 1e-9 if options.HasField("cooldown") else 0.0
-    if not 0 <= pause <= MOST_PAUSE_S:
-        raise InvalidRequestError(
-            f"a rest of {pause:g} s before each round is none", f"ask for 0 to {MOST_PAUSE_S:g} s"
-        )
-    return pause
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
@@ -167,6 +155,11 @@ async def timed(
     while True:
         rounds.take(answer, [answer["samples_s"]])
         missing = wanted - len(timing.samples_s)
+        if answer.get("abandoned"):
+            timing.abandoned = True
+            timing.samples_s[:] = answer["samples_s"]
+            del timing.discarded_s[:]
+            break
         if missing <= 0:
             if not precision.relative or sure(timing.samples_s, precision.relative):
                 break

@@ -58,10 +58,21 @@ def test_a_worker_that_dies_takes_only_its_candidate(spec):
         (worker,) = children_named("tunefarm_compiler.worker")
         os.kill(worker, signal.SIGSTOP)
         lost = pool.submit(TEXT, spec)
-        os.kill(worker, signal.SIGKILL)
+        os.kill(worker, signal.SIGABRT)  # as LLVM does it
+        os.kill(worker, signal.SIGCONT)
         with pytest.raises(CompilerCrashedError):
             lost.result(30)
         assert pool.submit(TEXT, spec).result(30)
+
+
+def test_a_worker_that_somebody_kills_says_nothing_of_its_candidate(spec):
+    with BuildPool(workers=1) as pool:
+        pool.submit(TEXT, spec).result()
+        (worker,) = children_named("tunefarm_compiler.worker")
+        os.kill(worker, signal.SIGSTOP)
+        again = pool.submit(TEXT, spec)
+        os.kill(worker, signal.SIGKILL)
+        assert again.result(30).digest == build(TEXT, spec).digest and again.seconds > 0
 
 
 def test_a_candidate_that_takes_too_long(spec):

@@ -48,6 +48,17 @@ def test_the_right_answers_are_right():
     assert not refused({"do": "call", "id": 1}, {"id": 1, "failed": "status", "text": "7"})
 
 
+def test_digests_and_abandoned_timings_are_those_asked_for():
+    asked, digest = {"do": "digest", "id": 1, "outputs": [[1, 4]]}, "0a" * 32
+    assert not refused(asked, {"id": 1, "digest": digest})
+    for bad in (None, "", digest.upper(), digest + "\n", digest[1:], 5):
+        assert refused(asked, {"id": 1, "digest": bad})
+    ended = {**TIMED, "samples_s": [1.0], "number": 1, "abandoned": True, "busy_s": 2.0}
+    assert not refused({**TIME, "number": 5, "abandon_above_s": 0.1}, ended)
+    assert refused({**TIME, "number": 5, "abandon_above_s": 0.0}, ended)
+    assert refused(TIME, ended) and refused(TIME, {**TIMED, "busy_s": -1})
+
+
 @pytest.mark.parametrize("name", TIMED)
 @pytest.mark.parametrize(
     "value", [None, "x", -1, True, float("nan"), float("inf"), 10**400, [], [1.0], [-1.0, 1.0], {}]

@@ -2,9 +2,11 @@
 
 import array
 import hashlib
+from itertools import pairwise
 
 import pytest
 from tunefarm_proto import errors
+from tunefarm_proto.seeded import seeded_bytes
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 
@@ -75,3 +77,52 @@ def test_no_runner_is_left(client, digest, box):
     idle = box.device.children()
     client.measure([candidate(index, digest) for index in range(5)])
     assert box.device.children() == idle
+
+
+def test_arguments_are_made_from_a_seed(client, digest):
+    given = [dpb.ArgumentData(seeded=dpb.SeededData(seed=seed)) for seed in (3, 4)]
+    add = candidate(1, digest, "add", arguments=[*given, dpb.ArgumentData()], return_outputs=True)
+    (answer,) = client.measure([add])
+    left, right = (array.array("f", seeded_bytes(seed, "float32", 64)) for seed in (3, 4))
+    right_sum = array.array("f", [a + b for a, b in zip(left, right, strict=True)])
+    assert answer.outputs[0] == right_sum.tobytes()
+    assert answer.outputs_digest == hashlib.sha256(right_sum.tobytes()).hexdigest()
+
+
+def test_outputs_that_are_known_do_not_travel(client, digest):
+    add = candidate(1, digest, "add", return_outputs=True)
+    (first,) = client.measure([add])
+    add.known_outputs.append(first.outputs_digest)
+    (second,) = client.measure([add])
+    assert len(first.outputs) == 1 and not second.outputs
+    assert second.outputs_digest == first.outputs_digest
+
+
+def test_a_kernel_that_answers_otherwise_when_called_again_is_wrong(client, digest):
+    good = candidate(1, digest, "add", return_outputs=True, repeatable=True)
+    counts = candidate(2, digest, "count", return_outputs=True, repeatable=True)
+    first, second = client.measure([good, counts])
+    assert first.HasField("timing")
+    assert isinstance(errors.from_proto(second.error), errors.WrongAnswerError)
+    assert not second.outputs and not second.HasField("timing")
+
+
+def test_a_slow_candidate_is_given_up_after_two_calls(client, digest):
+    slow, fast = candidate(1, digest), candidate(2, digest)
+    slow.options.abandon_above_s, fast.options.abandon_above_s = 1e-12, 100.0
+    slow.return_outputs = fast.return_outputs = True
+    for request in (slow, fast):
+        request.options.warmup.FromNanoseconds(0)
+    first, second = client.measure([slow, fast])
+    assert first.timing.abandoned and len(first.timing.samples_s) == 1 and first.timing.number == 1
+    assert not second.timing.abandoned and len(second.timing.samples_s) == 3
+    assert second.timing.warmup_calls == 0
+
+
+def test_the_device_accounts_for_its_time(client, digest):
+    answers = client.measure([candidate(index, digest) for index in range(4)])
+    turns = [(one.use.turn_began_s, one.use.turn_ended_s) for one in answers]
+    assert turns == sorted(turns) and all(a[1] <= b[0] for a, b in pairwise(turns))
+    for one in answers:
+        assert 0 < one.use.busy_s <= one.use.turn_ended_s - one.use.turn_began_s
+        assert one.use.load_s > 0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tunefarm_device import options as option_rules
 from tunefarm_device import timing as timing_module
 from tunefarm_device.timing import median_interval, timed
 from tunefarm_proto.errors import InvalidRequestError
@@ -150,7 +151,14 @@ def test_a_rest_without_sense_is_refused() -> None:
         options = pb.TimingOptions()
         options.cooldown.FromSeconds(seconds)
         with pytest.raises(InvalidRequestError, match="rest"):
-            timing_module.cooldown(options)
+            option_rules.cooldown(options)
+        options = pb.TimingOptions()
+        options.warmup.FromSeconds(seconds)
+        with pytest.raises(InvalidRequestError, match="warm-up"):
+            option_rules.warmup(options)
+    for worth in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(InvalidRequestError, match="abandon"):
+            option_rules.abandon_above(pb.TimingOptions(abandon_above_s=worth))
 
 
 def test_many_samples_are_taken_in_rounds() -> None:

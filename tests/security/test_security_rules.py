@@ -18,7 +18,16 @@ from tunefarm_tracker.access import BURST, REFILL_S, ROLE_NEEDED, Authorizer, ch
 from tunefarm_tracker.accounts import Accounts
 from tunefarm_tracker.server import start
 
-VIEWER = {"ListDevices", "ListQueue", "ListLeases", "ListResults", "ListUsers", "WatchEvents"}
+VIEWER = {
+    "ListDevices",
+    "ListQueue",
+    "ListLeases",
+    "ListResults",
+    "ListUsers",
+    "WatchEvents",
+    "ListTunings",
+    "WatchTunings",
+}
 USER = VIEWER | {
     "RequestDevice",
     "RequestDevices",
@@ -26,6 +35,7 @@ USER = VIEWER | {
     "ReleaseLease",
     "CancelRequest",
     "RecordResult",
+    "ReportTuning",
 }
 ALLOWED = {Role.VIEWER: VIEWER, Role.USER: USER, Role.DEVICE: {"Synchronize"}}
 

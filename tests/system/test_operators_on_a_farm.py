@@ -24,4 +24,4 @@ def test_a_convolution_is_tuned(farm, tmp_path):
     workload = "conv2d:c=8,h=14,w=14,k=16,r=3,s=3,pad=1"
     given = ("tune", workload, "--device", "one", "--trials", "6", "--records", records)
     found = farm.json(*given)
-    assert (found["trials"], found["failed"]) == (6, 0)
+    assert (found["trials"], found["tasks"][0]["failed"]) == (6, 0)

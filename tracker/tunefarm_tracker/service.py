@@ -31,6 +31,7 @@ from tunefarm_tracker.holders import Holders, reading
 from tunefarm_tracker.hub import Hub, Mailbox
 from tunefarm_tracker.store import ResultQuery, ResultRecord
 from tunefarm_tracker.tokens import Tokens
+from tunefarm_tracker.tunings import Tunings
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 DEFAULT_LIMIT = 100
@@ -48,6 +49,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self._accounts = accounts
         self._holders = Holders(hub, tokens)
         self._state = hub.scheduler.state
+        self._tunings = Tunings(hub.clock)
 
     async def Synchronize(  # noqa: N802
         self, requests: AsyncIterator[tpb.SynchronizeRequest], context: Context
@@ -304,3 +306,23 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         )
         bodies = await asyncio.wrap_future(self._hub.store.results(query))
         return tpb.ListResultsResponse(results=[tpb.Result.FromString(one) for one in bodies])
+
+    async def ReportTuning(  # noqa: N802
+        self, request: tpb.ReportTuningRequest, context: Context
+    ) -> tpb.ReportTuningResponse:
+        """Keep what a tuning run is at."""
+        await self._tunings.report(request.run, current_identity().name)
+        return tpb.ReportTuningResponse()
+
+    async def ListTunings(  # noqa: N802
+        self, request: tpb.ListTuningsRequest, context: Context
+    ) -> tpb.ListTuningsResponse:
+        """What tuning runs are at."""
+        return tpb.ListTuningsResponse(runs=self._tunings.runs(request.id))
+
+    async def WatchTunings(  # noqa: N802
+        self, request: tpb.WatchTuningsRequest, context: Context
+    ) -> AsyncIterator[tpb.WatchTuningsResponse]:
+        """Tuning runs as they change."""
+        async for run in self._tunings.watch(request.id):
+            yield tpb.WatchTuningsResponse(run=run)

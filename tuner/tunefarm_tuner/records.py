@@ -1,14 +1,32 @@
-"""Tuning records: one JSON line for each candidate, good or bad."""
+"""Tuning records: one JSON line for each trial, good or bad, and the same rows in SQLite.
 
+The lines are what counts: each is written whole, in one append, when its trial is over. The table
+beside them is for questions (`SELECT schedule, median_s FROM trials WHERE ...`), and catches up
+with the lines whenever the file is opened.
+"""
+
+import fcntl
+import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import os
+import sqlite3
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Self
 
 from tunefarm.timing import format_seconds
 from tunefarm_proto.errors import InvalidRequestError
 
-VERSION = 1
+VERSION = 2
+SCREEN, FULL = "screen", "full"
+
+
+def trial_id(workload: str, device_key: str, target: str, schedule: str) -> str:
+    """The name of a trial: the same for the same candidate of the same task, in every run."""
+    text = "\0".join((workload, device_key, target, schedule))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -16,6 +34,14 @@ class Record:
     """What became of one candidate. `samples_s` is empty and `error` says why where it failed.
 
     `error` is the name of a class of `tunefarm.errors`, `message` the words of whoever saw it.
+    Times are seconds; samples are of one call, each the mean of `number` calls.
+
+    Attributes:
+        schedule: the candidate, as canonical text.
+        tier: "screen", or "full" for the re-measurement of the best.
+        abandoned: it was far slower than the best, so that its one sample is enough.
+        duplicate_of: the trial whose library has the same bytes, and whose samples these are.
+        queue_s: from built to its turn on the device; `run_s` of that turn its kernel ran.
     """
 
     workload: str
@@ -31,16 +57,55 @@ class Record:
     bundle_digest: str = ""
     recorded_at: str = ""
     version: int = VERSION
+    id: str = ""
+    run: str = ""
+    features: list[str] = field(default_factory=list)
+    device_facts: dict[str, Any] = field(default_factory=dict)
+    emulator: str = ""
+    tier: str = SCREEN
+    abandoned: bool = False
+    duplicate_of: str = ""
+    object_digest: str = ""
+    outputs_digest: str = ""
+    cache: str = ""
+    first_call_s: float = 0.0
+    conditions_before: dict[str, Any] = field(default_factory=dict)
+    conditions_after: dict[str, Any] = field(default_factory=dict)
+    operations: int = 0
+    build_s: float = 0.0
+    queue_s: float = 0.0
+    load_s: float = 0.0
+    run_s: float = 0.0
+    faults: int = 0
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def task(self) -> tuple[str, str, str]:
+        """Workload, key and target: what is searched for together."""
+        return self.workload, self.device_key, self.target
+
+    @property
+    def trial(self) -> str:
+        """Its name; for records of older versions too."""
+        return self.id or trial_id(*self.task, self.schedule)
 
     @property
     def median_s(self) -> float:
         """Median seconds of one call; infinite where it failed."""
-        ordered = sorted(self.samples_s)
-        return ordered[len(ordered) // 2] if ordered else float("inf")
+        return statistics.median(self.samples_s) if self.samples_s else float("inf")
+
+    @property
+    def gflops(self) -> float:
+        """1e9 operations a second; 0 where it failed or their number is not known."""
+        return self.operations / self.median_s / 1e9 if self.samples_s else 0.0
 
     def summary(self) -> str:
         """A few words for a progress line."""
         return self.error or format_seconds(self.median_s)
+
+
+_NAMES = frozenset(one.name for one in fields(Record))
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -51,28 +116,129 @@ def read(path: Path) -> Iterator[Record]:
     """
     if not path.exists():
         return
-    text = path.read_text()
-    lines = text.split("\n")
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            known = {k: v for k, v in json.loads(line).items() if k in Record.__annotations__}
-            yield Record(**known)
-        except (ValueError, TypeError, AttributeError):
-            raise InvalidRequestError(
-                f"{path}:{number} is not a tuning record", "name another file by --records"
-            ) from None
+    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
+        yield _parsed(line, f"{path}:{number}")
+
+
+def _parsed(line: str, where: str) -> Record:
+    try:
+        return Record(**{k: v for k, v in json.loads(line).items() if k in _NAMES})
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidRequestError(
+            f"{where} is not a tuning record", "name another file by --records"
+        ) from None
 
 
 def append(path: Path, record: Record) -> None:
-    """Add one record, after mending a last line that a killed run left without its end."""
-    line = json.dumps(asdict(record), sort_keys=True) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        end = file.tell()
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                whole = file.read().rfind(b"\n") + 1
-                file.truncate(whole)
-        file.write(line.encode())
+    """Add one record to a file that nobody else writes."""
+    with RecordFile(path) as file:
+        file.add([record])
+
+
+class RecordFile:
+    """A file of records, open for one run. A context manager.
+
+    Opening mends a last line that a killed run left without its end.
+    Raises: InvalidRequestError for a file of something else, or one that another run has open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self._lock()
+            self._mend()
+            self.records = list(read(path))
+            self._table = Table(path.with_name(path.name + ".sqlite"))
+            self._table.catch_up(self.records)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidRequestError(
+                f"another run writes to {self.path}", "wait for it, or name another file"
+            ) from None
+
+    def _mend(self) -> None:
+        data = self.path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.ftruncate(self._file, data.rfind(b"\n") + 1)
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Append them, in order: they are in the file when this returns."""
+        new = list(records)
+        lines = "".join(json.dumps(asdict(one), sort_keys=True) + "\n" for one in new).encode()
+        while lines:
+            lines = lines[os.write(self._file, lines) :]
+        self.records += new
+        self._table.add(new)
+
+    def close(self) -> None:
+        """Have all of it on the disk."""
+        if self._file >= 0:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+            self._table.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Table:
+    """The rows in SQLite: a column for each field of a record, lists and objects as JSON."""
+
+    _EXTRA = ("median_s", "gflops")
+
+    def __init__(self, path: Path) -> None:
+        self._columns = [one.name for one in fields(Record)]
+        names = ", ".join(f'"{name}"' for name in (*self._columns, *self._EXTRA) if name != "id")
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            # The lines are what counts: what a crash takes from here is put back from them.
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute(
+                f"CREATE TABLE IF NOT EXISTS trials (id TEXT PRIMARY KEY, {names}) WITHOUT ROWID"
+            )
+        except sqlite3.DatabaseError as error:
+            raise InvalidRequestError(
+                f"{path} cannot be used: {error}", "delete it: it is made again from the records"
+            ) from None
+        self._many = 0
+
+    def catch_up(self, records: list[Record]) -> None:
+        """Bring it to just these."""
+        (held,) = self._connection.execute("SELECT count(*) FROM trials").fetchone()
+        if held != len(records):
+            self._connection.execute("DELETE FROM trials")
+            self.add(records)
+
+    def add(self, records: list[Record]) -> None:
+        """Add rows; those of names that are there stay."""
+        marks = ", ".join("?" * (len(self._columns) + len(self._EXTRA)))
+        names = ", ".join(f'"{name}"' for name in (*self._columns, *self._EXTRA))
+        self._connection.execute("BEGIN")
+        self._connection.executemany(
+            f"INSERT OR IGNORE INTO trials ({names}) VALUES ({marks})",  # noqa: S608
+            [self._row(one) for one in records],
+        )
+        self._connection.execute("COMMIT")
+
+    def _row(self, record: Record) -> list[Any]:
+        values = asdict(record) | {"id": record.trial}
+        row = [values[name] for name in self._columns]
+        row = [json.dumps(one) if isinstance(one, list | dict) else one for one in row]
+        return [*row, record.median_s if record.samples_s else None, record.gflops]
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._connection.close()

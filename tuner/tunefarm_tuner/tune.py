@@ -1,231 +1,285 @@
-"""Grid search: build candidates ahead, measure them one after another on one leased device."""
+"""tune: the fastest schedules of some workloads, by trials on some devices."""
 
-import datetime
-import random
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tunefarm import Bundle, Device, request_device
-from tunefarm.request import Where
-from tunefarm_compiler import default_schedule, space, targets, workload
+from tunefarm import Device, Tracker, request_device
+from tunefarm.request import Where, current_user
+from tunefarm_compiler import targets, workload
 from tunefarm_compiler.pool import BuildPool
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.workload import Workload
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
-from tunefarm_proto.v1 import device_pb2 as dpb
+from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm_tuner import records as record_file
-from tunefarm_tuner.bench import interleaved_ratio, outputs_of, target_text
-from tunefarm_tuner.records import Record
+from tunefarm_tuner.bench import target_of_key
+from tunefarm_tuner.finals import Finalist
+from tunefarm_tuner.ledger import Ledger, Line
+from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish
+from tunefarm_tuner.progress import Progress, Reporter
+from tunefarm_tuner.recording import target_text
+from tunefarm_tuner.records import Record, RecordFile
+from tunefarm_tuner.result import DeviceUse, TaskResult, TuneResult
+from tunefarm_tuner.seats import Seat
+from tunefarm_tuner.simple import GridSpace, Shuffled
+from tunefarm_tuner.tasks import Task
 
-SCREEN_REPEAT = 5
-SCREEN_MIN_REPEAT_MS = 5.0
-CANDIDATE_TIMEOUT_S = 30
+STRATEGIES = ("random",)
+DEFAULT_STRATEGY = "random"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a search found. Times in seconds for one call, re-measured in turns at the end."""
+class Tuned:
+    """A workload to be tuned, `weight` times as important as one of weight 1."""
 
     workload: str
-    device_key: str
-    trials: int
-    failed: int
-    best: str | None
-    best_s: float
-    default_s: float
-    gain: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `tunefarm tune --json` prints."""
-        return {
-            "workload": self.workload,
-            "device_key": self.device_key,
-            "trials": self.trials,
-            "failed": self.failed,
-            "best_schedule": self.best,
-            "best_s": self.best_s,
-            "default_s": self.default_s,
-            "gain": self.gain,
-        }
+    weight: float = 1.0
 
 
-def candidates(
-    parsed: Workload, spec: TargetSpec, trials: int, seed: int, known: set[str]
-) -> list[Schedule]:
-    """The default schedule and a random part of the grid, without those measured already."""
-    grid = [s for s in space(parsed, spec) if s.to_json() not in known]
-    first = default_schedule(parsed, spec)
-    random.Random(seed).shuffle(grid)  # noqa: S311 (an order, not a secret)
-    rest = [s for s in grid if s.to_json() != first.to_json()]
-    head = [] if first.to_json() in known else [first]
-    return (head + rest)[: max(trials, 0)]
+@dataclass(frozen=True)
+class Asked:
+    """How devices are requested: as for `request_device`."""
+
+    tracker: str | None = None
+    priority: int = 0
+    timeout: float | None = None
+    wait_for_key: bool = False
+    where: Where | None = None
 
 
 def tune(
-    text: str,
-    key: str,
+    tasks: str | Tuned | Sequence[str | Tuned],
+    devices: str | Sequence[str] | Mapping[str, int],
     *,
     trials: int,
-    records: Path,
-    tracker: str | None = None,
+    records: str | os.PathLike[str],
+    strategy: str = DEFAULT_STRATEGY,
     seed: int = 0,
+    screen: Screen | None = None,
+    finals: bool = True,
+    workers: int | None = None,
+    tracker: str | None = None,
     priority: int = 0,
     timeout: float | None = None,
     wait_for_key: bool = False,
     where: Where | None = None,
-    workers: int | None = None,
     on_record: Callable[[int, Record], None] | None = None,
-) -> Outcome:
-    """Measure up to `trials` candidates in all, those already in `records` counted in.
+    on_progress: Callable[[tpb.TuningRun], None] | None = None,
+) -> TuneResult:
+    """Measure up to `trials` candidates of each task, those already in `records` counted in.
 
-    Every candidate leaves a record, a failure with its reason. The best and the default are then
-    timed in turns, so that the gain is not a lucky sample.
-    Raises: InvalidRequestError, and errors of tracker and device; never one of a candidate.
+    `tasks` are workloads, as in "matmul:m=512,n=512,k=512"; `devices` are keys, each with how many
+    boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for each key. Every
+    candidate leaves a record, a failure with its reason; candidates whose code is that of an
+    earlier one are recorded and not measured. At the end the best and the default of each task are
+    timed in turns by the full protocol, so that the winner is no lucky sample (`finals`).
+
+    Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
+    records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
+    trials done and each record, `on_progress` of the whole, about twice a second.
+
+    Raises: InvalidRequestError, UnknownWorkloadError, UnknownKeyError, TrackerUnreachableError and
+    what else `request_device` raises; never an error of a candidate.
     """
-    if trials < 1:
-        raise errors.InvalidRequestError(f"trials={trials}", "give 1 or more")
-    parsed = workload.parse(text)
-    done = [
-        r for r in record_file.read(records) if (r.workload, r.device_key) == (str(parsed), key)
-    ]
-    with (
-        request_device(
-            key,
-            tracker=tracker,
-            priority=priority,
-            timeout=timeout,
-            wait_for_key=wait_for_key,
-            where=where,
-            purpose=f"tune {parsed}",
-        ) as device,
-        BuildPool(workers=workers) as pool,
-    ):
-        search = Search(device, pool, parsed)
-        todo = candidates(parsed, search.spec, trials - len(done), seed, {r.schedule for r in done})
-        for record in search.measure(todo):
-            record_file.append(records, record)
-            done.append(record)
-            if on_record is not None:
-                on_record(len(done), record)
-        return search.conclude(done)
-
-
-class Search:
-    """Candidates of one workload on one leased device."""
-
-    def __init__(self, device: Device, pool: BuildPool, parsed: Workload) -> None:
-        self.device = device
-        self.pool = pool
-        self.parsed = parsed
-        self.spec = targets.from_device(device.target)
-        self._inputs = parsed.inputs(0)
-        self._expected = parsed.reference(self._inputs)
-
-    def measure(self, todo: list[Schedule]) -> Iterator[Record]:
-        """A record for each candidate. Building, uploading and timing overlap."""
-        arguments = self._upload_arguments()
-        builds = [self._build(schedule) for schedule in todo]
-        digests: dict[int, str] = {}
-        failures: list[Record] = []
-        broken: list[errors.TunefarmError] = []
-
-        def requests() -> Iterator[dpb.MeasureRequest]:
-            # Runs on a thread of gRPC's, which would swallow what is raised here.
-            for index, (schedule, build) in enumerate(zip(todo, builds, strict=True)):
-                try:
-                    bundle = build.result()
-                    self.device.upload(bundle.data, bundle.digest)
-                except errors.CompileError as error:
-                    failures.append(self._record(schedule, "", error=error))
-                except errors.TunefarmError as error:
-                    broken.append(error)
-                    return
-                else:
-                    digests[index] = bundle.digest
-                    yield self._request(index, bundle, arguments)
-
-        for answer in self.device.measure(requests()):
-            yield self._judge(todo[answer.id], digests[answer.id], answer)
-        yield from failures
-        if broken:
-            raise broken[0]
-
-    def conclude(self, done: list[Record]) -> Outcome:
-        """Time the best candidate and the default in turns."""
-        failed = sum(bool(record.error) for record in done)
-        head = (str(self.parsed), self.device.key, len(done), failed)
-        good = [record for record in done if not record.error]
-        if not good:
-            nothing = float("nan")
-            return Outcome(*head, None, nothing, nothing, nothing)
-        best = min(good, key=lambda record: record.median_s)
-        first = default_schedule(self.parsed, self.spec)
-        default, winner = (
-            self._build(schedule).result()
-            for schedule in (first, Schedule.from_json(best.schedule))
+    keys = _keys(devices)
+    wanted = [Tuned(one) if isinstance(one, str) else one for one in _listed(tasks)]
+    if trials < 1 or not keys or not wanted:
+        raise errors.InvalidRequestError(
+            f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys", "give 1 or more"
         )
-        default_s, best_s, gain = interleaved_ratio(self.device, self.parsed, (default, winner))
-        return Outcome(*head, best.schedule, best_s, default_s, gain)
-
-    def _build(self, schedule: Schedule) -> "Future[Bundle]":
-        return self.pool.submit(str(self.parsed), self.spec, schedule)
-
-    def _upload_arguments(self) -> list[dpb.ArgumentData]:
-        blobs = [Bundle(data.tobytes()) for data in self._inputs]
-        for blob in blobs:
-            self.device.upload(blob.data, blob.digest)
-        given = [dpb.ArgumentData(blob_digest=blob.digest) for blob in blobs]
-        return given + [dpb.ArgumentData() for _ in self._expected]
-
-    def _request(
-        self, index: int, bundle: Bundle, arguments: list[dpb.ArgumentData]
-    ) -> dpb.MeasureRequest:
-        request = dpb.MeasureRequest(
-            id=index,
-            bundle_digest=bundle.digest,
-            function=self.parsed.function,
-            arguments=arguments,
-            options=pb.TimingOptions(repeat=SCREEN_REPEAT),
-            return_outputs=True,
+    if strategy not in STRATEGIES:
+        raise errors.InvalidRequestError(
+            f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
         )
-        request.options.min_repeat.FromNanoseconds(round(SCREEN_MIN_REPEAT_MS * 1e6))
-        request.timeout.FromSeconds(CANDIDATE_TIMEOUT_S)
-        return request
+    for one in wanted:
+        workload.parse(one.workload)
+    asked = Asked(tracker, priority, timeout, wait_for_key, where)
+    wish = Wish(
+        screen=screen or Screen(),
+        workers=workers or max(1, len(os.sched_getaffinity(0)) - 1),
+        finals=finals,
+        run=uuid.uuid4().hex[:12],
+        seed=seed,
+    )
+    with RecordFile(Path(records)) as file, BuildPool(workers=wish.workers) as pool:
+        run = Run(
+            file, pool, wish, asked, wanted=wanted, keys=keys, trials=trials, strategy=strategy
+        )
+        run.on_record, run.on_progress = on_record, on_progress
+        return run.go()
 
-    def _judge(self, schedule: Schedule, digest: str, answer: dpb.MeasureResponse) -> Record:
-        if answer.HasField("error"):
-            return self._record(schedule, digest, error=errors.from_proto(answer.error))
-        outputs = outputs_of(list(answer.outputs), self._expected)
-        if not self.parsed.check(outputs, self._expected):
-            wrong = errors.WrongAnswerError("the answer differs from the reference")
-            return self._record(schedule, digest, error=wrong)
-        return self._record(schedule, digest, timing=answer.timing)
 
-    def _record(
+def _listed(tasks: str | Tuned | Sequence[str | Tuned]) -> list[str | Tuned]:
+    return [tasks] if isinstance(tasks, str | Tuned) else list(tasks)
+
+
+def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+    if isinstance(devices, str):
+        return {devices: 1}
+    keys = dict(devices) if isinstance(devices, Mapping) else dict(Counter(devices))
+    for key, count in keys.items():
+        if not key or count < 1:
+            raise errors.InvalidRequestError(
+                f"{count} devices of key {key!r}", 'name keys, as in {"rasp4b": 3}'
+            )
+    return keys
+
+
+class Run:
+    """One call of `tune`."""
+
+    def __init__(
         self,
-        schedule: Schedule,
-        digest: str,
+        file: RecordFile,
+        pool: BuildPool,
+        wish: Wish,
+        asked: Asked,
         *,
-        timing: pb.Timing | None = None,
-        error: errors.TunefarmError | None = None,
-    ) -> Record:
-        return Record(
-            workload=str(self.parsed),
-            target=target_text(self.device.target),
-            device=self.device.id,
-            device_key=self.device.key,
-            emulated=self.device.emulated,
-            schedule=schedule.to_json(),
-            samples_s=list(timing.samples_s) if timing else [],
-            number=timing.number if timing else 0,
-            error=type(error).__name__ if error else "",
-            message=str(error) if error else "",
-            bundle_digest=digest,
-            recorded_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        wanted: Sequence[Tuned],
+        keys: dict[str, int],
+        trials: int,
+        strategy: str,
+    ) -> None:
+        self.on_record: Callable[[int, Record], None] | None = None
+        self.on_progress: Callable[[tpb.TuningRun], None] | None = None
+        self._file, self._pool = file, pool
+        self._wanted, self._keys, self._trials = wanted, keys, trials
+        self._wish, self._asked = wish, asked
+        self._ledger = Ledger()
+        self._winners: dict[Line, list[Finalist]] = {}
+        self._progress = Progress(wish.run, current_user(), strategy)
+        self._known: set[tuple[str, str]] = set()
+        self._report: Callable[[tpb.TuningRun], None] = lambda run: None
+
+    def go(self) -> TuneResult:
+        """Until it is over."""
+        with Tracker(self._asked.tracker) as connection:
+            for key in self._keys:
+                target = target_of_key(connection, key)
+                if target is not None:
+                    self._add_tasks(key, target)
+            hooks = Hooks(self._recorded, self._tick, self._winner, self._join)
+            pipeline = Pipeline(
+                self._ledger, self._pool, self._file, hooks=hooks, choose=fewest, wish=self._wish
+            )
+            pipeline.keys = frozenset(self._keys)
+            reporter = Reporter(self._asked.tracker)
+            self._report = reporter.put
+            state, detail = tpb.TUNING_STATE_FAILED, ""
+            try:
+                pipeline.run([self._seat(key, pipeline) for key in self._seats()])
+                state = tpb.TUNING_STATE_FINISHED
+            except KeyboardInterrupt:
+                state = tpb.TUNING_STATE_INTERRUPTED
+            except BaseException as error:
+                detail = f"{type(error).__name__}: {error}"[:500]
+                raise
+            finally:
+                last = self._progress.run(pipeline)
+                last.state, last.detail = state, detail
+                reporter.close(last)
+            return self._result(pipeline, state == tpb.TUNING_STATE_INTERRUPTED)
+
+    def _seats(self) -> list[str]:
+        return [key for key, count in self._keys.items() for _ in range(count)]
+
+    def _seat(self, key: str, pipeline: Pipeline) -> Seat:
+        asked = self._asked
+
+        def request() -> Device:
+            return request_device(
+                key,
+                where=asked.where,
+                tracker=asked.tracker,
+                priority=asked.priority,
+                timeout=asked.timeout,
+                wait_for_key=asked.wait_for_key,
+                purpose=f"tune {', '.join(one.workload for one in self._wanted)}"[:200],
+            )
+
+        return Seat(key, request, pipeline.post)
+
+    def _add_tasks(self, key: str, target: pb.Target) -> None:
+        """The tasks of a key's devices of a target, with the records that there are of them."""
+        text = target_text(target)
+        if (key, text) in self._known:
+            return
+        self._known.add((key, text))
+        spec = targets.from_device(target)
+        for one in self._wanted:
+            parsed = workload.parse(one.workload)
+            space = GridSpace(parsed, spec)
+            task = Task(parsed, spec, key, text, space, weight=one.weight, seed=self._wish.seed)
+            found = Shuffled(space, self._wish.seed)
+            self._ledger.add(task, found, self._trials, self._file.records)
+
+    def _join(self, device: Device) -> None:
+        self._add_tasks(device.key, device.target)
+
+    def _recorded(self, record: Record) -> None:
+        if self.on_record is not None:
+            self.on_record(sum(line.trials for line in self._ledger.lines), record)
+
+    def _tick(self, pipeline: Pipeline) -> None:
+        run = self._progress.run(pipeline)
+        self._report(run)
+        if self.on_progress is not None:
+            self.on_progress(run)
+
+    def _winner(self, line: Line, found: list[Finalist], device: Device) -> None:
+        self._winners[line] = found
+
+    def _result(self, pipeline: Pipeline, interrupted: bool) -> TuneResult:
+        return TuneResult(
+            tasks=[summed(line, self._winners.get(line, [])) for line in self._ledger.lines],
+            devices=[
+                DeviceUse(one.id, one.key, one.trials, one.busy_s, one.held_s)
+                for one in pipeline.accounts.values()
+            ],
+            seconds=pipeline.seconds,
+            interrupted=interrupted,
         )
+
+
+def fewest(lines: Sequence[Line]) -> Line:
+    """The one with the fewest trials so far: each in turn."""
+    return min(lines, key=lambda line: line.trials + len(line.open) + line.asked)
+
+
+def summed(line: Line, finalists: list[Finalist]) -> TaskResult:
+    """What a task came to: by its finalists, or by screening where there are none."""
+    nothing = float("nan")
+    timed = {one.candidate: _median(one) for one in finalists if one.timing is not None}
+    best, best_s = None, nothing
+    if timed:
+        best, best_s = min(timed.items(), key=lambda item: item[1])
+    elif line.best is not None:
+        best, best_s = line.best.schedule, line.best.median_s
+    default = line.task.space.default()
+    screened = {one.schedule: one.median_s for one in line.records.values() if one.samples_s}
+    default_s = timed.get(default or "", screened.get(default or "", nothing))
+    return TaskResult(
+        workload=line.task.workload,
+        device_key=line.task.key,
+        target=line.task.target,
+        operations=line.task.operations,
+        weight=line.task.weight,
+        trials=line.trials,
+        failed=line.failed,
+        duplicates=line.twins,
+        best=best,
+        best_s=best_s,
+        default_s=default_s,
+        screened_s=line.best.median_s if line.best is not None else nothing,
+        points=line.points,
+        errors=dict(Counter(one.error for one in line.records.values() if one.error)),
+    )
+
+
+def _median(one: Finalist) -> float:
+    samples = sorted(one.timing.samples_s) if one.timing is not None else []
+    middle = len(samples) // 2
+    return (samples[middle] + samples[-1 - middle]) / 2 if samples else float("inf")

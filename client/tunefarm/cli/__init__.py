@@ -24,7 +24,7 @@ COMMANDS = {
     "results": "show or export what was measured",
     "check": "check the health of devices by a known kernel",
     "admin": "drain, enable, quarantine or retire devices; revoke leases; set quotas",
-    "tune": "search the fastest schedule of a workload on a device",
+    "tune": "search the fastest schedules of workloads on devices",
     "token": "say who may use the farm",
     "audit": "show who did what, and who was refused",
     "tls": "make certificates to try TLS out, and for small farms",

@@ -112,7 +112,7 @@ def _tune(tracker: str, trials: int, records: Path) -> None:
     from tunefarm_tuner.tune import tune
 
     with Progress("tuning", trials) as bar:
-        outcome = tune(
+        result = tune(
             WORKLOADS[0],
             LOCAL_KEYS[0],
             trials=trials,
@@ -121,11 +121,12 @@ def _tune(tracker: str, trials: int, records: Path) -> None:
             timeout=60,
             on_record=lambda done, record: bar.update(done, record.summary()),
         )
+    (task,) = result.tasks
     print(
-        f"\ntuned {outcome.workload} on {outcome.device_key}: {outcome.trials} candidates, "
-        f"{outcome.failed} failed\n"
-        f"default {format_seconds(outcome.default_s)}, best {format_seconds(outcome.best_s)}: "
-        f"{outcome.gain:.2f} x the default (timed in turns)"
+        f"\ntuned {task.workload} on {task.device_key}: {task.trials} candidates, "
+        f"{task.failed} failed\n"
+        f"default {format_seconds(task.default_s)}, best {format_seconds(task.best_s)}: "
+        f"{task.gain:.2f} x the default (timed in turns)"
     )
 
 

@@ -45,10 +45,19 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_request(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that leases a device."""
+def add_request(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Options of a command that leases a device, or, where it may have `several`, devices."""
     add_tracker(parser)
-    parser.add_argument("--device", required=True, metavar="KEY", help="key of the device")
+    if several:
+        parser.add_argument(
+            "--device",
+            required=True,
+            action="append",
+            metavar="KEY[=COUNT]",
+            help="key of the devices, and how many of it (default 1); may be given again",
+        )
+    else:
+        parser.add_argument("--device", required=True, metavar="KEY", help="key of the device")
     parser.add_argument("--priority", type=int, default=0, help="higher goes first (default 0)")
     parser.add_argument(
         "--timeout", type=float, default=60.0, help="seconds to wait for the device (default 60)"

@@ -1,52 +1,120 @@
 """tunefarm tune"""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunefarm_proto.errors import InvalidRequestError
 
 from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
 from tunefarm.timing import format_seconds
 
+if TYPE_CHECKING:
+    from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+INTERRUPTED = 130
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("workload", help="as in matmul:m=512,n=512,k=512")
-    add_request(parser)
-    parser.add_argument("--trials", type=int, default=32, help="candidates to measure (default 32)")
+    parser.add_argument(
+        "workload",
+        nargs="+",
+        help="as in matmul:m=512,n=512,k=512; with @WEIGHT, as in ...@3, it counts so many times",
+    )
+    add_request(parser, several=True)
+    parser.add_argument(
+        "--trials", type=int, default=64, help="candidates of each workload (default 64)"
+    )
     parser.add_argument(
         "--records", type=Path, required=True, metavar="FILE", help="JSON lines; goes on from there"
     )
+    parser.add_argument("--strategy", default="", metavar="NAME", help="how candidates are chosen")
+    parser.add_argument("--seed", type=int, default=0, help="of whatever is random (default 0)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that build")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the order of candidates (default 0)"
+        "--quick", action="store_true", help="do not time the best again by the full protocol"
     )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Search, print the winner. Exit status 1 where no candidate worked."""
-    from tunefarm_tuner.tune import tune
+    """Search, print the winners. Exit status 1 where a workload has none, 130 after Ctrl-C."""
+    from tunefarm_tuner.tune import DEFAULT_STRATEGY, Tuned, tune
 
-    with Progress("tuning", arguments.trials) as bar:
-        outcome = tune(
-            arguments.workload,
-            arguments.device,
+    keys = devices_of(arguments.device)
+    wanted = [Tuned(*weighted(word)) for word in arguments.workload]
+    with Progress("tuning", arguments.trials * len(wanted) * len(keys)) as bar:
+        result = tune(
+            wanted,
+            keys,
             trials=arguments.trials,
             records=arguments.records,
-            tracker=arguments.tracker,
+            strategy=arguments.strategy or DEFAULT_STRATEGY,
             seed=arguments.seed,
+            workers=arguments.workers,
+            finals=not arguments.quick,
+            tracker=arguments.tracker,
             priority=arguments.priority,
             timeout=arguments.timeout,
             wait_for_key=arguments.wait_for_key,
             where=where_of(arguments.where),
-            on_record=lambda done, record: bar.update(done, record.summary()),
+            on_progress=lambda run: bar.update(run.trials, line_of(run)),
         )
     if arguments.json:
-        print_json(outcome.as_dict())
-        return 0 if outcome.best else 1
-    print(f"{outcome.trials} candidates, {outcome.failed} failed; records in {arguments.records}")
-    if outcome.best is None:
-        print("no candidate worked; the records say why")
-        return 1
-    print(f"default  {format_seconds(outcome.default_s)}")
-    print(f"best     {format_seconds(outcome.best_s)}  {outcome.gain:.2f} x the default")
-    print(f"schedule {outcome.best}")
-    return 0
+        print_json(result.as_dict())
+    else:
+        print(result)
+        print(f"records in {arguments.records}")
+        for task in result.tasks:
+            print(f"{task.workload} on {task.device_key}: {task.best or 'no candidate worked'}")
+    if result.interrupted:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return 0 if all(task.best for task in result.tasks) else 1
+
+
+def devices_of(words: list[str]) -> dict[str, int]:
+    """Keys with numbers of devices, from KEY or KEY=COUNT. Raises: InvalidRequestError."""
+    keys: dict[str, int] = {}
+    for word in words:
+        key, equals, count = word.partition("=")
+        if not key or (equals and not (count.isdecimal() and 0 < int(count) < 10_000)):
+            raise InvalidRequestError(
+                f"--device {word} names no devices", "write KEY, or KEY=COUNT as in rasp4b=3"
+            )
+        keys[key] = keys.get(key, 0) + int(count or 1)
+    return keys
+
+
+def weighted(word: str) -> tuple[str, float]:
+    """WORKLOAD or WORKLOAD@WEIGHT. Raises: InvalidRequestError."""
+    text, at, weight = word.partition("@")
+    try:
+        value = float(weight) if at else 1.0
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InvalidRequestError(f"{word}: {weight!r} is no weight", "give a number above 0")
+    return text, value
+
+
+def line_of(run: "tpb.TuningRun") -> str:
+    """What a run is at, in one line."""
+    words = []
+    best = [task for task in run.tasks if task.best_s]
+    if len(run.tasks) == 1 and best:
+        (task,) = best
+        rate = f" {task.operations / task.best_s / 1e9:.1f} GFLOPS" if task.operations else ""
+        words.append(f"best {format_seconds(task.best_s)}{rate}")
+    elif best:
+        words.append(f"{len(best)}/{len(run.tasks)} tasks have a best")
+    words.append(f"{run.trials_per_s:.1f}/s")
+    held = sum(device.held_s for device in run.devices)
+    if held:
+        words.append(f"device use {sum(d.busy_s for d in run.devices) / held:.0%}")
+    words += [f"{count} {name}" for name, count in sorted(run.errors.items())]
+    if run.HasField("time_left"):
+        words.append(f"{run.time_left.seconds} s left")
+    return ", ".join(words)

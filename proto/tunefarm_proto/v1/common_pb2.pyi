@@ -547,6 +547,7 @@ class Timing(_message.Message):
     MEDIAN_LOW_S_FIELD_NUMBER: _builtins.int
     MEDIAN_HIGH_S_FIELD_NUMBER: _builtins.int
     DISCARDED_S_FIELD_NUMBER: _builtins.int
+    ABANDONED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Calls in each sample."""
     first_call_s: _builtins.float
@@ -563,6 +564,8 @@ class Timing(_message.Message):
     """Lower end of the 95% confidence interval of the median, in seconds."""
     median_high_s: _builtins.float
     """Its upper end."""
+    abandoned: _builtins.bool
+    """It was slower than what was worth timing further: see TimingOptions.abandon_above_s."""
     @_builtins.property
     def samples_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Seconds for one call, one value a repeat, in the order measured. Nothing is averaged away
@@ -601,10 +604,11 @@ class Timing(_message.Message):
         median_low_s: _builtins.float = ...,
         median_high_s: _builtins.float = ...,
         discarded_s: _abc.Iterable[_builtins.float] | None = ...,
+        abandoned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cache", b"cache", "discarded_s", b"discarded_s", "emulated", b"emulated", "first_call_s", b"first_call_s", "median_high_s", b"median_high_s", "median_low_s", b"median_low_s", "number", b"number", "rounds", b"rounds", "samples_s", b"samples_s", "unconverged", b"unconverged", "warmup_calls", b"warmup_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "after", b"after", "before", b"before", "cache", b"cache", "discarded_s", b"discarded_s", "emulated", b"emulated", "first_call_s", b"first_call_s", "median_high_s", b"median_high_s", "median_low_s", b"median_low_s", "number", b"number", "rounds", b"rounds", "samples_s", b"samples_s", "unconverged", b"unconverged", "warmup_calls", b"warmup_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,6 +698,8 @@ class TimingOptions(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     COOLDOWN_FIELD_NUMBER: _builtins.int
+    WARMUP_FIELD_NUMBER: _builtins.int
+    ABANDON_ABOVE_S_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Calls in each sample; 0 calibrates until a sample lasts min_repeat."""
     repeat: _builtins.int
@@ -704,6 +710,10 @@ class TimingOptions(_message.Message):
     """
     cache: _builtins.str
     """"hot" (also when empty) or "cold"."""
+    abandon_above_s: _builtins.float
+    """Seconds of one call above which nothing more is worth knowing: where the first sample is slower,
+    it is the only one. 0: no such limit. Not for comparisons.
+    """
     @_builtins.property
     def min_repeat(self) -> _duration_pb2.Duration:
         """Shortest duration of a sample when calibrating; absent means 20 ms."""
@@ -718,6 +728,12 @@ class TimingOptions(_message.Message):
         is followed by a rest of up to 5 s in any case, until throttling ends.
         """
 
+    @_builtins.property
+    def warmup(self) -> _duration_pb2.Duration:
+        """Longest warm-up after the first call; absent means 0.2 s, 0 none. It ends earlier where two
+        batches of calls agree.
+        """
+
     def __init__(
         self,
         *,
@@ -728,10 +744,12 @@ class TimingOptions(_message.Message):
         budget: _duration_pb2.Duration | None = ...,
         cache: _builtins.str = ...,
         cooldown: _duration_pb2.Duration | None = ...,
+        warmup: _duration_pb2.Duration | None = ...,
+        abandon_above_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cooldown", b"cooldown", "min_repeat", b"min_repeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cooldown", b"cooldown", "min_repeat", b"min_repeat", "warmup", b"warmup"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache", "cooldown", b"cooldown", "min_repeat", b"min_repeat", "number", b"number", "precision", b"precision", "repeat", b"repeat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon_above_s", b"abandon_above_s", "budget", b"budget", "cache", b"cache", "cooldown", b"cooldown", "min_repeat", b"min_repeat", "number", b"number", "precision", b"precision", "repeat", b"repeat", "warmup", b"warmup"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

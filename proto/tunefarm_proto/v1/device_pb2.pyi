@@ -1238,6 +1238,8 @@ class MeasureRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETURN_OUTPUTS_FIELD_NUMBER: _builtins.int
+    KNOWN_OUTPUTS_FIELD_NUMBER: _builtins.int
+    REPEATABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client; the answer carries it."""
     bundle_digest: _builtins.str
@@ -1246,6 +1248,10 @@ class MeasureRequest(_message.Message):
     """Which function."""
     return_outputs: _builtins.bool
     """Return the outputs after the first call (only where the answer is to be checked by the client)."""
+    repeatable: _builtins.bool
+    """The outputs must be the same after the last call as after the first: it is a wrong answer else.
+    Only with return_outputs.
+    """
     @_builtins.property
     def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArgumentData]:
         """Contents of each argument, in the manifest's order."""
@@ -1258,6 +1264,10 @@ class MeasureRequest(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Longest time on the device's clock for load, check and timing together; absent: 60 s."""
 
+    @_builtins.property
+    def known_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of outputs that the client has checked: outputs with one of these are not returned."""
+
     def __init__(
         self,
         *,
@@ -1268,10 +1278,12 @@ class MeasureRequest(_message.Message):
         options: _common_pb2.TimingOptions | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         return_outputs: _builtins.bool = ...,
+        known_outputs: _abc.Iterable[_builtins.str] | None = ...,
+        repeatable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bundle_digest", b"bundle_digest", "function", b"function", "id", b"id", "options", b"options", "return_outputs", b"return_outputs", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bundle_digest", b"bundle_digest", "function", b"function", "id", b"id", "known_outputs", b"known_outputs", "options", b"options", "repeatable", b"repeatable", "return_outputs", b"return_outputs", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1284,22 +1296,52 @@ class ArgumentData(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BLOB_DIGEST_FIELD_NUMBER: _builtins.int
+    SEEDED_FIELD_NUMBER: _builtins.int
     blob_digest: _builtins.str
     """sha256 of a blob in the cache with just these bytes."""
+    @_builtins.property
+    def seeded(self) -> Global___SeededData:
+        """Made on the device, the same from the same seed everywhere."""
+
     def __init__(
         self,
         *,
         blob_digest: _builtins.str = ...,
+        seeded: Global___SeededData | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_digest", b"blob_digest", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_digest", b"blob_digest", "seeded", b"seeded", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_digest", b"blob_digest", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_digest", b"blob_digest", "seeded", b"seeded", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["blob_digest"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["blob_digest", "seeded"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___ArgumentData: _TypeAlias = ArgumentData  # noqa: Y015
+
+@_typing.final
+class SeededData(_message.Message):
+    """Contents that both sides can make. Floats have a magnitude of 0.5 up to 1 and a random sign, int32
+    and 64-bit integers are 0 to 127, others have random bits: see tunefarm_proto/seeded.py.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """Another seed, other contents."""
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeededData: _TypeAlias = SeededData  # noqa: Y015
 
 @_typing.final
 class MeasureResponse(_message.Message):
@@ -1311,8 +1353,12 @@ class MeasureResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_DIGEST_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The request's id."""
+    outputs_digest: _builtins.str
+    """sha256 of all outputs after the first call, one after another, in hex; where they were asked for."""
     @_builtins.property
     def error(self) -> _common_pb2.Error:
         """Why there is no timing; absent where there is one."""
@@ -1325,6 +1371,10 @@ class MeasureResponse(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Outputs after the first call, in the manifest's order, where they were asked for."""
 
+    @_builtins.property
+    def use(self) -> Global___MeasureUse:
+        """How the device spent its time on it."""
+
     def __init__(
         self,
         *,
@@ -1332,11 +1382,47 @@ class MeasureResponse(_message.Message):
         error: _common_pb2.Error | None = ...,
         timing: _common_pb2.Timing | None = ...,
         outputs: _abc.Iterable[_builtins.bytes] | None = ...,
+        outputs_digest: _builtins.str = ...,
+        use: Global___MeasureUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "timing", b"timing", "use", b"use"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "outputs", b"outputs", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "outputs", b"outputs", "outputs_digest", b"outputs_digest", "timing", b"timing", "use", b"use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeasureResponse: _TypeAlias = MeasureResponse  # noqa: Y015
+
+@_typing.final
+class MeasureUse(_message.Message):
+    """Where the time of a candidate went, by the device's clock, in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOAD_S_FIELD_NUMBER: _builtins.int
+    TURN_BEGAN_S_FIELD_NUMBER: _builtins.int
+    TURN_ENDED_S_FIELD_NUMBER: _builtins.int
+    BUSY_S_FIELD_NUMBER: _builtins.int
+    load_s: _builtins.float
+    """Making a runner, loading, arguments: while others were timed."""
+    turn_began_s: _builtins.float
+    """It had its turn for timing, the timing cores to itself, from here on, since the stream began."""
+    turn_ended_s: _builtins.float
+    """Up to here."""
+    busy_s: _builtins.float
+    """Of that, the runner was at work: first call, digest of the answer, warm-up, samples."""
+    def __init__(
+        self,
+        *,
+        load_s: _builtins.float = ...,
+        turn_began_s: _builtins.float = ...,
+        turn_ended_s: _builtins.float = ...,
+        busy_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "load_s", b"load_s", "turn_began_s", b"turn_began_s", "turn_ended_s", b"turn_ended_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureUse: _TypeAlias = MeasureUse  # noqa: Y015

@@ -154,6 +154,42 @@ EVENT_KIND_RESULT: EventKind.ValueType  # 4
 """A result was recorded."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
+class _TuningState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TuningStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TuningState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNING_STATE_UNSPECIFIED: _TuningState.ValueType  # 0
+    """Never sent."""
+    TUNING_STATE_RUNNING: _TuningState.ValueType  # 1
+    """It goes on."""
+    TUNING_STATE_FINISHED: _TuningState.ValueType  # 2
+    """All trials are done and the winners are named."""
+    TUNING_STATE_INTERRUPTED: _TuningState.ValueType  # 3
+    """Its user ended it; its records are kept and it can be resumed."""
+    TUNING_STATE_FAILED: _TuningState.ValueType  # 4
+    """It ended with an error."""
+    TUNING_STATE_LOST: _TuningState.ValueType  # 5
+    """Nothing was heard of it for a minute. Set by the tracker."""
+
+class TuningState(_TuningState, metaclass=_TuningStateEnumTypeWrapper):
+    """How a tuning run goes."""
+
+TUNING_STATE_UNSPECIFIED: TuningState.ValueType  # 0
+"""Never sent."""
+TUNING_STATE_RUNNING: TuningState.ValueType  # 1
+"""It goes on."""
+TUNING_STATE_FINISHED: TuningState.ValueType  # 2
+"""All trials are done and the winners are named."""
+TUNING_STATE_INTERRUPTED: TuningState.ValueType  # 3
+"""Its user ended it; its records are kept and it can be resumed."""
+TUNING_STATE_FAILED: TuningState.ValueType  # 4
+"""It ended with an error."""
+TUNING_STATE_LOST: TuningState.ValueType  # 5
+"""Nothing was heard of it for a minute. Set by the tracker."""
+Global___TuningState: _TypeAlias = TuningState  # noqa: Y015
+
 @_typing.final
 class SynchronizeRequest(_message.Message):
     """What is, as the device sees it. Sent at once, at every change, and as a heartbeat."""
@@ -1858,3 +1894,384 @@ class ListResultsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResultsResponse: _TypeAlias = ListResultsResponse  # noqa: Y015
+
+@_typing.final
+class TuningRun(_message.Message):
+    """A search for the fastest schedules of some workloads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ErrorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    TRIALS_WANTED_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    TRIALS_PER_S_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Chosen by the tuner, unique; a resumed run has another."""
+    user: _builtins.str
+    """Who tunes."""
+    state: Global___TuningState.ValueType
+    """How it goes."""
+    detail: _builtins.str
+    """Why it ended, where with an error; one line."""
+    strategy: _builtins.str
+    """How it searches, as in "evolution"."""
+    trials_wanted: _builtins.int
+    """Trials that it is to make in all, those of resumed records included."""
+    trials: _builtins.int
+    """Those done, failed ones included."""
+    trials_per_s: _builtins.float
+    """Trials a second over the last reports."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began, by the tuner's clock."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last heard of, by the tracker's clock."""
+
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """How long it will go on, by that; absent where nothing is known."""
+
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningTask]:
+        """What is tuned, at most 1,000."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningDevice]:
+        """On what, at most 1,000."""
+
+    @_builtins.property
+    def errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Trials that failed, by the name of the error, as in "KernelCrashedError"."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        user: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___TuningState.ValueType = ...,
+        detail: _builtins.str = ...,
+        strategy: _builtins.str = ...,
+        trials_wanted: _builtins.int = ...,
+        trials: _builtins.int = ...,
+        trials_per_s: _builtins.float = ...,
+        time_left: _duration_pb2.Duration | None = ...,
+        tasks: _abc.Iterable[Global___TuningTask] | None = ...,
+        devices: _abc.Iterable[Global___TuningDevice] | None = ...,
+        errors: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at", "time_left", b"time_left", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "devices", b"devices", "errors", b"errors", "id", b"id", "started_at", b"started_at", "state", b"state", "strategy", b"strategy", "tasks", b"tasks", "time_left", b"time_left", "trials", b"trials", "trials_per_s", b"trials_per_s", "trials_wanted", b"trials_wanted", "updated_at", b"updated_at", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningRun: _TypeAlias = TuningRun  # noqa: Y015
+
+@_typing.final
+class TuningTask(_message.Message):
+    """One workload on one target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    TRIALS_WANTED_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    BEST_S_FIELD_NUMBER: _builtins.int
+    BEST_SCHEDULE_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    EMULATED_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """What is computed."""
+    weight: _builtins.float
+    """How much it counts in the whole."""
+    operations: _builtins.int
+    """Operations of one call; 0 where unknown."""
+    trials_wanted: _builtins.int
+    """Trials that it is to have."""
+    trials: _builtins.int
+    """Trials done, failed ones included."""
+    failed: _builtins.int
+    """Those of them that failed."""
+    duplicates: _builtins.int
+    """Candidates whose code was that of an earlier one, and was not timed again; not among the trials."""
+    best_s: _builtins.float
+    """Seconds of one call of the best so far; 0 where there is none."""
+    best_schedule: _builtins.str
+    """Its schedule."""
+    emulated: _builtins.bool
+    """Measured on an emulated processor."""
+    @_builtins.property
+    def target(self) -> _common_pb2.Target:
+        """For what."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningPoint]:
+        """How the best came down: a point for each improvement, at most the last 500."""
+
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        target: _common_pb2.Target | None = ...,
+        weight: _builtins.float = ...,
+        operations: _builtins.int = ...,
+        trials_wanted: _builtins.int = ...,
+        trials: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        best_s: _builtins.float = ...,
+        best_schedule: _builtins.str = ...,
+        points: _abc.Iterable[Global___TuningPoint] | None = ...,
+        emulated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_s", b"best_s", "best_schedule", b"best_schedule", "duplicates", b"duplicates", "emulated", b"emulated", "failed", b"failed", "operations", b"operations", "points", b"points", "target", b"target", "trials", b"trials", "trials_wanted", b"trials_wanted", "weight", b"weight", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningTask: _TypeAlias = TuningTask  # noqa: Y015
+
+@_typing.final
+class TuningPoint(_message.Message):
+    """An improvement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    BEST_S_FIELD_NUMBER: _builtins.int
+    AT_S_FIELD_NUMBER: _builtins.int
+    trial: _builtins.int
+    """The task's how manieth trial it was, from 1."""
+    best_s: _builtins.float
+    """Seconds of one call."""
+    at_s: _builtins.float
+    """Seconds since the run began."""
+    def __init__(
+        self,
+        *,
+        trial: _builtins.int = ...,
+        best_s: _builtins.float = ...,
+        at_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "best_s", b"best_s", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningPoint: _TypeAlias = TuningPoint  # noqa: Y015
+
+@_typing.final
+class TuningDevice(_message.Message):
+    """A device of a tuning run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    BUSY_S_FIELD_NUMBER: _builtins.int
+    HELD_S_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Which."""
+    key: _builtins.str
+    """Its key."""
+    held: _builtins.bool
+    """Whether the run holds it now."""
+    trials: _builtins.int
+    """Trials that it measured."""
+    busy_s: _builtins.float
+    """Seconds in which it ran first calls, warm-ups, samples and checks, by its own account."""
+    held_s: _builtins.float
+    """Seconds from its first trial to its last, by its own clock, this run's leases added up."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        held: _builtins.bool = ...,
+        trials: _builtins.int = ...,
+        busy_s: _builtins.float = ...,
+        held_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "held", b"held", "held_s", b"held_s", "id", b"id", "key", b"key", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningDevice: _TypeAlias = TuningDevice  # noqa: Y015
+
+@_typing.final
+class ReportTuningRequest(_message.Message):
+    """States what a run is at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___TuningRun:
+        """All of it, at most 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___TuningRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportTuningRequest: _TypeAlias = ReportTuningRequest  # noqa: Y015
+
+@_typing.final
+class ReportTuningResponse(_message.Message):
+    """It is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportTuningResponse: _TypeAlias = ReportTuningResponse  # noqa: Y015
+
+@_typing.final
+class ListTuningsRequest(_message.Message):
+    """Asks for tuning runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Only this one; empty: all."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTuningsRequest: _TypeAlias = ListTuningsRequest  # noqa: Y015
+
+@_typing.final
+class ListTuningsResponse(_message.Message):
+    """The runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningRun]:
+        """Latest started first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___TuningRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTuningsResponse: _TypeAlias = ListTuningsResponse  # noqa: Y015
+
+@_typing.final
+class WatchTuningsRequest(_message.Message):
+    """Asks for tuning runs as they change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Only this one; empty: all."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTuningsRequest: _TypeAlias = WatchTuningsRequest  # noqa: Y015
+
+@_typing.final
+class WatchTuningsResponse(_message.Message):
+    """A run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___TuningRun:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___TuningRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTuningsResponse: _TypeAlias = WatchTuningsResponse  # noqa: Y015

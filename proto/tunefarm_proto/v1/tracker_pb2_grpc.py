@@ -120,6 +120,21 @@ class TrackerServiceStub(object):
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListResultsRequest.SerializeToString,
                 response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListResultsResponse.FromString,
                 _registered_method=True)
+        self.ReportTuning = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ReportTuning',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ReportTuningRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ReportTuningResponse.FromString,
+                _registered_method=True)
+        self.ListTunings = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ListTunings',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListTuningsRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListTuningsResponse.FromString,
+                _registered_method=True)
+        self.WatchTunings = channel.unary_stream(
+                '/tunefarm.v1.TrackerService/WatchTunings',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.WatchTuningsRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.WatchTuningsResponse.FromString,
+                _registered_method=True)
 
 
 class TrackerServiceServicer(object):
@@ -250,6 +265,29 @@ class TrackerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportTuning(self, request, context):
+        """States what a tuning run is at. Level-triggered: each report replaces the one before. The tracker
+        keeps those of the last 100 runs in memory; after its restart a living run tells it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTunings(self, request, context):
+        """What was last reported of each tuning run, latest started first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTunings(self, request, context):
+        """Every tuning run as it is now, then each that changed, as it then is. A slow reader misses states
+        in between, never the last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrackerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -337,6 +375,21 @@ def add_TrackerServiceServicer_to_server(servicer, server):
                     servicer.ListResults,
                     request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListResultsRequest.FromString,
                     response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListResultsResponse.SerializeToString,
+            ),
+            'ReportTuning': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportTuning,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ReportTuningRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ReportTuningResponse.SerializeToString,
+            ),
+            'ListTunings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTunings,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListTuningsRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListTuningsResponse.SerializeToString,
+            ),
+            'WatchTunings': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTunings,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.WatchTuningsRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.WatchTuningsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -799,6 +852,87 @@ class TrackerService(object):
             '/tunefarm.v1.TrackerService/ListResults',
             tunefarm__proto_dot_v1_dot_tracker__pb2.ListResultsRequest.SerializeToString,
             tunefarm__proto_dot_v1_dot_tracker__pb2.ListResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportTuning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ReportTuning',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ReportTuningRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ReportTuningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTunings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ListTunings',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListTuningsRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListTuningsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTunings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/WatchTunings',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.WatchTuningsRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.WatchTuningsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,16 @@ class TrackerServiceStub:
     """Keeps a result. The same id twice is kept once."""
     ListResults: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListResultsRequest, _tracker_pb2.ListResultsResponse]
     """Results, newest first."""
+    ReportTuning: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ReportTuningRequest, _tracker_pb2.ReportTuningResponse]
+    """States what a tuning run is at. Level-triggered: each report replaces the one before. The tracker
+    keeps those of the last 100 runs in memory; after its restart a living run tells it again.
+    """
+    ListTunings: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListTuningsRequest, _tracker_pb2.ListTuningsResponse]
+    """What was last reported of each tuning run, latest started first."""
+    WatchTunings: _grpc.UnaryStreamMultiCallable[_tracker_pb2.WatchTuningsRequest, _tracker_pb2.WatchTuningsResponse]
+    """Every tuning run as it is now, then each that changed, as it then is. A slow reader misses states
+    in between, never the last.
+    """
 
 @_typing.type_check_only
 class TrackerServiceAsyncStub(TrackerServiceStub):
@@ -125,6 +135,16 @@ class TrackerServiceAsyncStub(TrackerServiceStub):
     """Keeps a result. The same id twice is kept once."""
     ListResults: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListResultsRequest, _tracker_pb2.ListResultsResponse]  # type: ignore[assignment]
     """Results, newest first."""
+    ReportTuning: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ReportTuningRequest, _tracker_pb2.ReportTuningResponse]  # type: ignore[assignment]
+    """States what a tuning run is at. Level-triggered: each report replaces the one before. The tracker
+    keeps those of the last 100 runs in memory; after its restart a living run tells it again.
+    """
+    ListTunings: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListTuningsRequest, _tracker_pb2.ListTuningsResponse]  # type: ignore[assignment]
+    """What was last reported of each tuning run, latest started first."""
+    WatchTunings: _aio.UnaryStreamMultiCallable[_tracker_pb2.WatchTuningsRequest, _tracker_pb2.WatchTuningsResponse]  # type: ignore[assignment]
+    """Every tuning run as it is now, then each that changed, as it then is. A slow reader misses states
+    in between, never the last.
+    """
 
 class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Spoken by devices, by clients and by the dashboard."""
@@ -273,5 +293,33 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tracker_pb2.ListResultsResponse, _abc.Awaitable[_tracker_pb2.ListResultsResponse]]:
         """Results, newest first."""
+
+    @_abc_1.abstractmethod
+    def ReportTuning(
+        self,
+        request: _tracker_pb2.ReportTuningRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ReportTuningResponse, _abc.Awaitable[_tracker_pb2.ReportTuningResponse]]:
+        """States what a tuning run is at. Level-triggered: each report replaces the one before. The tracker
+        keeps those of the last 100 runs in memory; after its restart a living run tells it again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTunings(
+        self,
+        request: _tracker_pb2.ListTuningsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ListTuningsResponse, _abc.Awaitable[_tracker_pb2.ListTuningsResponse]]:
+        """What was last reported of each tuning run, latest started first."""
+
+    @_abc_1.abstractmethod
+    def WatchTunings(
+        self,
+        request: _tracker_pb2.WatchTuningsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tracker_pb2.WatchTuningsResponse], _abc.AsyncIterator[_tracker_pb2.WatchTuningsResponse]]:
+        """Every tuning run as it is now, then each that changed, as it then is. A slow reader misses states
+        in between, never the last.
+        """
 
 def add_TrackerServiceServicer_to_server(servicer: TrackerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

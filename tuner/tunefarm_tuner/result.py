@@ -1,0 +1,144 @@
+"""What a search found, for notebooks, tables and programs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunefarm.timing import format_seconds
+
+HEADS = "workload key GFLOP weight GFLOPS latency gain trials failed"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task's search found. Times in seconds for one call; NaN where nothing worked.
+
+    `best_s` and `default_s` are of the re-measurement in turns by the full protocol, `gain` their
+    ratio; `screened_s` is what the best took when it was screened. `points` are the improvements:
+    trial, seconds of one call, seconds since the run began. `trials` are without `duplicates`.
+    """
+
+    workload: str
+    device_key: str
+    target: str
+    operations: int
+    weight: float
+    trials: int
+    failed: int
+    duplicates: int
+    best: str | None
+    best_s: float
+    default_s: float
+    screened_s: float
+    points: list[tuple[int, float, float]] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the default the best is."""
+        return self.default_s / self.best_s
+
+    @property
+    def gflops(self) -> float:
+        """Of the best, by the re-measurement: 1e9 operations a second."""
+        return self.operations / self.best_s / 1e9
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `tunefarm tune --json` prints."""
+        return {
+            "workload": self.workload,
+            "device_key": self.device_key,
+            "target": self.target,
+            "operations": self.operations,
+            "weight": self.weight,
+            "trials": self.trials,
+            "failed": self.failed,
+            "duplicates": self.duplicates,
+            "best_schedule": self.best,
+            "best_s": self.best_s if self.best else None,
+            "default_s": self.default_s if self.best else None,
+            "gain": self.gain if self.best else None,
+            "gflops": self.gflops if self.best else None,
+            "errors": self.errors,
+        }
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """What one device did, by its own account: `busy_s` at kernels of the `held_s` it was held."""
+
+    id: str
+    key: str
+    trials: int
+    busy_s: float
+    held_s: float
+
+    @property
+    def use(self) -> float:
+        """The share."""
+        return self.busy_s / self.held_s if self.held_s else 0.0
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A run's end. `interrupted`: by Ctrl-C; its records are kept, and the same call goes on."""
+
+    tasks: list[TaskResult]
+    devices: list[DeviceUse]
+    seconds: float
+    interrupted: bool = False
+
+    def __getitem__(self, workload: str) -> TaskResult:
+        """The result of a workload, the first where it was tuned for several keys."""
+        for task in self.tasks:
+            if task.workload == workload:
+                return task
+        raise KeyError(workload)
+
+    @property
+    def trials(self) -> int:
+        """Of all tasks, those of resumed records included."""
+        return sum(task.trials for task in self.tasks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `tunefarm tune --json` prints."""
+        return {
+            "trials": self.trials,
+            "tasks": [task.as_dict() for task in self.tasks],
+            "devices": [
+                {"id": one.id, "key": one.key, "trials": one.trials, "use": one.use}
+                for one in self.devices
+            ],
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+        }
+
+    def rows(self) -> list[list[str]]:
+        """A table by task, its heads first."""
+        return [HEADS.split(), *map(_row, self.tasks)]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        heads, *rest = self.rows()
+        head = "".join(f"<th>{one}</th>" for one in heads)
+        body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rest)
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _row(task: TaskResult) -> list[str]:
+    rate = f"{task.gflops:.1f}" if task.best and task.operations else "-"
+    return [
+        task.workload,
+        task.device_key,
+        f"{task.operations / 1e9:.3g}",
+        f"{task.weight:g}",
+        rate,
+        format_seconds(task.best_s) if task.best else "-",
+        f"{task.gain:.2f} x" if task.best else "-",
+        str(task.trials),
+        str(task.failed),
+    ]
