@@ -15,10 +15,28 @@ from tunefarm_proto.security import Credentials, is_loopback
 from tunefarm_dashboard import answers
 from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.guard import LOCAL_NAMES, Guard, Headed
-from tunefarm_dashboard.pages import device, fleet, login, queue, results, streams
+from tunefarm_dashboard.pages import (
+    device,
+    fleet,
+    login,
+    people,
+    queue,
+    results,
+    streams,
+    utilisation,
+)
 
 # In the order of the navigation. A group of pages is added by its module's name here.
-GROUPS: tuple[ModuleType, ...] = (fleet, device, queue, results, login, streams)
+GROUPS: tuple[ModuleType, ...] = (
+    fleet,
+    device,
+    queue,
+    results,
+    utilisation,
+    people,
+    login,
+    streams,
+)
 
 
 def create_app(

@@ -8,6 +8,7 @@ function say(text, bad) {
   clearTimeout(fading);
   notice.textContent = text;
   notice.className = bad ? "bad" : "good";
+  if (text.includes("told this once")) return; // stays until the page is left
   fading = setTimeout(() => { notice.textContent = ""; notice.className = ""; }, bad ? 20000 : 8000);
 }
 

@@ -12,6 +12,21 @@ function shown(value, series) {
   return value == null ? "–" : `${value.toFixed(series.digits ?? 2)} ${series.unit ?? ""}`.trim();
 }
 
+const two = (number) => String(number).padStart(2, "0");
+
+// Moments of the axis, in UTC as everywhere; the day where it changes.
+function moments(_, splits) {
+  let day = -1;
+  return splits.map((seconds) => {
+    const at = new Date(seconds * 1000);
+    const clock = `${two(at.getUTCHours())}:${two(at.getUTCMinutes())}`;
+    const fine = splits.length > 1 && splits[1] - splits[0] < 60 ? `:${two(at.getUTCSeconds())}` : "";
+    const fresh = at.getUTCDate() !== day;
+    day = at.getUTCDate();
+    return clock + fine + (fresh ? `\n${at.toISOString().slice(0, 10)}` : "");
+  });
+}
+
 function options(plot, width) {
   const scales = [...new Set(plot.series.map((one) => one.scale ?? "y"))];
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
@@ -22,7 +37,7 @@ function options(plot, width) {
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     legend: { live: true },
     axes: [
-      { ...axis, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
+      { ...axis, values: plot.time === false ? undefined : moments, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
       ...scales.map((scale, index) => {
         const first = plot.series.find((one) => (one.scale ?? "y") === scale);
         return { ...axis, scale, side: index === 0 ? 3 : 1, grid: index === 0 ? axis.grid : { show: false }, size: 62,
@@ -30,7 +45,9 @@ function options(plot, width) {
       }),
     ],
     series: [
-      plot.time === false ? { label: plot.xlabel ?? "x" } : {},
+      plot.time === false
+        ? { label: plot.xlabel ?? "x" }
+        : { label: "UTC", value: (_, at) => (at == null ? "–" : new Date(at * 1000).toISOString().slice(0, 19).replace("T", " ")) },
       ...plot.series.map((one, index) => ({
         label: one.label,
         scale: one.scale ?? "y",

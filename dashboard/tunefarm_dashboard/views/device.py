@@ -154,15 +154,14 @@ def anchor_plot(rows: Sequence[AnchorRow]) -> dict[str, Any]:
 
 
 def condition_plot(rows: Sequence[ConditionRow]) -> dict[str, Any]:
-    """Temperature and frequency, each with its own axis, for charts.js; what is unknown left out."""
+    """Temperature and frequency, each with an axis of its own, for charts.js; where known."""
     columns = (
         ("temperature", "°C", 1, "temperature_c"),
         ("frequency", "MHz", 0, "frequency_mhz"),
-        ("load", "", 2, "load"),
     )
     series = [
         {"label": label, "unit": unit, "digits": digits, "scale": label, "values": values}
         for label, unit, digits, field in columns
         if any(values := [getattr(row, field) for row in rows])
     ]
-    return {"x": [_seconds(row.at) for row in rows], "series": series[:2]}
+    return {"x": [_seconds(row.at) for row in rows], "series": series}
