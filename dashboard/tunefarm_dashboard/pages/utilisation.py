@@ -33,7 +33,7 @@ def add(board: Board, app: FastAPI) -> None:
         device: Word = "", user: Word = "", request: Word = "",
         since: Seconds = 0.0, until: Seconds = 0.0,
     ) -> Sequence[PastLeaseRow]:  # fmt: skip
-        """Leases that have ended, last ended first: they ended after `since`, began before `until`."""
+        """Leases that ended after `since` and began before `until`, last ended first."""
         found = await board.farm().past_leases(
             device_id=device, holder=user, request_id=request, since=since, until=until, limit=MOST
         )

@@ -28,7 +28,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Bar:
-    """A part of a strip in one colour. `x` and `width` of WIDTH; `seconds` is what was held of it."""
+    """A part of a strip in one colour. `x`, `width`: of WIDTH; `seconds`: held of it."""
 
     user: str
     colour: int
