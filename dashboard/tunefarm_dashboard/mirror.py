@@ -1,58 +1,92 @@
-"""Keeps what the tracker knows, and says when it changed or the tracker went away."""
+"""Keeps what the tracker knows, and says what changed or that the tracker went away.
+
+Of a large fleet only those devices are read again of which an event or a lease tells; all of them
+at intervals, so that reading takes a small share of the tracker's time whatever its size.
+"""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from tunefarm.farm import AsyncFarm
-from tunefarm_proto.errors import TrackerUnreachableError, TunefarmError
+from tunefarm_proto.errors import AccessError, TrackerUnreachableError, TunefarmError
+from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm_dashboard.view import Snapshot, moment_of
+from tunefarm_dashboard.conditions import History
+from tunefarm_dashboard.sessions import viewer_of
+from tunefarm_dashboard.views.rows import Snapshot, moment_of, next_snapshot
+from tunefarm_dashboard.who import Viewer
 
-RESULTS_SHOWN = 50
-RESULTS_READ = 4 * RESULTS_SHOWN
 # What devices measure of themselves.
 OWN = ("anchor ", "health ")
 # Events that come together are read together.
 DEBOUNCE_S = 0.25
 # Deadlines move and conditions change without an event.
 POLL_S = 2.0
+# Reading all devices takes at most one part in so many of the time.
+SHARE = 20
+MOST_IDS = 500
 RETRY_S = 1.0
 FIRST_ANSWER_S = 2.0
+ALL = frozenset(
+    {"status", "devices", "conditions", "queue", "leases", "results", "events", "users"}
+)
+_KINDS = {
+    tpb.EVENT_KIND_RESULT: "results",
+    tpb.EVENT_KIND_DEVICE: "events",
+    tpb.EVENT_KIND_LEASE: "users",
+    tpb.EVENT_KIND_REQUEST: "users",
+}
 
 _log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """The newest snapshot of a farm. `on_change` is awaited whenever there is another."""
+    """The newest snapshot of a farm. `on_change` is awaited with the names of what changed."""
 
-    def __init__(self, tracker: str, on_change: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        farm: Callable[[], AsyncFarm],
+        tracker: str,
+        on_change: Callable[[frozenset[str]], Awaitable[None]],
+    ) -> None:
         self.snapshot = Snapshot(tracker=tracker, trouble="not asked yet")
+        self.history = History()
+        self.farm: AsyncFarm | None = None
+        self.us: Viewer | None = None  # as the tracker knows the dashboard itself
+        self.refused = False  # the tracker wants a token that we do not have
+        self._open = farm
         self._on_change = on_change
-        self._farm: AsyncFarm | None = None
         self._tried = asyncio.Event()
         self._dirty = asyncio.Event()
-        self._results_dirty = True
+        self._told: set[str] = set()  # what events told of since the last reading
+        self._ids: set[str] = set()
+        self._read_all_at = 0.0
 
     async def run(self) -> None:
         """Follow the tracker until cancelled, across its absences."""
         while True:
             try:
-                async with AsyncFarm(self.snapshot.tracker) as farm:
-                    self._results_dirty = True
+                async with self._open() as farm:
+                    self.us = viewer_of(await farm.identity(), farm)
+                    self.refused = False
+                    self._told, self._read_all_at = set(ALL), 0.0
                     await self._follow(farm)
+            except AccessError as error:
+                trouble, self.refused = error.message, True
             except TunefarmError as error:
                 trouble = error.message
             except Exception as error:  # whatever it is, the page goes on and says so
                 _log.exception("reading the tracker failed")
                 trouble = f"the dashboard failed: {type(error).__name__}"
             finally:
-                self._farm = None
-            await self._take(replace(self.snapshot, connected=False, trouble=trouble))
+                self.farm = None
+            await self._take(replace(self.snapshot, connected=False, trouble=trouble), ALL)
             await asyncio.sleep(RETRY_S)
 
     async def ready(self) -> None:
@@ -60,23 +94,16 @@ class Mirror:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), FIRST_ANSWER_S)
 
-    async def results_of(self, device_id: str) -> list[tpb.Result]:
-        """The latest results of one device; where the tracker is lost, those that are known."""
-        if self._farm is not None:
-            try:
-                return await _measured(self._farm, device_id)
-            except TunefarmError as error:
-                _log.info("no results of %s: %s", device_id, error)
-        return [result for result in self.snapshot.results if result.device_id == device_id]
-
     async def _follow(self, farm: AsyncFarm) -> None:
         """Returns never; raises where the tracker is lost."""
-        self._farm = farm
+        self.farm = farm
         watching = asyncio.create_task(self._watch(farm))
         try:
             while True:
                 self._dirty.clear()
+                began = time.monotonic()
                 await self._refresh(farm)
+                took = time.monotonic() - began
                 dirty = asyncio.create_task(self._dirty.wait())
                 await asyncio.wait(
                     (dirty, watching), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED
@@ -86,7 +113,7 @@ class Mirror:
                     watching.result()
                     raise TrackerUnreachableError(f"the tracker at {farm.address} went away")
                 if self._dirty.is_set():
-                    await asyncio.sleep(DEBOUNCE_S)
+                    await asyncio.sleep(max(DEBOUNCE_S, 2 * took))
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -94,40 +121,60 @@ class Mirror:
     async def _watch(self, farm: AsyncFarm) -> None:
         async for event in farm.watch():
             moment = moment_of(event, "at")
-            if event.kind == tpb.EVENT_KIND_DEVICE and moment is not None:
-                since = {**self.snapshot.since, event.subject: moment}
-                self.snapshot = replace(self.snapshot, since=since)
-            self._results_dirty |= event.kind == tpb.EVENT_KIND_RESULT
+            if event.kind == tpb.EVENT_KIND_DEVICE:
+                self._ids.add(event.subject)
+                if moment is not None:
+                    self.snapshot.since[event.subject] = moment
+            self._told.add(_KINDS.get(event.kind, ""))
             self._dirty.set()
 
     async def _refresh(self, farm: AsyncFarm) -> None:
-        wants_results, self._results_dirty = self._results_dirty, False
-        devices, queue, leases = await asyncio.gather(farm.devices(), farm.queue(), farm.leases())
-        results = self.snapshot.results
-        if wants_results:
-            results = tuple(await _measured(farm))
-        known = {device.id for device in devices}
-        await self._take(
-            replace(
-                self.snapshot,
-                connected=True,
-                trouble="",
-                read_at=datetime.now(UTC),
-                devices=tuple(devices),
-                queue=tuple(queue),
-                leases=tuple(leases),
-                results=results,
-                since={name: at for name, at in self.snapshot.since.items() if name in known},
-            )
+        told, self._told = self._told, set()
+        ids, self._ids = self._ids, set()
+        queue, leases = await asyncio.gather(farm.queue(), farm.leases())
+        ids |= _changed_leases(self.snapshot.leases, leases)
+        devices, whole = await self._devices(farm, ids)
+        before = self.snapshot
+        after = next_snapshot(
+            before,
+            devices,
+            whole=whole,
+            connected=True,
+            trouble="",
+            read_at=datetime.now(UTC),
+            queue=tuple(queue),
+            leases=tuple(leases),
         )
+        if whole:
+            self.history.add(after.devices.values())
+        changed = {"conditions"} if whole else set()
+        for name, field in (("devices", "rows"), ("queue", "queue"), ("leases", "leases")):
+            if getattr(before, field) != getattr(after, field):
+                changed.add(name)
+        if not before.connected:
+            changed |= ALL
+        await self._take(after, frozenset(changed | told))
 
-    async def _take(self, snapshot: Snapshot) -> None:
+    async def _devices(self, farm: AsyncFarm, ids: Iterable[str]) -> tuple[list[tpb.Device], bool]:
+        """The devices that may have changed, and whether these are all that there are."""
+        now, ids = time.monotonic(), set(ids)
+        if now < self._read_all_at and len(ids) <= MOST_IDS:
+            return (await farm.devices(ids=sorted(ids)) if ids else []), False
+        devices = await farm.devices()
+        took = time.monotonic() - now
+        self._read_all_at = time.monotonic() + max(POLL_S, SHARE * took)
+        return devices, True
+
+    async def _take(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
         self.snapshot = snapshot
         self._tried.set()
-        await self._on_change()
+        await self._on_change(changed)
 
 
-async def _measured(farm: AsyncFarm, device_id: str = "") -> list[tpb.Result]:
-    """The latest results that somebody asked for."""
-    found = await farm.results(device_id=device_id, limit=RESULTS_READ)
-    return [one for one in found if not one.workload.startswith(OWN)][:RESULTS_SHOWN]
+def _changed_leases(before: Iterable[pb.Lease], after: Iterable[pb.Lease]) -> set[str]:
+    """The devices whose lease began or ended in between."""
+    old = {lease.id: lease.device_id for lease in before}
+    new = {lease.id: lease.device_id for lease in after}
+    return {old[one] for one in old.keys() - new.keys()} | {
+        new[one] for one in new.keys() - old.keys()
+    }

@@ -10,6 +10,8 @@ from tunefarm_tracker.core.effects import (
     Granted,
     Queued,
     Renewed,
+    SavePast,
+    SaveRequest,
     StreamReplaced,
 )
 from tunefarm_tracker.core.inputs import (
@@ -18,6 +20,7 @@ from tunefarm_tracker.core.inputs import (
     HolderDisconnected,
     LeaseReleased,
     LeaseRenewed,
+    PriorityChanged,
     Released,
     RequestCancelled,
     RequestOpened,
@@ -317,3 +320,28 @@ def test_of_two_streams_of_one_request_the_later_attempt_stays(farm):
     assert "taken over" in only(Ended, to(4, late)).failure.message
     assert to(3, late) == [] and farm.state() is DeviceState.LEASED
     assert only(Granted, to(5, farm.do(RequestOpened(5, wish("r1"), 2))))
+
+
+def test_a_changed_priority_moves_a_waiting_request(farm):
+    farm.device()
+    farm.ask(10, "held")
+    for stream, name in ((11, "first"), (12, "second")):
+        farm.ask(stream, name, after=1.0)
+    effects = farm.do(PriorityChanged(20, "second", 5))
+    assert only(CancelAnswered, effects).cancelled
+    assert only(SaveRequest, effects).request.wish.priority == 5
+    assert [one.id for one in farm.core.state.waiting("k", farm.now)] == ["second", "first"]
+    assert not only(CancelAnswered, farm.do(PriorityChanged(20, "held", 5))).cancelled
+    assert not only(CancelAnswered, farm.do(PriorityChanged(20, "nobody", 5))).cancelled
+    farm.do(PriorityChanged(20, "second", -1))
+    assert [one.id for one in farm.core.state.waiting("k", farm.now)] == ["first", "second"]
+    assert farm.core.state.requests["second"].wish.priority == -1
+
+
+def test_a_lease_that_ends_is_kept_with_who_waited_how_long(farm):
+    farm.device()
+    farm.ask(10, "r1", user="ann")
+    farm.ask(11, "r2", after=2.0, user="bob")
+    past = only(SavePast, farm.do(Released(10, "r1"), after=3.0)).past
+    assert (past.lease.holder, past.lease.granted_at, past.ended_at) == ("ann", 1000.0, 1005.0)
+    assert (past.queued_at, past.outcome) == (1000.0, "released")

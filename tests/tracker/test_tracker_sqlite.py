@@ -1,22 +1,38 @@
 """The store in SQLite holds what the scheduler knows, after days of everything."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tunefarm_proto import errors
 from tunefarm_tracker.core.effects import (
     DropLease,
+    EventHappened,
     SaveDevice,
     SaveHold,
     SaveLease,
+    SavePast,
     SaveQuota,
     SaveRequest,
 )
-from tunefarm_tracker.core.records import Device, Fault, Health, Lease, Need, Quota, Request, Wish
+from tunefarm_tracker.core.records import (
+    Device,
+    Event,
+    EventKind,
+    Fault,
+    Health,
+    Lease,
+    Need,
+    PastLease,
+    Quota,
+    Request,
+    Wish,
+)
 from tunefarm_tracker.core.where import parse
 from tunefarm_tracker.simulation import Simulation, UserPlan
 from tunefarm_tracker.sqlite import SqliteStore
+from tunefarm_tracker.store import EventQuery, MemoryStore, PastQuery
 
 
 def test_days_in_sqlite_restart_to_the_same_state(tmp_path):
@@ -94,3 +110,29 @@ def test_two_leases_of_a_device_in_one_commit_are_refused(tmp_path):
     with pytest.raises(errors.InternalError, match="cannot keep its state"):
         store.write([SaveLease(lease("l1", "d1")), SaveLease(lease("l2", "d1"))]).result()
     store.close()
+
+
+def test_stores_agree_on_past_leases_and_events(tmp_path):
+    stores = (SqliteStore(tmp_path / "s.sqlite"), MemoryStore())
+    pasts = [
+        PastLease(replace(lease(f"l{n}", f"d{n % 2}"), granted_at=n * 10.0), n * 9.0, n * 11.0, "x")
+        for n in range(1, 6)
+    ]
+    events = [
+        Event(n, n * 1.0, EventKind.DEVICE if n % 2 else EventKind.LEASE, f"d{n % 3}", "a", "b")
+        for n in range(1, 12)
+    ]
+    for store in stores:
+        store.write([*(SavePast(past) for past in pasts), SavePast(pasts[0])]).result()
+        store.write([EventHappened(event) for event in events]).result()
+    sqlite, memory = stores
+    for query in (
+        PastQuery(), PastQuery(limit=2), PastQuery(device_id="d1"), PastQuery(request_id="r-l3"),
+        PastQuery(holder="nobody"), PastQuery(since=33.0, until=50.0),
+    ):  # fmt: skip
+        assert sqlite.past_leases(query).result() == memory.past_leases(query).result()
+    assert sqlite.past_leases(PastQuery(limit=1)).result() == pasts[-1:]
+    assert sqlite.past_leases(PastQuery(since=33.0, until=50.0)).result() == pasts[3:1:-1]
+    for asked in (EventQuery(EventKind.DEVICE, "d1"), EventQuery(EventKind.LEASE, "d2", 8, 1)):
+        assert sqlite.events_of(asked).result() == memory.events_of(asked).result() != []
+    sqlite.close()

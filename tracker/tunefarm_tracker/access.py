@@ -17,6 +17,8 @@ ROLE_NEEDED = {
     "TrackerService/ListDevices": Role.VIEWER,
     "TrackerService/ListQueue": Role.VIEWER,
     "TrackerService/ListLeases": Role.VIEWER,
+    "TrackerService/ListPastLeases": Role.VIEWER,
+    "TrackerService/ListEvents": Role.VIEWER,
     "TrackerService/ListResults": Role.VIEWER,
     "TrackerService/ListUsers": Role.VIEWER,
     "TrackerService/WatchEvents": Role.VIEWER,
@@ -28,12 +30,13 @@ ROLE_NEEDED = {
     "TrackerService/ReleaseLease": Role.USER,
     "TrackerService/RecordResult": Role.USER,
     "TrackerService/ReportTuning": Role.USER,
-    # The service lets a user cancel its own requests only.
+    # The service lets a user cancel and move its own requests only.
     "TrackerService/CancelRequest": Role.USER,
+    "TrackerService/ChangePriority": Role.USER,
     "TrackerService/Synchronize": Role.DEVICE,
 }
 # Any token will do.
-FOR_ALL = frozenset({"HelloService/Hello"})
+FOR_ALL = frozenset({"HelloService/Hello", "AccountService/GetIdentity"})
 
 BURST = 50  # refusals logged one by one
 REFILL_S = 10.0  # then one in so many seconds: 3 MB a day at the most

@@ -1,4 +1,7 @@
-"""AccountService: turns messages into calls on the accounts. Only operators get here."""
+"""AccountService: turns messages into calls on the accounts.
+
+Only operators get here, but for GetIdentity.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -66,6 +69,14 @@ class AccountService(apb_grpc.AccountServiceServicer):
             self._accounts.audit_entries, request.after, limit, newest=request.newest
         )
         return apb.ListAuditResponse(entries=[audit_message(one) for one in entries])
+
+    async def GetIdentity(  # noqa: N802
+        self, request: apb.GetIdentityRequest, context: Context
+    ) -> apb.GetIdentityResponse:
+        """Who asks. Everybody may."""
+        caller = current_identity()
+        role = apb.Role.Value(f"ROLE_{caller.role.name}")
+        return apb.GetIdentityResponse(name=caller.name, role=role, token_id=caller.token_id)
 
 
 def role_of(role: apb.Role.ValueType) -> Role:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from tunefarm_proto import errors
+from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -14,10 +15,12 @@ from tunefarm_tracker.core.effects import Grant, Granted, Place
 from tunefarm_tracker.core.records import (
     Device,
     Event,
+    EventKind,
     Failure,
     FailureKind,
     Lease,
     Need,
+    PastLease,
     Quota,
     Report,
     Request,
@@ -335,6 +338,28 @@ def user_message(state: State, name: str, now: float) -> tpb.User:
         max_devices=quota.max_devices,
         max_requests=quota.max_requests,
     )
+
+
+def past_lease_message(past: PastLease) -> tpb.PastLease:
+    """A lease that has ended."""
+    lease = lease_message(past.lease)
+    lease.ClearField("deadline")
+    return tpb.PastLease(
+        lease=lease,
+        ended_at=timestamp(past.ended_at),
+        outcome=past.outcome,
+        queued_at=timestamp(past.queued_at),
+    )
+
+
+def event_kind_of(kind: tpb.EventKind.ValueType) -> EventKind:
+    """Which kind is asked for; a device's where none is named. Raises: InvalidRequestError."""
+    if kind == tpb.EVENT_KIND_UNSPECIFIED:
+        return EventKind.DEVICE
+    try:
+        return EventKind(tpb.EventKind.Name(kind).removeprefix("EVENT_KIND_").lower())
+    except ValueError:
+        raise InvalidRequestError(f"there is no kind {kind} of events", "see EventKind") from None
 
 
 def event_message(event: Event) -> tpb.WatchEventsResponse:

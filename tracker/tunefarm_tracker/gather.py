@@ -21,13 +21,15 @@ from tunefarm_tracker.core.effects import (
     SaveDevice,
     SaveHold,
     SaveLease,
+    SavePast,
     SaveQuota,
     SaveRequest,
     SaveUsage,
 )
-from tunefarm_tracker.core.records import Need
+from tunefarm_tracker.core.records import Lease, Need
 
 KEPT_EVENTS = 100_000
+KEPT_PAST = 200_000  # leases that have ended
 TRIM_EVERY = 10_000  # events
 
 Row: TypeAlias = tuple[Any, ...]
@@ -61,6 +63,13 @@ _DROP = {
     for table, (_, key) in _TABLES.items()
     if key
 }
+PAST_COLUMNS = (
+    "id, request_id, device_id, device_key, holder, purpose, priority, fence, granted_at, ttl,"
+    " queued_at, ended_at, outcome"
+)
+_PUT_PAST = (
+    f"INSERT OR IGNORE INTO past_leases ({PAST_COLUMNS}) SELECT {_columns(13)} FROM json_each(?)"  # noqa: S608
+)
 _PUT_DEVICE = f"INSERT OR REPLACE INTO devices VALUES ({', '.join('?' * 12)})"  # noqa: S608
 _HOLD = (
     "UPDATE devices SET lease_id = new.lease_id, fence = new.fence FROM"
@@ -76,6 +85,7 @@ class Gathered:
         self._puts: dict[str, dict[Any, Row | None]] = {table: {} for table in _TABLES}
         self._devices: dict[str, Row] = {}
         self._holds: dict[str, Row] = {}
+        self._past: list[Row] = []
         self._last_event = 0
 
     def add(self, change: Change) -> None:
@@ -89,11 +99,11 @@ class Gathered:
         self._last_event = e.cursor
 
     def _lease(self, change: SaveLease) -> None:
-        one = change.lease
-        self._puts["leases"][one.id] = (
-            one.id, one.request_id, one.device_id, one.device_key, one.holder,
-            one.purpose, one.priority, one.fence, one.granted_at, one.ttl,
-        )  # fmt: skip
+        self._puts["leases"][change.lease.id] = _lease_row(change.lease)
+
+    def _past_lease(self, change: SavePast) -> None:
+        one = change.past
+        self._past.append((*_lease_row(one.lease), one.queued_at, one.ended_at, one.outcome))
 
     def _drop_lease(self, change: DropLease) -> None:
         self._puts["leases"][change.lease_id] = None
@@ -152,9 +162,20 @@ class Gathered:
             connection.executemany(_PUT_DEVICE, self._devices.values())
         if self._holds:
             execute(_HOLD, (json.dumps(list(self._holds.values())),))
+        if self._past:
+            execute(_PUT_PAST, (json.dumps(self._past),))
         events = len(self._puts["events"])
         if self._last_event % TRIM_EVERY < events:
             execute("DELETE FROM events WHERE cursor <= ?", (self._last_event - KEPT_EVENTS,))
+            last = execute("SELECT coalesce(max(n), 0) FROM past_leases").fetchone()[0]
+            execute("DELETE FROM past_leases WHERE n <= ?", (last - KEPT_PAST,))
+
+
+def _lease_row(one: Lease) -> Row:
+    return (
+        one.id, one.request_id, one.device_id, one.device_key, one.holder,
+        one.purpose, one.priority, one.fence, one.granted_at, one.ttl,
+    )  # fmt: skip
 
 
 @functools.lru_cache(256)
@@ -166,6 +187,7 @@ _ADD: dict[type[Change], Callable[[Gathered, Any], None]] = {
     EventHappened: Gathered._event,
     SaveLease: Gathered._lease,
     DropLease: Gathered._drop_lease,
+    SavePast: Gathered._past_lease,
     SaveRequest: Gathered._request,
     EndRequest: Gathered._end,
     ForgetEnds: Gathered._forget_ends,

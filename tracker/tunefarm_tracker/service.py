@@ -29,7 +29,7 @@ from tunefarm_tracker.core.effects import (
 )
 from tunefarm_tracker.holders import Holders, reading
 from tunefarm_tracker.hub import Hub, Mailbox
-from tunefarm_tracker.store import ResultQuery, ResultRecord
+from tunefarm_tracker.store import EventQuery, PastQuery, ResultQuery, ResultRecord
 from tunefarm_tracker.tokens import Tokens
 from tunefarm_tracker.tunings import Tunings
 
@@ -139,18 +139,33 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.CancelRequestRequest, context: Context
     ) -> tpb.CancelRequestResponse:
         """End a waiting request; a user its own only."""
-        caller, found = current_identity(), self._state.requests.get(request.request_id)
-        foreign = found is not None and found.wish.user != caller.name
-        if foreign and not caller.role.includes(Role.OPERATOR):
-            raise PermissionDeniedError(
-                f"{caller.name} may not cancel a request of somebody else",
-                "that needs the role operator",
-            )
+        self._check_own(request.request_id, "cancel")
         with self._hub.mailbox() as box:
             self._hub.feed(inputs.RequestCancelled(box.number, request.request_id))
             answer = await box.take()
         done = isinstance(answer, CancelAnswered) and answer.cancelled
         return tpb.CancelRequestResponse(cancelled=done)
+
+    async def ChangePriority(  # noqa: N802
+        self, request: tpb.ChangePriorityRequest, context: Context
+    ) -> tpb.ChangePriorityResponse:
+        """Move a waiting request; a user its own only."""
+        self._check_own(request.request_id, "move")
+        with self._hub.mailbox() as box:
+            self._hub.feed(inputs.PriorityChanged(box.number, request.request_id, request.priority))
+            answer = await box.take()
+        done = isinstance(answer, CancelAnswered) and answer.cancelled
+        return tpb.ChangePriorityResponse(changed=done)
+
+    def _check_own(self, request_id: str, what: str) -> None:
+        """Raises PermissionDeniedError where a request is another user's, but for operators."""
+        caller, found = current_identity(), self._state.requests.get(request_id)
+        foreign = found is not None and found.wish.user != caller.name
+        if foreign and not caller.role.includes(Role.OPERATOR):
+            raise PermissionDeniedError(
+                f"{caller.name} may not {what} a request of somebody else",
+                "that needs the role operator",
+            )
 
     async def RevokeLease(  # noqa: N802
         self, request: tpb.RevokeLeaseRequest, context: Context
@@ -223,10 +238,13 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.ListDevicesRequest, context: Context
     ) -> tpb.ListDevicesResponse:
         """Every device known."""
-        found = [d for d in self._state.devices.values() if request.key in ("", d.key)]
+        known = self._state.devices
+        asked = (known[one] for one in set(request.ids) if one in known)
+        devices = asked if request.ids else known.values()
+        found = [d for d in devices if request.key in ("", d.key)]
         found.sort(key=lambda device: (device.key, device.id))
-        devices = [convert.device_message(self._state, device) for device in found]
-        return tpb.ListDevicesResponse(devices=devices)
+        messages = [convert.device_message(self._state, device) for device in found]
+        return tpb.ListDevicesResponse(devices=messages)
 
     async def ListQueue(  # noqa: N802
         self, request: tpb.ListQueueRequest, context: Context
@@ -243,6 +261,37 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         """Every live lease."""
         found = sorted(self._state.leases.values(), key=lambda lease: (lease.granted_at, lease.id))
         return tpb.ListLeasesResponse(leases=[convert.lease_message(lease) for lease in found])
+
+    async def ListPastLeases(  # noqa: N802
+        self, request: tpb.ListPastLeasesRequest, context: Context
+    ) -> tpb.ListPastLeasesResponse:
+        """Leases that have ended."""
+        query = PastQuery(
+            device_id=request.device_id,
+            holder=request.holder,
+            request_id=request.request_id,
+            since=convert.moment(request.since),
+            until=convert.moment(request.until),
+            limit=min(request.limit or DEFAULT_LIMIT, MAX_LIMIT),
+        )
+        found = await asyncio.wrap_future(self._hub.store.past_leases(query))
+        leases = [convert.past_lease_message(one) for one in found]
+        return tpb.ListPastLeasesResponse(leases=leases)
+
+    async def ListEvents(  # noqa: N802
+        self, request: tpb.ListEventsRequest, context: Context
+    ) -> tpb.ListEventsResponse:
+        """What happened to one thing."""
+        if not request.subject:
+            raise InvalidRequestError("events of what?", "name a device, request, lease or result")
+        query = EventQuery(
+            kind=convert.event_kind_of(request.kind),
+            subject=request.subject,
+            before=min(request.before, 2**62),
+            limit=min(request.limit or DEFAULT_LIMIT, MAX_LIMIT),
+        )
+        found = await asyncio.wrap_future(self._hub.store.events_of(query))
+        return tpb.ListEventsResponse(events=[convert.event_message(one) for one in found])
 
     async def WatchEvents(  # noqa: N802
         self, request: tpb.WatchEventsRequest, context: Context

@@ -25,14 +25,15 @@ from tunefarm_tracker.core.records import (
     Health,
     Lease,
     Need,
+    PastLease,
     Quota,
     Request,
     Usage,
     Wish,
 )
 from tunefarm_tracker.core.where import Condition
-from tunefarm_tracker.gather import Gathered
-from tunefarm_tracker.store import ResultQuery, ResultRecord
+from tunefarm_tracker.gather import PAST_COLUMNS, Gathered
+from tunefarm_tracker.store import EventQuery, PastQuery, ResultQuery, ResultRecord
 
 T = TypeVar("T")
 # Changes to be gathered with others, or something else to be done in the same commit.
@@ -84,6 +85,19 @@ CREATE INDEX results_device ON results (device_id, n);
 CREATE INDEX results_time ON results (recorded_at);
 """
 
+# Came after version 2. Trackers that do not know these leave them alone.
+_LATER = """
+CREATE TABLE IF NOT EXISTS past_leases (
+    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL,
+    device_id TEXT NOT NULL, device_key TEXT NOT NULL, holder TEXT NOT NULL, purpose TEXT NOT NULL,
+    priority INTEGER NOT NULL, fence INTEGER NOT NULL, granted_at REAL NOT NULL, ttl REAL NOT NULL,
+    queued_at REAL NOT NULL, ended_at REAL NOT NULL, outcome TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS past_leases_time ON past_leases (ended_at);
+CREATE INDEX IF NOT EXISTS past_leases_request ON past_leases (request_id);
+CREATE INDEX IF NOT EXISTS events_device ON events (subject, cursor) WHERE kind = 'device';
+"""
+
 
 class SqliteStore:
     """A store in one file. Opening it creates it or checks its version.
@@ -115,6 +129,8 @@ class SqliteStore:
                 connection.executescript(
                     f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                 )
+            if version in (0, SCHEMA_VERSION):
+                connection.executescript(f"BEGIN; {_LATER} COMMIT;")
             connection.close()
         except sqlite3.DatabaseError as error:
             raise InvalidRequestError(
@@ -188,11 +204,32 @@ class SqliteStore:
         """The first events kept after a cursor."""
         sql = "SELECT * FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
         return self._readers.submit(
-            lambda: [
-                Event(row[0], row[1], EventKind(row[2]), *row[3:])
-                for row in self._read(sql, [cursor, limit])
-            ]
+            lambda: [_event(row) for row in self._read(sql, [cursor, limit])]
         )
+
+    def events_of(self, query: EventQuery) -> "Future[list[Event]]":
+        """What happened to one thing, newest first."""
+        # The kind stands in the text: else SQLite does not use the index of one kind.
+        where = f"kind = '{query.kind.value}' AND subject = ? AND cursor < ?"
+        sql = f"SELECT * FROM events WHERE {where} ORDER BY cursor DESC LIMIT ?"  # noqa: S608
+        values = [query.subject, query.before or 2**62, query.limit]
+        return self._readers.submit(lambda: [_event(row) for row in self._read(sql, values)])
+
+    def past_leases(self, query: PastQuery) -> "Future[list[PastLease]]":
+        """Leases that have ended, last ended first."""
+        parts: list[tuple[str, Any]] = [
+            ("device_id = ?", query.device_id),
+            ("holder = ?", query.holder),
+            ("request_id = ?", query.request_id),
+            ("ended_at >= ?", query.since),
+            ("granted_at < ?", query.until),
+        ]
+        asked = [(sql, value) for sql, value in parts if value]
+        where = " AND ".join(sql for sql, _ in asked) or "1"
+        order = "ORDER BY ended_at DESC, n DESC LIMIT ?"
+        sql = f"SELECT {PAST_COLUMNS} FROM past_leases WHERE {where} {order}"  # noqa: S608
+        values = [*(value for _, value in asked), query.limit]
+        return self._readers.submit(lambda: [_past(row) for row in self._read(sql, values)])
 
     def _read(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         connection = self._connect()
@@ -249,6 +286,15 @@ def _commit(connection: sqlite3.Connection, jobs: list[Job]) -> None:
     for (_, future), answer in zip(jobs, answers, strict=True):
         if future.set_running_or_notify_cancel():  # else whoever asked has gone
             future.set_result(answer)
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    return Event(row[0], row[1], EventKind(row[2]), *row[3:])
+
+
+def _past(row: tuple[Any, ...]) -> PastLease:
+    lease = (*row[:10], 0.0)
+    return PastLease(Lease(*lease), *row[10:])
 
 
 def _device(row: tuple[Any, ...]) -> Device:

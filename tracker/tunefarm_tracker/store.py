@@ -15,11 +15,22 @@ from tunefarm_tracker.core.effects import (
     SaveDevice,
     SaveHold,
     SaveLease,
+    SavePast,
     SaveQuota,
     SaveRequest,
     SaveUsage,
 )
-from tunefarm_tracker.core.records import Device, End, Event, Lease, Quota, Request, Usage
+from tunefarm_tracker.core.records import (
+    Device,
+    End,
+    Event,
+    EventKind,
+    Lease,
+    PastLease,
+    Quota,
+    Request,
+    Usage,
+)
 
 T = TypeVar("T")
 
@@ -54,6 +65,31 @@ class ResultQuery:
     before_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PastQuery:
+    """Which leases that have ended; empty fields ask for all, times as in ResultQuery.
+
+    They ended at `since` or later and were granted before `until`.
+    """
+
+    device_id: str = ""
+    holder: str = ""
+    request_id: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events: of one kind and subject, before a cursor (0: from the newest)."""
+
+    kind: EventKind
+    subject: str
+    before: int = 0
+    limit: int = 100
+
+
 class Store(Protocol):
     """Keeps changes in the order given. A future is done when its change would survive a crash."""
 
@@ -74,6 +110,12 @@ class Store(Protocol):
 
     def events_after(self, cursor: int, limit: int) -> "Future[list[Event]]":
         """The first events kept after a cursor."""
+
+    def events_of(self, query: EventQuery) -> "Future[list[Event]]":
+        """What happened to one thing, newest first."""
+
+    def past_leases(self, query: PastQuery) -> "Future[list[PastLease]]":
+        """Leases that have ended, last ended first."""
 
     def close(self) -> None:
         """Finish what was asked for, then let go."""
@@ -97,6 +139,7 @@ class MemoryStore:
         self.quotas: dict[str, Quota] = {}
         self.usage: dict[tuple[str, str], Usage] = {}
         self.events: list[Event] = []
+        self.past: dict[str, PastLease] = {}
         self._results: dict[str, ResultRecord] = {}
 
     def load(self) -> Snapshot:
@@ -130,6 +173,8 @@ class MemoryStore:
                 self.leases[lease.id] = replace(lease, deadline=0.0)
             case DropLease(lease_id):
                 self.leases.pop(lease_id, None)
+            case SavePast(past):
+                self.past.setdefault(past.lease.id, past)
             case EndRequest(end):
                 self.requests.pop(end.request_id, None)
                 self.ends[end.request_id] = end
@@ -175,6 +220,29 @@ class MemoryStore:
     def events_after(self, cursor: int, limit: int) -> "Future[list[Event]]":
         """The first events kept after a cursor."""
         return done([event for event in self.events if event.cursor > cursor][:limit])
+
+    def events_of(self, query: EventQuery) -> "Future[list[Event]]":
+        """What happened to one thing, newest first."""
+        found = [
+            event
+            for event in reversed(self.events)
+            if (event.kind, event.subject) == (query.kind, query.subject)
+            and (not query.before or event.cursor < query.before)
+        ]
+        return done(found[: query.limit])
+
+    def past_leases(self, query: PastQuery) -> "Future[list[PastLease]]":
+        """Leases that have ended, last ended first."""
+        fields = ("device_id", "holder", "request_id")
+        wanted = {name: getattr(query, name) for name in fields if getattr(query, name)}
+        found = [
+            past
+            for past in reversed(self.past.values())
+            if all(getattr(past.lease, name) == value for name, value in wanted.items())
+            and past.ended_at >= query.since
+            and (not query.until or past.lease.granted_at < query.until)
+        ]
+        return done(found[: query.limit])
 
     def close(self) -> None:
         """Nothing to let go of."""

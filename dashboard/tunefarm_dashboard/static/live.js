@@ -2,11 +2,11 @@
 // Swaps sections as the dashboard sends them, and keeps "12 s ago" true in between.
 
 const SILENCE_MS = 15000; // three ticks of the server
-const events = document.body.dataset.events;
 const lost = document.getElementById("dashboard-lost");
 // What the dashboard's clock is ahead of ours.
 let skew = Number(document.documentElement.dataset.now) - Date.now();
 let source = null;
+let following = "";
 let heard = Date.now();
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -27,16 +27,41 @@ function showTimes(root) {
   }
 }
 
-function swap(name, html) {
-  const section = document.querySelector(`[data-section="${CSS.escape(name)}"]`);
-  if (!section) return;
+// Somebody types, or has a list or a dialog open, in there: it is swapped when they are done.
+function isBusy(section) {
+  const at = document.activeElement;
+  const typing = section.contains(at) && at.matches("input:not([type=hidden]), select, textarea");
+  return typing || section.querySelector("dialog[open]") !== null;
+}
+
+const held = new Map();
+
+function swap(topic, version, html) {
+  const section = document.querySelector(`[data-topic="${CSS.escape(topic)}"]`);
+  if (!section || section.dataset.version === version) return;
+  if (isBusy(section)) {
+    held.set(topic, [version, html]);
+    return;
+  }
+  held.delete(topic);
   // Whoever is at a link by keyboard stays there.
   const focused = section.contains(document.activeElement) && document.activeElement.dataset.focus;
+  const open = new Set([...section.querySelectorAll("details[open][data-focus]")].map((one) => one.dataset.focus));
+  section.dataset.version = version;
   section.innerHTML = html; // rendered and escaped by the server
-  showTimes(section);
+  for (const one of section.querySelectorAll("details[data-focus]")) one.open = open.has(one.dataset.focus);
+  htmx.process(section);
+  settle(section);
   if (!focused) return;
   const again = section.querySelector(`[data-focus="${CSS.escape(focused)}"]`);
-  (again || section).focus({ preventScroll: true });
+  if (again) again.focus({ preventScroll: true });
+  else if (section.tabIndex === 0) section.focus({ preventScroll: true });
+}
+
+// What has just been put on the page.
+function settle(root) {
+  showTimes(root);
+  root.dispatchEvent(new CustomEvent("tunefarm:settle", { bubbles: true }));
 }
 
 function alive() {
@@ -44,14 +69,20 @@ function alive() {
   lost.hidden = true;
 }
 
+function topics() {
+  const names = [...document.querySelectorAll("[data-topic]")].map((one) => one.dataset.topic);
+  return [...new Set(names)].map((name) => `topic=${encodeURIComponent(name)}`).join("&");
+}
+
 function connect() {
   if (source) source.close();
   heard = Date.now();
-  source = new EventSource(events);
+  following = topics();
+  source = new EventSource(`/events?${following}`);
   source.addEventListener("section", (message) => {
     alive();
-    const { section, html } = JSON.parse(message.data);
-    swap(section, html);
+    const { topic, version, html } = JSON.parse(message.data);
+    swap(topic, version, html);
   });
   source.addEventListener("tick", (message) => {
     alive();
@@ -62,9 +93,19 @@ function connect() {
   });
 }
 
+document.addEventListener("focusout", () => setTimeout(() => {
+  for (const [topic, [version, html]] of held) swap(topic, version, html);
+}, 0));
+
+// A page that was changed by htmx shows other sections.
+document.addEventListener("htmx:afterSettle", (event) => {
+  settle(event.target);
+  if (source && topics() !== following) connect();
+});
+
 showTimes(document);
 setInterval(() => showTimes(document), 1000);
-if (events) {
+if (topics() && !document.body.dataset.still) {
   connect();
   // A browser gives up on some failures, and does not notice a server that hangs.
   setInterval(() => {
@@ -74,3 +115,5 @@ if (events) {
     if (closed || silent) connect();
   }, 2000);
 }
+window.addEventListener("pagehide", () => source && source.close());
+window.addEventListener("pageshow", (event) => event.persisted && source && connect());

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftunefarm_proto/v1/account.proto\x12\x0btunefarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.tunefarm.v1.Role\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x12\x43reateTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.tunefarm.v1.Role\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x13\x43reateTokenResponse\x12!\n\x05token\x18\x01 \x01(\x0b\x32\x12.tunefarm.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"8\n\x12ListTokensResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.tunefarm.v1.Token\".\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"9\n\x13RevokeTokenResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.tunefarm.v1.Token\"@\n\x10ListAuditRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06newest\x18\x03 \x01(\x08\"=\n\x11ListAuditResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.tunefarm.v1.AuditEntry\"\x91\x01\n\nAuditEntry\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x0f\n\x07outcome\x18\x07 \x01(\t*`\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0f\n\x0bROLE_DEVICE\x10\x04\x32\xcf\x02\n\x0e\x41\x63\x63ountService\x12P\n\x0b\x43reateToken\x12\x1f.tunefarm.v1.CreateTokenRequest\x1a .tunefarm.v1.CreateTokenResponse\x12M\n\nListTokens\x12\x1e.tunefarm.v1.ListTokensRequest\x1a\x1f.tunefarm.v1.ListTokensResponse\x12P\n\x0bRevokeToken\x12\x1f.tunefarm.v1.RevokeTokenRequest\x1a .tunefarm.v1.RevokeTokenResponse\x12J\n\tListAudit\x12\x1d.tunefarm.v1.ListAuditRequest\x1a\x1e.tunefarm.v1.ListAuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftunefarm_proto/v1/account.proto\x12\x0btunefarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.tunefarm.v1.Role\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x12\x43reateTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.tunefarm.v1.Role\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x13\x43reateTokenResponse\x12!\n\x05token\x18\x01 \x01(\x0b\x32\x12.tunefarm.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"8\n\x12ListTokensResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.tunefarm.v1.Token\".\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"9\n\x13RevokeTokenResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.tunefarm.v1.Token\"@\n\x10ListAuditRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06newest\x18\x03 \x01(\x08\"=\n\x11ListAuditResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.tunefarm.v1.AuditEntry\"\x91\x01\n\nAuditEntry\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x0f\n\x07outcome\x18\x07 \x01(\t\"\x14\n\x12GetIdentityRequest\"V\n\x13GetIdentityResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.tunefarm.v1.Role\x12\x10\n\x08token_id\x18\x03 \x01(\t*`\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0f\n\x0bROLE_DEVICE\x10\x04\x32\xa1\x03\n\x0e\x41\x63\x63ountService\x12P\n\x0b\x43reateToken\x12\x1f.tunefarm.v1.CreateTokenRequest\x1a .tunefarm.v1.CreateTokenResponse\x12M\n\nListTokens\x12\x1e.tunefarm.v1.ListTokensRequest\x1a\x1f.tunefarm.v1.ListTokensResponse\x12P\n\x0bRevokeToken\x12\x1f.tunefarm.v1.RevokeTokenRequest\x1a .tunefarm.v1.RevokeTokenResponse\x12J\n\tListAudit\x12\x1d.tunefarm.v1.ListAuditRequest\x1a\x1e.tunefarm.v1.ListAuditResponse\x12P\n\x0bGetIdentity\x12\x1f.tunefarm.v1.GetIdentityRequest\x1a .tunefarm.v1.GetIdentityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefarm_proto.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=968
-  _globals['_ROLE']._serialized_end=1064
+  _globals['_ROLE']._serialized_start=1078
+  _globals['_ROLE']._serialized_end=1174
   _globals['_TOKEN']._serialized_start=82
   _globals['_TOKEN']._serialized_end=312
   _globals['_CREATETOKENREQUEST']._serialized_start=314
@@ -54,6 +54,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITRESPONSE']._serialized_end=818
   _globals['_AUDITENTRY']._serialized_start=821
   _globals['_AUDITENTRY']._serialized_end=966
-  _globals['_ACCOUNTSERVICE']._serialized_start=1067
-  _globals['_ACCOUNTSERVICE']._serialized_end=1402
+  _globals['_GETIDENTITYREQUEST']._serialized_start=968
+  _globals['_GETIDENTITYREQUEST']._serialized_end=988
+  _globals['_GETIDENTITYRESPONSE']._serialized_start=990
+  _globals['_GETIDENTITYRESPONSE']._serialized_end=1076
+  _globals['_ACCOUNTSERVICE']._serialized_start=1177
+  _globals['_ACCOUNTSERVICE']._serialized_end=1594
 # @@protoc_insertion_point(module_scope)

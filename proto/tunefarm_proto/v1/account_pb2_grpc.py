@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccountServiceStub(object):
-    """Spoken by operators.
+    """Spoken by operators, but for what says otherwise.
     """
 
     def __init__(self, channel):
@@ -55,10 +55,15 @@ class AccountServiceStub(object):
                 request_serializer=tunefarm__proto_dot_v1_dot_account__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=tunefarm__proto_dot_v1_dot_account__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.GetIdentity = channel.unary_unary(
+                '/tunefarm.v1.AccountService/GetIdentity',
+                request_serializer=tunefarm__proto_dot_v1_dot_account__pb2.GetIdentityRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_account__pb2.GetIdentityResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer(object):
-    """Spoken by operators.
+    """Spoken by operators, but for what says otherwise.
     """
 
     def CreateToken(self, request, context):
@@ -89,6 +94,13 @@ class AccountServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetIdentity(self, request, context):
+        """Who the caller is. For everybody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +124,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=tunefarm__proto_dot_v1_dot_account__pb2.ListAuditRequest.FromString,
                     response_serializer=tunefarm__proto_dot_v1_dot_account__pb2.ListAuditResponse.SerializeToString,
             ),
+            'GetIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIdentity,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_account__pb2.GetIdentityRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_account__pb2.GetIdentityResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tunefarm.v1.AccountService', rpc_method_handlers)
@@ -121,7 +138,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService(object):
-    """Spoken by operators.
+    """Spoken by operators, but for what says otherwise.
     """
 
     @staticmethod
@@ -222,6 +239,33 @@ class AccountService(object):
             '/tunefarm.v1.AccountService/ListAudit',
             tunefarm__proto_dot_v1_dot_account__pb2.ListAuditRequest.SerializeToString,
             tunefarm__proto_dot_v1_dot_account__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.AccountService/GetIdentity',
+            tunefarm__proto_dot_v1_dot_account__pb2.GetIdentityRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_account__pb2.GetIdentityResponse.FromString,
             options,
             channel_credentials,
             insecure,

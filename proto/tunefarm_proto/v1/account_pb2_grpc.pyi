@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Spoken by operators."""
+    """Spoken by operators, but for what says otherwise."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +41,12 @@ class AccountServiceStub:
     """Ends a token for good, and the calls that are under way with it."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListAuditRequest, _account_pb2.ListAuditResponse]
     """Entries of the audit log, oldest first."""
+    GetIdentity: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetIdentityRequest, _account_pb2.GetIdentityResponse]
+    """Who the caller is. For everybody."""
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
-    """Spoken by operators."""
+    """Spoken by operators, but for what says otherwise."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateToken: _aio.UnaryUnaryMultiCallable[_account_pb2.CreateTokenRequest, _account_pb2.CreateTokenResponse]  # type: ignore[assignment]
@@ -55,9 +57,11 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Ends a token for good, and the calls that are under way with it."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_account_pb2.ListAuditRequest, _account_pb2.ListAuditResponse]  # type: ignore[assignment]
     """Entries of the audit log, oldest first."""
+    GetIdentity: _aio.UnaryUnaryMultiCallable[_account_pb2.GetIdentityRequest, _account_pb2.GetIdentityResponse]  # type: ignore[assignment]
+    """Who the caller is. For everybody."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Spoken by operators."""
+    """Spoken by operators, but for what says otherwise."""
 
     @_abc_1.abstractmethod
     def CreateToken(
@@ -90,5 +94,13 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.ListAuditResponse, _abc.Awaitable[_account_pb2.ListAuditResponse]]:
         """Entries of the audit log, oldest first."""
+
+    @_abc_1.abstractmethod
+    def GetIdentity(
+        self,
+        request: _account_pb2.GetIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetIdentityResponse, _abc.Awaitable[_account_pb2.GetIdentityResponse]]:
+        """Who the caller is. For everybody."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,6 +65,11 @@ class TrackerServiceStub(object):
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestRequest.SerializeToString,
                 response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestResponse.FromString,
                 _registered_method=True)
+        self.ChangePriority = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ChangePriority',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ChangePriorityRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ChangePriorityResponse.FromString,
+                _registered_method=True)
         self.RevokeLease = channel.unary_unary(
                 '/tunefarm.v1.TrackerService/RevokeLease',
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseRequest.SerializeToString,
@@ -104,6 +109,16 @@ class TrackerServiceStub(object):
                 '/tunefarm.v1.TrackerService/ListLeases',
                 request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListLeasesRequest.SerializeToString,
                 response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListLeasesResponse.FromString,
+                _registered_method=True)
+        self.ListPastLeases = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ListPastLeases',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListPastLeasesRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListPastLeasesResponse.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/tunefarm.v1.TrackerService/ListEvents',
+                request_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/tunefarm.v1.TrackerService/WatchEvents',
@@ -188,6 +203,13 @@ class TrackerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangePriority(self, request, context):
+        """Moves a waiting request up or down the queue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeLease(self, request, context):
         """Ends somebody's lease and cuts off what runs under it. For operators.
         """
@@ -239,6 +261,20 @@ class TrackerServiceServicer(object):
 
     def ListLeases(self, request, context):
         """Every live lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPastLeases(self, request, context):
+        """Leases that have ended, last ended first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """What happened to one device, request or lease, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,6 +357,11 @@ def add_TrackerServiceServicer_to_server(servicer, server):
                     request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestRequest.FromString,
                     response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestResponse.SerializeToString,
             ),
+            'ChangePriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePriority,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ChangePriorityRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ChangePriorityResponse.SerializeToString,
+            ),
             'RevokeLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeLease,
                     request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.RevokeLeaseRequest.FromString,
@@ -360,6 +401,16 @@ def add_TrackerServiceServicer_to_server(servicer, server):
                     servicer.ListLeases,
                     request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListLeasesRequest.FromString,
                     response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListLeasesResponse.SerializeToString,
+            ),
+            'ListPastLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPastLeases,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListPastLeasesRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListPastLeasesResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListEventsRequest.FromString,
+                    response_serializer=tunefarm__proto_dot_v1_dot_tracker__pb2.ListEventsResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -555,6 +606,33 @@ class TrackerService(object):
             '/tunefarm.v1.TrackerService/CancelRequest',
             tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestRequest.SerializeToString,
             tunefarm__proto_dot_v1_dot_tracker__pb2.CancelRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ChangePriority',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ChangePriorityRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ChangePriorityResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -771,6 +849,60 @@ class TrackerService(object):
             '/tunefarm.v1.TrackerService/ListLeases',
             tunefarm__proto_dot_v1_dot_tracker__pb2.ListLeasesRequest.SerializeToString,
             tunefarm__proto_dot_v1_dot_tracker__pb2.ListLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPastLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ListPastLeases',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListPastLeasesRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListPastLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.TrackerService/ListEvents',
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListEventsRequest.SerializeToString,
+            tunefarm__proto_dot_v1_dot_tracker__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class TrackerServiceStub:
     """Ends a lease. Ending one that has ended already succeeds."""
     CancelRequest: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.CancelRequestRequest, _tracker_pb2.CancelRequestResponse]
     """Ends a waiting request."""
+    ChangePriority: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ChangePriorityRequest, _tracker_pb2.ChangePriorityResponse]
+    """Moves a waiting request up or down the queue."""
     RevokeLease: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RevokeLeaseRequest, _tracker_pb2.RevokeLeaseResponse]
     """Ends somebody's lease and cuts off what runs under it. For operators."""
     ManageDevice: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ManageDeviceRequest, _tracker_pb2.ManageDeviceResponse]
@@ -70,6 +72,10 @@ class TrackerServiceStub:
     """Every waiting request, in the order in which it would be served."""
     ListLeases: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListLeasesRequest, _tracker_pb2.ListLeasesResponse]
     """Every live lease."""
+    ListPastLeases: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListPastLeasesRequest, _tracker_pb2.ListPastLeasesResponse]
+    """Leases that have ended, last ended first."""
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ListEventsRequest, _tracker_pb2.ListEventsResponse]
+    """What happened to one device, request or lease, newest first."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_tracker_pb2.WatchEventsRequest, _tracker_pb2.WatchEventsResponse]
     """Events from a cursor on, then as they happen."""
     RecordResult: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RecordResultRequest, _tracker_pb2.RecordResultResponse]
@@ -113,6 +119,8 @@ class TrackerServiceAsyncStub(TrackerServiceStub):
     """Ends a lease. Ending one that has ended already succeeds."""
     CancelRequest: _aio.UnaryUnaryMultiCallable[_tracker_pb2.CancelRequestRequest, _tracker_pb2.CancelRequestResponse]  # type: ignore[assignment]
     """Ends a waiting request."""
+    ChangePriority: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ChangePriorityRequest, _tracker_pb2.ChangePriorityResponse]  # type: ignore[assignment]
+    """Moves a waiting request up or down the queue."""
     RevokeLease: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RevokeLeaseRequest, _tracker_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
     """Ends somebody's lease and cuts off what runs under it. For operators."""
     ManageDevice: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ManageDeviceRequest, _tracker_pb2.ManageDeviceResponse]  # type: ignore[assignment]
@@ -129,6 +137,10 @@ class TrackerServiceAsyncStub(TrackerServiceStub):
     """Every waiting request, in the order in which it would be served."""
     ListLeases: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListLeasesRequest, _tracker_pb2.ListLeasesResponse]  # type: ignore[assignment]
     """Every live lease."""
+    ListPastLeases: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListPastLeasesRequest, _tracker_pb2.ListPastLeasesResponse]  # type: ignore[assignment]
+    """Leases that have ended, last ended first."""
+    ListEvents: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ListEventsRequest, _tracker_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """What happened to one device, request or lease, newest first."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_tracker_pb2.WatchEventsRequest, _tracker_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """Events from a cursor on, then as they happen."""
     RecordResult: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RecordResultRequest, _tracker_pb2.RecordResultResponse]  # type: ignore[assignment]
@@ -207,6 +219,14 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a waiting request."""
 
     @_abc_1.abstractmethod
+    def ChangePriority(
+        self,
+        request: _tracker_pb2.ChangePriorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ChangePriorityResponse, _abc.Awaitable[_tracker_pb2.ChangePriorityResponse]]:
+        """Moves a waiting request up or down the queue."""
+
+    @_abc_1.abstractmethod
     def RevokeLease(
         self,
         request: _tracker_pb2.RevokeLeaseRequest,
@@ -269,6 +289,22 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tracker_pb2.ListLeasesResponse, _abc.Awaitable[_tracker_pb2.ListLeasesResponse]]:
         """Every live lease."""
+
+    @_abc_1.abstractmethod
+    def ListPastLeases(
+        self,
+        request: _tracker_pb2.ListPastLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ListPastLeasesResponse, _abc.Awaitable[_tracker_pb2.ListPastLeasesResponse]]:
+        """Leases that have ended, last ended first."""
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _tracker_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tracker_pb2.ListEventsResponse, _abc.Awaitable[_tracker_pb2.ListEventsResponse]]:
+        """What happened to one device, request or lease, newest first."""
 
     @_abc_1.abstractmethod
     def WatchEvents(

@@ -7,6 +7,7 @@ from tunefarm_tracker.core.records import (
     Event,
     Failure,
     Lease,
+    PastLease,
     Quota,
     Request,
     Usage,
@@ -73,6 +74,13 @@ class DropLease(Change):
     """A lease has ended."""
 
     lease_id: str
+
+
+@record
+class SavePast(Change):
+    """Keep who held a device, once a lease has ended."""
+
+    past: PastLease
 
 
 @record

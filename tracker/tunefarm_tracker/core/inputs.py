@@ -88,6 +88,15 @@ class RequestCancelled:
 
 
 @record
+class PriorityChanged:
+    """Somebody moves a waiting request up or down; the answer goes to `stream`."""
+
+    stream: int
+    request_id: str
+    priority: int
+
+
+@record
 class LeaseRevoked:
     """An operator ends somebody's lease; the answer goes to `stream`."""
 
@@ -168,6 +177,7 @@ Input: TypeAlias = (
     | LeaseRenewed
     | LeaseReleased
     | RequestCancelled
+    | PriorityChanged
     | LeaseRevoked
     | DeviceManaged
     | HealthChecked

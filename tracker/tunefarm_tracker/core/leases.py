@@ -17,6 +17,7 @@ from tunefarm_tracker.core.effects import (
     Renewed,
     SaveHold,
     SaveLease,
+    SavePast,
     SaveRequest,
     SaveUsage,
 )
@@ -28,6 +29,7 @@ from tunefarm_tracker.core.records import (
     Failure,
     FailureKind,
     Lease,
+    PastLease,
     Request,
     evolve,
 )
@@ -214,6 +216,8 @@ def end_leases(turn: Turn, request: Request, failure: Failure | None, action: st
     state = turn.state
     leases = [state.leases.pop(one) for one in request.lease_ids]
     devices = [_unbind(turn, lease, failure, action) for lease in leases]
+    for lease in leases:
+        turn.want(SavePast(PastLease(lease, request.queued_at, turn.now, action)))
     for lease, device in zip(leases, devices, strict=True):
         expect_report(turn, device)
         turn.want(DesiredLease(device.stream, None, heartbeat_of(turn, device), lease.id))

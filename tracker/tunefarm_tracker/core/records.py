@@ -318,6 +318,16 @@ class Lease:
 
 
 @record
+class PastLease:
+    """A lease that has ended: how ("released", "expired", "revoked"), and when its request came."""
+
+    lease: Lease
+    queued_at: float
+    ended_at: float
+    outcome: str
+
+
+@record
 class End:
     """How a request ended, so that asking again gets the same answer."""
 

@@ -292,6 +292,23 @@ def cancelled(turn: Turn, stream: int, request_id: str) -> None:
     turn.want(CancelAnswered(stream, waiting))
 
 
+def priority_changed(turn: Turn, stream: int, request_id: str, priority: int) -> None:
+    """A waiting request moves up or down; what it kept for itself may go to others then."""
+    request = turn.state.requests.get(request_id)
+    waiting = request is not None and not request.granted
+    if request is not None and waiting and request.wish.priority != priority:
+        kept = reserved_by(turn, request) if request_id in turn.state.reserving else []
+        changed = evolve(request, wish=evolve(request.wish, priority=priority))
+        turn.state.reorder(changed)
+        turn.want(SaveRequest(changed))
+        detail = f"priority {priority}, was {request.wish.priority}"
+        turn.happened(EventKind.REQUEST, request.id, "reprioritised", detail)
+        _served_or_told(turn, changed)
+        for device in kept:
+            offer(turn, device.id)
+    turn.want(CancelAnswered(stream, waiting))
+
+
 def timed_out(turn: Turn, request_id: str) -> None:
     """A request has waited as long as it was allowed to."""
     request = turn.state.requests[request_id]

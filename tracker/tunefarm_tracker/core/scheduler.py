@@ -80,6 +80,8 @@ def _take(turn: Turn, event: inputs.Input) -> None:  # noqa: PLR0912 (one case a
             requests.lease_released(turn, stream, lease_id)
         case inputs.RequestCancelled(stream, request_id):
             requests.cancelled(turn, stream, request_id)
+        case inputs.PriorityChanged(stream, request_id, priority):
+            requests.priority_changed(turn, stream, request_id, priority)
         case inputs.LeaseRevoked():
             requests.lease_revoked(turn, event)
         case inputs.DeviceManaged():

@@ -52,6 +52,14 @@ class State:
             self._leave_queues(old)
         self.requests[request.id] = request
 
+    def reorder(self, request: Request) -> None:
+        """Replace a waiting request by one of another priority."""
+        old = self.requests[request.id]
+        for key in old.wish.keys:
+            self._queues[key].remove(*_entry(old))
+            self._queues[key].add(*_entry(request))
+        self.requests[request.id] = request
+
     def drop_request(self, request: Request) -> None:
         """Forget a request."""
         del self.requests[request.id]

@@ -1,8 +1,8 @@
-"""What the pages show, read off the tracker's messages. Plain data in, plain data out."""
+"""What the tables show, read off the tracker's messages. Plain data in, plain data out."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +12,15 @@ from tunefarm.tracker import wanted
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
+# Bits of the Raspberry Pi's firmware: under voltage, frequency capped, throttled, soft limit.
+THROTTLED_NOW = 0xF
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The farm at one moment. `since` holds when a device took its state, where that was seen.
+    """The farm at one moment: devices by id, and as rows ordered by key and id.
+
+    `since` holds when a device took its state, where that was seen.
 
     Where `connected` is false everything else is what was last known, at `read_at`, and `trouble`
     says in one line why.
@@ -25,16 +30,19 @@ class Snapshot:
     connected: bool = False
     trouble: str = ""
     read_at: datetime | None = None
-    devices: tuple[tpb.Device, ...] = ()
+    devices: Mapping[str, tpb.Device] = field(default_factory=dict)
+    rows: "tuple[DeviceRow, ...]" = ()
     queue: tuple[tpb.QueuedRequest, ...] = ()
     leases: tuple[pb.Lease, ...] = ()
-    results: tuple[tpb.Result, ...] = ()
-    since: Mapping[str, datetime] = field(default_factory=dict)
+    since: dict[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """A device. Times are ISO 8601 in UTC, "" where unknown; `since` is of its state."""
+    """A device. Times are ISO 8601 in UTC, "" where unknown; `since` is of its state.
+
+    `temperature_c` in degrees Celsius and `frequency_mhz` are None where the device cannot tell.
+    """
 
     id: str
     key: str
@@ -47,11 +55,18 @@ class DeviceRow:
     since: str
     target: str
     emulated: bool
+    draining: bool
+    lease_id: str
+    request_id: str
+    temperature_c: float | None
+    frequency_mhz: float | None
+    throttled: bool
+    labels: str
 
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A waiting request."""
+    """A waiting request. `estimate_s`: how long it may still wait, None where nothing is known."""
 
     request_id: str
     position: int
@@ -60,7 +75,7 @@ class QueueRow:
     purpose: str
     priority: int
     reason: str
-    estimate: str
+    estimate_s: float | None
     queued_at: str
 
 
@@ -130,6 +145,31 @@ def target_text(target: pb.Target) -> str:
     return f"{target.triple} {target.cpu}".strip()
 
 
+def next_snapshot(
+    before: Snapshot, devices: Iterable[tpb.Device], *, whole: bool, **fields: Any
+) -> Snapshot:
+    """The snapshot after these devices were read, which are all where `whole` is true.
+
+    Rows of devices that are as before are the same objects as before.
+    """
+    read = {device.id: device for device in devices}
+    known = read if whole else {**before.devices, **read}
+    since = {name: at for name, at in before.since.items() if name in known}
+    old = {row.id: row for row in before.rows}
+    rows = before.rows
+    if whole or read:
+        made = {
+            name: _kept(old.get(name), device_row(device, since)) for name, device in read.items()
+        }
+        found = {**({} if whole else old), **made}
+        rows = tuple(sorted(found.values(), key=lambda row: (row.key, row.id)))
+    return replace(before, devices=known, rows=rows, since=since, **fields)
+
+
+def _kept(old: DeviceRow | None, new: DeviceRow) -> DeviceRow:
+    return old if old == new and old is not None else new
+
+
 def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
     """One line of the table of devices."""
     state = _word(tpb.DeviceState, device.state, "DEVICE_STATE_")
@@ -138,6 +178,9 @@ def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
         start = moment_of(device.lease, "granted_at")
     elif state == "offline":
         start = moment_of(device, "last_seen")
+    now = device.conditions
+    online = state != "offline"
+    warm = online and now.HasField("temperature_celsius")
     return DeviceRow(
         id=device.id,
         key=device.key,
@@ -150,32 +193,35 @@ def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
         since=iso(start),
         target=target_text(device.facts.target),
         emulated=device.facts.emulated,
+        draining=device.draining,
+        lease_id=device.lease.id,
+        request_id=device.lease.request_id,
+        temperature_c=round(now.temperature_celsius, 1) if warm else None,
+        frequency_mhz=round(now.frequency_hz / 1e6) if online and now.frequency_hz else None,
+        throttled=online and bool(now.throttle_bits & THROTTLED_NOW),
+        labels=", ".join(f"{name}={value}" for name, value in sorted(device.labels.items())),
     )
 
 
-def _estimate(place: tpb.QueuePosition) -> str:
-    """How long a request may still wait, "" where nothing is known."""
-    if not place.HasField("estimate"):
-        return ""
-    seconds = place.estimate.ToTimedelta().total_seconds()
-    return f"about {seconds / 60:.0f} min" if seconds >= 120 else f"about {seconds:.0f} s"
-
-
-def _queue_row(waiting: tpb.QueuedRequest) -> QueueRow:
+def queue_row(waiting: tpb.QueuedRequest) -> QueueRow:
+    """One line of the queue."""
+    place = waiting.position
+    known = place.HasField("estimate")
     return QueueRow(
         request_id=waiting.request.request_id,
-        position=waiting.position.position,
+        position=place.position,
         key=wanted(waiting.request),
         user=waiting.request.user,
         purpose=waiting.request.purpose,
         priority=waiting.request.priority,
-        reason=waiting.position.reason,
-        estimate=_estimate(waiting.position),
+        reason=place.reason,
+        estimate_s=place.estimate.ToTimedelta().total_seconds() if known else None,
         queued_at=iso(moment_of(waiting, "queued_at")),
     )
 
 
-def _lease_row(lease: pb.Lease, emulated: frozenset[str]) -> LeaseRow:
+def lease_row(lease: pb.Lease, emulated: frozenset[str]) -> LeaseRow:
+    """One line of the table of leases."""
     return LeaseRow(
         id=lease.id,
         device=lease.device_id,
@@ -222,39 +268,7 @@ def error_text(result: tpb.Result) -> str:
 
 def emulated_ids(snapshot: Snapshot) -> frozenset[str]:
     """The ids of the emulated devices."""
-    return frozenset(device.id for device in snapshot.devices if device.facts.emulated)
-
-
-@dataclass(frozen=True)
-class Farm:
-    """The farm as rows."""
-
-    devices: tuple[DeviceRow, ...]
-    queue: tuple[QueueRow, ...]
-    leases: tuple[LeaseRow, ...]
-    results: tuple[ResultRow, ...]
-
-
-def farm_view(snapshot: Snapshot) -> Farm:
-    """All rows of the first page."""
-    emulated = emulated_ids(snapshot)
-    return Farm(
-        devices=tuple(device_row(device, snapshot.since) for device in snapshot.devices),
-        queue=tuple(_queue_row(waiting) for waiting in snapshot.queue),
-        leases=tuple(_lease_row(lease, emulated) for lease in snapshot.leases),
-        results=tuple(result_row(result, emulated) for result in snapshot.results),
-    )
-
-
-def as_json(snapshot: Snapshot) -> dict[str, Any]:
-    """The farm as JSON; the names of `tunefarm status --json`, and more."""
-    tracker = {
-        "address": snapshot.tracker,
-        "connected": snapshot.connected,
-        "trouble": snapshot.trouble,
-        "read_at": iso(snapshot.read_at),
-    }
-    return {"tracker": tracker, **asdict(farm_view(snapshot))}
+    return frozenset(row.id for row in snapshot.rows if row.emulated)
 
 
 def device_facts(device: tpb.Device) -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""What pages show, as plain data: one module for each group of pages."""
