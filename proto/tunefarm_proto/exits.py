@@ -32,8 +32,8 @@ MEANING = {
     Exit.VERDICT: "a verdict named by `compare --fail-if`",
     Exit.UNREACHABLE: "the tracker or the device does not answer, or speaks another protocol",
     Exit.REFUSED: "no token, a wrong one, or one whose role does not allow it",
-    Exit.NO_DEVICE: "no device was had, or it was lost: an unknown key or device, a time-out in the "
-    "queue, a quota, an overloaded server, a lease that ended",
+    Exit.NO_DEVICE: "no device was had, or it was lost: an unknown key or device, a time-out in "
+    "the queue, a quota, an overloaded server, a lease that ended",
     Exit.WORK: "the work itself failed: the kernel crashed, ran too long or was refused by the "
     "device, or the compiler failed",
     Exit.MISSING: "a package or tool is not installed; the line says what installs it",

@@ -40,7 +40,7 @@ class Authorizer(Protocol):
 
 
 class HelloService(pb_grpc.HelloServiceServicer):
-    """Says who the server is, and what its clock says; `dashboard` is the farm's, where there is."""
+    """Says who the server is, and its time; `dashboard` is the farm's, where there is one."""
 
     def __init__(self, component: str, dashboard: str = "") -> None:
         self._peer = rpc.this_peer(component)

@@ -1,7 +1,7 @@
 """Backup and restore of a tracker's state, while it runs or not.
 
-A backup is a tar, compressed, that only its owner reads: manifest.json, then the two databases, each
-as it was at one moment by SQLite's own backup, and the secret of the leases' tokens.
+A backup is a tar, compressed, that only its owner reads: manifest.json, then the two databases,
+each as it was at one moment by SQLite's own backup, and the secret of the leases' tokens.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from tunefarm_proto.rpc import software_version
 FORMAT = 1
 # Tokens last: one made while the other file is copied is in the backup, and opens nothing more.
 DATABASES = ("state.sqlite", "accounts.sqlite")
-SECRET, MANIFEST = "secret", "manifest.json"  # noqa: S105 (a file's name)
+SECRET, MANIFEST = "secret", "manifest.json"
 MOST_BYTES = 1 << 40
 _COUNTED = ("devices", "requests", "leases", "results", "events")
 
@@ -166,7 +166,9 @@ def _unpack(source: Path, into: Path) -> Manifest:
                 data = archive.extractfile(info)
                 assert data is not None  # noqa: S101 (it is a file)
                 path = into / info.name
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as o:
+                with os.fdopen(
+                    os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+                ) as o:
                     while chunk := data.read(1 << 20):
                         o.write(chunk)
         manifest = Manifest(**json.loads((into / MANIFEST).read_text()))

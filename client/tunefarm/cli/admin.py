@@ -32,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common(cancel)
     quota = verbs.add_parser("quota", help="limit what a user may have at a time")
     quota.add_argument("user", metavar="USER")
-    quota.add_argument("--max-devices", type=whole(0), metavar="N", help="devices held (else no limit)")
-    quota.add_argument("--max-requests", type=whole(0), metavar="N", help="requests (else the default)")
+    quota.add_argument(
+        "--max-devices", type=whole(0), metavar="N", help="devices held (else no limit)"
+    )
+    quota.add_argument(
+        "--max-requests", type=whole(0), metavar="N", help="requests (else the default)"
+    )
     _common(quota)
     _common(verbs.add_parser("users", help="who holds, waits, has used devices or has a quota"))
 

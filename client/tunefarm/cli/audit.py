@@ -13,9 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_tracker(parser)
     parser.add_argument(
-        "--after", type=whole(0), metavar="CURSOR", help="entries after this one (default: the newest)"
+        "--after",
+        type=whole(0),
+        metavar="CURSOR",
+        help="entries after this one (default: the newest)",
     )
-    parser.add_argument("--limit", type=whole(1), default=100, metavar="N", help="at most so many (default 100)")
+    parser.add_argument(
+        "--limit", type=whole(1), default=100, metavar="N", help="at most so many (default 100)"
+    )
     add_json(parser)
 
 

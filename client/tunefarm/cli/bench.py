@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("seeded", "zeros"),
         help="what its float arguments hold; integers are 0 (default seeded)",
     )
-    of_bundle.add_argument("--seed", type=whole(0), metavar="N", help="of --fill seeded (default 0)")
+    of_bundle.add_argument(
+        "--seed", type=whole(0), metavar="N", help="of --fill seeded (default 0)"
+    )
     add_json(parser)
 
 

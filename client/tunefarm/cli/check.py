@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", default="", help="only devices of this key")
     parser.add_argument("--every", type=number(0.1), metavar="SECONDS", help="again and again")
     parser.add_argument(
-        "--wait", type=number(0, above=True), default=30.0, help="seconds to wait for a busy one (default 30)"
+        "--wait",
+        type=number(0, above=True),
+        default=30.0,
+        help="seconds to wait for a busy one (default 30)",
     )
     add_tracker(parser)
     add_json(parser)

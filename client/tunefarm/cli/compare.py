@@ -21,13 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--function", metavar="NAME", help="of bundles that have several")
     parser.add_argument(
-        "--margin", type=number(0, most=1), default=0.01, help="a difference that is none (default 0.01)"
+        "--margin",
+        type=number(0, most=1),
+        default=0.01,
+        help="a difference that is none (default 0.01)",
     )
     parser.add_argument(
-        "--confidence", type=number(0, above=True, most=1), default=0.99, help="of the interval (default 0.99)"
+        "--confidence",
+        type=number(0, above=True, most=1),
+        default=0.99,
+        help="of the interval (default 0.99)",
     )
     parser.add_argument(
-        "--budget", type=number(0, above=True), default=20.0, help="seconds to measure for, at most (default 20)"
+        "--budget",
+        type=number(0, above=True),
+        default=20.0,
+        help="seconds to measure for, at most (default 20)",
     )
     parser.add_argument(
         "--min-repeat-ms", type=number(0), default=1.0, help="length of a sample (default 1)"

@@ -66,8 +66,7 @@ def _node(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Node:
 
 
 def _first_line(action: argparse.Action) -> str:
-    text = (action.help or "").replace("%%", "%") % {} if "%(" not in (action.help or "") else ""
-    return text.split(";")[0].split(" (")[0]
+    return (action.help or "").replace("%%", "%").split(";")[0].split(" (")[0]
 
 
 def _values(action: argparse.Action) -> list[str]:
@@ -83,7 +82,7 @@ def _quoted(text: str) -> str:
 def _case(nodes: list[Node], of: str, lines: list[str]) -> str:
     """A shell function that answers by the command's words."""
     body = "\n".join(f"    {line}" for line in lines)
-    return f"{of}() {{\n  case \"$1\" in\n{body}\n  esac\n}}\n"
+    return f'{of}() {{\n  case "$1" in\n{body}\n  esac\n}}\n'
 
 
 def _tables(nodes: list[Node]) -> str:
@@ -95,8 +94,8 @@ def _tables(nodes: list[Node]) -> str:
         follow.append(f"{path}) echo {_quoted(' '.join([*words, *node.options]))} ;;")
         verbs.append(f"{path}) echo {_quoted(' '.join(node.verbs))} ;;")
         cases = [
-            f"{_quoted(' '.join(node.words) + ' ' + option)}) echo {_quoted(' '.join(taken) or '@any')} ;;"
-            for option, taken in node.takes.items()
+            f"{_quoted(' '.join((*node.words, option)))}) echo {_quoted(taken)} ;;"
+            for option, taken in ((o, " ".join(t) or "@any") for o, t in node.takes.items())
         ]
         if node.files:
             cases.append(f"{_quoted(' '.join(node.words) + ' @')}) echo '@file' ;;")
@@ -156,7 +155,11 @@ _tunefarm() {
     *) compadd -- ${=takes} ;;
   esac
 }
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _tunefarm "$@"; else compdef _tunefarm tunefarm; fi
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  _tunefarm "$@"
+else
+  compdef _tunefarm tunefarm
+fi
 """
 
 

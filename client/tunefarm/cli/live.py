@@ -1,4 +1,4 @@
-"""What is shown again and again: a screen on a terminal, changes as text or JSON lines elsewhere."""
+"""What is shown again and again: a screen on a terminal, elsewhere changes as text or JSON."""
 
 import sys
 import time
@@ -59,6 +59,7 @@ def repeat(
     every_s: float,
     read: Callable[[Tracker], Any],
     write: Callable[[Any], str],
+    *,
     count: int | None = None,
 ) -> None:
     """Read from the tracker and show, `count` times, or until interrupted.

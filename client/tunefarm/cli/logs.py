@@ -79,7 +79,9 @@ def wanted(about: list[str], kind: str | None, since: float | None) -> Callable[
     return matches
 
 
-def history(tracker: Tracker, asked: Callable[[Event], bool], limit: int) -> tuple[list[Event], int]:
+def history(
+    tracker: Tracker, asked: Callable[[Event], bool], limit: int
+) -> tuple[list[Event], int]:
     """The last `limit` events asked for, oldest first (0: all), and the cursor to go on from."""
     end = int(next(tracker.watch()).cursor)
     for span in SPANS if limit else (end,):

@@ -45,7 +45,9 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,10}", text) or not least <= int(text) <= most:
             end = f"to {most}" if most < 2**31 - 1 else "or more"
-            raise argparse.ArgumentTypeError(f"{text!r} is none; give a whole number, {least} {end}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none; give a whole number, {least} {end}"
+            )
         return int(text)
 
     return parse

@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="30m, 12h, 7d ago, or 2026-11-21[T10:00]")
     parser.add_argument("--until", metavar="TIME", help="likewise")
     parser.add_argument(
-        "--limit", type=whole(0), default=20, metavar="N", help="at most so many (default 20; 0: all)"
+        "--limit",
+        type=whole(0),
+        default=20,
+        metavar="N",
+        help="at most so many (default 20; 0: all)",
     )
     parser.add_argument(
         "--export", type=Path, metavar="FILE", help="write all of it to FILE.jsonl or FILE.parquet"

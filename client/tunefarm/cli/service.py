@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 def add_removal(parser: argparse.ArgumentParser, name: str) -> None:
     """Options of a removal."""
     parser.add_argument("--name", default=name, help=f"of the unit (default {name})")
-    parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="in this system")
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="in this system"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -71,14 +73,19 @@ def python_folders() -> list[Path]:
     paths = sysconfig.get_paths()
     named = [sys.prefix, sys.base_prefix, paths["purelib"], paths["platlib"]]
     folders = [Path(one).resolve() for one in named]
-    return [one for one in dict.fromkeys(folders) if not any(one != o and o in one.parents for o in folders)]
+    return [
+        one
+        for one in dict.fromkeys(folders)
+        if not any(one != o and o in one.parents for o in folders)
+    ]
 
 
 def check_name(name: str) -> None:
     """Refuse what is no name of a unit and a user. Raises: InvalidRequestError."""
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name):
         raise InvalidRequestError(
-            f"--name {name} is no name of a service", "give letters, digits and -, as in farm-board1"
+            f"--name {name} is no name of a service",
+            "give letters, digits and -, as in farm-board1",
         )
 
 

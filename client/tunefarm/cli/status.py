@@ -127,7 +127,9 @@ def devices_text(status: dict[str, Any]) -> str:
     head = ["DEVICE", "KEY", "STATE", "HEALTH", "HOLDER", "SINCE", "FOR", "ADDRESS", "TARGET"]
     if not rows:
         return "no devices (start one with `tunefarm device --key KEY`)"
-    why = [f"{d['id']}: {clean(d['health_reason'])}" for d in status["devices"] if d["health_reason"]]
+    why = [
+        f"{d['id']}: {clean(d['health_reason'])}" for d in status["devices"] if d["health_reason"]
+    ]
     return "\n".join([table(head, rows), *why])
 
 

@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a client to make a certificate for, for mutual TLS",
     )
     create.add_argument(
-        "--days", type=whole(1, 36500), default=365, metavar="N", help="how long they hold (default 365)"
+        "--days",
+        type=whole(1, 36500),
+        default=365,
+        metavar="N",
+        help="how long they hold (default 365)",
     )
     add_json(create)
 

@@ -42,7 +42,9 @@ def _device(device: tpb.Device, now: float) -> dict[str, Any]:
         "holder": lease.holder if lease else "",
         "purpose": lease.purpose if lease else "",
         "held_s": round(max(now - lease.granted_at.ToNanoseconds() * 1e-9, 0)) if lease else None,
-        "temperature_celsius": at.temperature_celsius if at.HasField("temperature_celsius") else None,
+        "temperature_celsius": at.temperature_celsius
+        if at.HasField("temperature_celsius")
+        else None,
         "frequency_hz": at.frequency_hz if at.HasField("frequency_hz") else None,
         "load_average": at.load_average if at.HasField("load_average") else None,
         "throttled": bool(at.throttle_bits & 0xF) if at.HasField("throttle_bits") else None,
@@ -56,7 +58,7 @@ def read(tracker: Tracker) -> dict[str, Any]:
     now = max((d.last_seen.ToNanoseconds() * 1e-9 for d in known), default=0.0)
     devices = [_device(device, now) for device in known]
     devices.sort(key=lambda d: (_ORDER.index(d["state"]) if d["state"] in _ORDER else 9, d["id"]))
-    users = [
+    users: list[dict[str, Any]] = [
         {"name": u.name, "devices": u.devices, "waiting": u.waiting, "recent_use_s": u.recent_use_s}
         for u in tracker.users()
     ]
@@ -73,7 +75,7 @@ def write(found: dict[str, Any]) -> str:
     devices = found["devices"]
     states = [d["state"] for d in devices]
     counts = ", ".join(f"{states.count(one)} {one}" for one in _ORDER if one in states)
-    lines = [f"{len(devices)} devices: {counts or 'none'}; {found['waiting']} requests wait", ""]
+    lines = [f"devices: {counts or 'none'}; requests that wait: {found['waiting']}", ""]
     rows = [
         [
             d["id"],
@@ -85,7 +87,9 @@ def write(found: dict[str, Any]) -> str:
             _number(d["frequency_hz"] and d["frequency_hz"] / 1e6, "{:.0f} MHz"),
             _number(d["load_average"], "{:.2f}"),
             " ".join(
-                word for word, on in (("throttled", d["throttled"]), ("emulated", d["emulated"])) if on
+                word
+                for word, on in (("throttled", d["throttled"]), ("emulated", d["emulated"]))
+                if on
             ),
             d["purpose"],
         ]
@@ -110,5 +114,5 @@ def run(arguments: argparse.Namespace) -> int:
     if count is None and not arguments.json and not is_terminal(sys.stdout):
         count = 1
     screen = Screen("tunefarm top", json=arguments.json)
-    repeat(arguments.tracker, screen, arguments.every, read, write, count)
+    repeat(arguments.tracker, screen, arguments.every, read, write, count=count)
     return 0

@@ -39,7 +39,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metrics", metavar="HOST:PORT", help="answer Prometheus there")
     parser.add_argument(
-        "--dashboard", default="", metavar="URL", help="where the farm's dashboard is, told to users"
+        "--dashboard",
+        default="",
+        metavar="URL",
+        help="where the farm's dashboard is, told to users",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
@@ -154,7 +157,7 @@ def unit_of(given: argparse.Namespace) -> "Unit":
         name: Path(getattr(given, dest)) for dest, name in _SECRETS.items() if getattr(given, dest)
     }
     named = ["--" + dest.replace("_", "-") for dest in _SECRETS]
-    shown = {option: name for option, name in zip(named, _SECRETS.values(), strict=True)}
+    shown = dict(zip(named, _SECRETS.values(), strict=True))
     return Unit(
         name=given.name,
         what="tracker",

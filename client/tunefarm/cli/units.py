@@ -91,7 +91,9 @@ def quote(word: str) -> str:
 
 def _homes(python: Sequence[Path]) -> list[str]:
     """Homes are hidden; where Python itself is in one, that folder alone can be read."""
-    inside = [one for one in dict.fromkeys(python) if str(one).startswith(tuple(f"{h}/" for h in _HOMES))]
+    inside = [
+        one for one in dict.fromkeys(python) if str(one).startswith(tuple(f"{h}/" for h in _HOMES))
+    ]
     if not inside:
         return ["ProtectHome=yes"]
     return ["ProtectHome=tmpfs", *(f"BindReadOnlyPaths={quote(str(one))}" for one in inside)]
