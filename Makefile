@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation faults fuzz hostile check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation test-deploy faults fuzz hostile check format stubs bench clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ test-slow: install
 
 test-emulation: install
 	$(BIN)/pytest -m emulation --timeout 900
+
+# Needs root, mmdebstrap and PyPI.
+test-deploy: install
+	$(BIN)/pytest -m deploy --timeout 1200
 
 # A failing run prints its seed: FAULTS_SEED=7 make faults
 faults: install

@@ -27,7 +27,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 place=${1:-/opt/tunefarm}
 python3 -m venv --without-pip "$place"
 # pip comes as a wheel, which Python runs as it is: Debian's own is not needed.
-"$place/bin/python" "$here"/pip-*.whl/pip install --no-index --find-links "$here" \\
+for pip in "$here"/pip-*.whl; do :; done
+"$place/bin/python" "$pip/pip" install --no-index --find-links "$here" \\
     --disable-pip-version-check --quiet tunefarm@EXTRAS@
 "$place/bin/tunefarm" --version
 echo "next: $place/bin/tunefarm device install --key KEY --tracker HOST:PORT"
@@ -51,10 +52,18 @@ def build(folder: Path, arch: str | None, python: str, extras: str) -> None:
         where = ["--python-version", short, "--implementation", "cp"]
         where += ["--abi", f"cp{short}", "--abi", "abi3", "--abi", "none"]
         where += [word for one in (*PLATFORMS[arch], "any") for word in ("--platform", one)]
-    wanted = f"tunefarm{f'[{extras}]' if extras else ''}"
-    found = ["--find-links", str(folder), "--dest", str(folder)]
-    pip("download", "--quiet", "--only-binary=:all:", *where, *found, wanted, "pip")
     named = f"[{extras}]" if extras else ""
+    wheel = max(folder.glob("tunefarm-*.whl"), key=lambda one: one.stat().st_mtime)
+    pip(
+        "download",
+        "--quiet",
+        "--only-binary=:all:",
+        *where,
+        "--dest",
+        str(folder),
+        f"{wheel}{named}",
+        "pip",
+    )
     (folder / "install.sh").write_text(INSTALL.replace("@EXTRAS@", named))
 
 

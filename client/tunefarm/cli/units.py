@@ -18,6 +18,7 @@ NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
 ProtectSystem=strict
+PrivateMounts=yes
 PrivateTmp=yes
 ProtectProc=invisible
 ProtectClock=yes
@@ -46,6 +47,7 @@ SystemCallFilter=perf_event_open
 _TRACKER = """\
 RestrictNamespaces=yes
 LockPersonality=yes
+MemoryDenyWriteExecute=yes
 SystemCallFilter=@system-service
 LimitNOFILE=65536
 """
