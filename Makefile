@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation test-kernels faults fuzz hostile check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation test-kernels test-deploy faults fuzz hostile check format stubs bench clean
 
 install: .venv/installed
 
@@ -28,6 +28,10 @@ test-emulation: install
 # 20 minutes. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
 test-kernels: install
 	$(BIN)/pytest -m kernels -s --timeout 900 tests/compiler
+
+# Needs root, mmdebstrap and PyPI.
+test-deploy: install
+	$(BIN)/pytest -m deploy --timeout 1200
 
 # A failing run prints its seed: FAULTS_SEED=7 make faults
 faults: install

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.rpc import software_version
 
 from tunefarm_device.anchor import INTERVAL_S
 from tunefarm_device.backend import Backend, UnknownBackendError, find
@@ -173,6 +174,7 @@ class Builder:
                 cores=own,
             )
             facts.time_together = together
+            facts.extra["tunefarm"] = software_version()
             if one.unit:
                 facts.extra["unit"] = one.unit
             bench = Workbench(

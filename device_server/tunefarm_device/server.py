@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import grpc
@@ -13,6 +13,7 @@ from tunefarm_proto import security, serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.listener import Listener
 from tunefarm_proto.security import Access, Credentials
+from tunefarm_proto.supervisor import Supervisor
 from tunefarm_proto.v1 import device_pb2_grpc as dpb_grpc
 
 from tunefarm_device.building import Builder, Options
@@ -124,8 +125,9 @@ def serve(
     *,
     options: Options | None = None,
     access: Access | None = None,
+    on_ready: Callable[[RunningServer], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; arguments as for `start`.
+    """Serve until SIGTERM or SIGINT; arguments as for `start`. `on_ready` is told when it serves.
 
     Times on a processor of its own where there are several.
     """
@@ -134,6 +136,7 @@ def serve(
     access = access or Access(Credentials.from_environment())
     os.environ.pop(security.TOKEN, None)  # kernels get what is left of the environment
     options = replace(options or Options(), claim_cpu=True)
+    supervisor = Supervisor()
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -144,7 +147,10 @@ def serve(
             where = ", ".join(server.addresses)
             for device in server.devices:
                 _log.info("device %s serves on %s, tracker %s", device.device_id, where, tracker)
-            await stop.wait()
+            if on_ready is not None:
+                on_ready(server)
+            with supervisor.watching(f"serves on {where}, tracker {tracker}"):
+                await stop.wait()
         finally:
             await server.stop()
 

@@ -40,10 +40,11 @@ class Authorizer(Protocol):
 
 
 class HelloService(pb_grpc.HelloServiceServicer):
-    """Says who the server is."""
+    """Says who the server is, and its time; `dashboard` is the farm's, where there is one."""
 
-    def __init__(self, component: str) -> None:
+    def __init__(self, component: str, dashboard: str = "") -> None:
         self._peer = rpc.this_peer(component)
+        self._dashboard = dashboard
 
     async def Hello(  # noqa: N802 (the generated name)
         self, request: pb.HelloRequest, context: _Context
@@ -51,7 +52,9 @@ class HelloService(pb_grpc.HelloServiceServicer):
         """Answer with our own peer; refuse another major version."""
         peer = request.peer
         rpc.check_protocol(f"{peer.protocol_major}.{peer.protocol_minor}", "the caller")
-        return pb.HelloResponse(peer=self._peer)
+        answer = pb.HelloResponse(peer=self._peer, dashboard=self._dashboard)
+        answer.at.GetCurrentTime()
+        return answer
 
 
 @dataclass(eq=False)
@@ -201,9 +204,9 @@ def new_server(
     )
 
 
-def add_hello(server: grpc.aio.Server, component: str) -> None:
-    """Answer hello as `component`: "tracker" or "device"."""
-    pb_grpc.add_HelloServiceServicer_to_server(HelloService(component), server)
+def add_hello(server: grpc.aio.Server, component: str, dashboard: str = "") -> None:
+    """Answer hello as `component`: "tracker" or "device"; a tracker tells the `dashboard`'s URL."""
+    pb_grpc.add_HelloServiceServicer_to_server(HelloService(component, dashboard), server)
 
 
 def check_exposure(host: str, tls: ServerTls | None, *, guarded: bool, insecure: bool) -> None:

@@ -21,6 +21,7 @@ from tunefarm_proto import rpc, serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.listener import Listener
 from tunefarm_proto.security import ServerTls
+from tunefarm_proto.supervisor import Supervisor
 from tunefarm_proto.v1 import account_pb2_grpc as apb_grpc
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
@@ -156,12 +157,13 @@ async def start(
     require_tokens: bool = False,
     operations: Operations | None = None,
     metrics: tuple[str, int] | None = None,
+    dashboard: str = "",
 ) -> RunningTracker:
     """Start a tracker in the running loop; port 0 takes a free one.
 
     It wants a token from every caller once there is one, or if it has to `require_tokens`. Beyond
     loopback it listens with TLS and tokens only, unless `insecure`. `metrics` is where to answer
-    Prometheus.
+    Prometheus; `dashboard` is its URL, which clients are told.
     Raises: InvalidRequestError where the state folder or the address cannot be used.
     """
     operations = operations or Operations()
@@ -181,7 +183,7 @@ async def start(
         account_service = AccountService(accounts, lambda: authorizer.sweep(guard))
 
         def fill(server: grpc.aio.Server) -> None:
-            serving.add_hello(server, "tracker")
+            serving.add_hello(server, "tracker", dashboard)
             tpb_grpc.add_TrackerServiceServicer_to_server(service, server)
             apb_grpc.add_AccountServiceServicer_to_server(account_service, server)
 
@@ -226,6 +228,7 @@ def serve(
     metrics: tuple[str, int] | None = None,
     log_format: str = "text",
     log_level: str = "info",
+    dashboard: str = "",
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Run a tracker until SIGTERM or SIGINT; arguments as for `start`.
@@ -233,6 +236,7 @@ def serve(
     Raises: InvalidRequestError as `start` does; InternalError where its state cannot be kept.
     """
     set_up(log_format, log_level)
+    supervisor = Supervisor()
     # Each device and client is a connection; the usual soft limit is 1024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -244,12 +248,13 @@ def serve(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         running = await start(
             host, port, state_dir, tls=tls, insecure=insecure, require_tokens=require_tokens,
-            operations=operations, metrics=metrics,
+            operations=operations, metrics=metrics, dashboard=dashboard,
         )  # fmt: skip
         if on_ready is not None:
             on_ready(running.port)
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait((stopped, running.hub.failed), return_when=asyncio.FIRST_COMPLETED)
+        with supervisor.watching(f"listens on {host}:{running.port}"):
+            await asyncio.wait((stopped, running.hub.failed), return_when=asyncio.FIRST_COMPLETED)
         await running.stop()
         collector.cancel()
         if running.hub.failed.done():

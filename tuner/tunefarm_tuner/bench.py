@@ -2,7 +2,7 @@
 
 import statistics
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Measurement:
     """What one workload did on one device. Times in seconds for one call.
 
     `correct` is None where there was nothing to check the answer with; `operations` 0 where their
-    number is not known.
+    number is not known. Under `result_id` the tracker keeps it.
     """
 
     workload: str
@@ -70,6 +70,7 @@ class Measurement:
     bundle_digest: str
     schedule: str
     uploaded_bytes: int
+    result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def gflops(self) -> float:
@@ -109,6 +110,7 @@ class Measurement:
             "bundle_digest": self.bundle_digest,
             "schedule": self.schedule,
             "uploaded_bytes": self.uploaded_bytes,
+            "result_id": self.result_id,
         }
 
     def __str__(self) -> str:
@@ -231,7 +233,7 @@ def measure(device: Device, parsed: Workload, bundle: Bundle, plan: TimingPlan) 
 def as_result(measured: Measurement, device: Device) -> tpb.Result:
     """A measurement as the tracker keeps it."""
     result = tpb.Result(
-        id=uuid.uuid4().hex,
+        id=measured.result_id,
         workload=measured.workload,
         device_id=device.id,
         device_key=device.key,

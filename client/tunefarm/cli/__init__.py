@@ -1,23 +1,29 @@
 """The `tunefarm` command line: one module for each command; each loads its part when it runs.
 
-Exit status: 0 done, 1 a TunefarmError (one line on stderr), 2 wrong usage, 130 interrupted.
+How a command ends is told by its exit status: `tunefarm_proto.exits`.
 """
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tunefarm_proto.errors import TunefarmError
+from tunefarm_proto.exits import Exit, exit_of
 from tunefarm_proto.rpc import software_version
 from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 
+from tunefarm.cli.parsing import Parser
+
 COMMANDS = {
-    "tracker": "run the tracker that brokers the devices",
-    "device": "run the device server of this machine",
+    "tracker": "run the tracker that brokers the devices; install it, back its state up",
+    "device": "run the device server of this machine, or install it",
     "status": "show devices, queue and leases",
+    "top": "watch what the devices do, and for whom",
+    "logs": "show what has happened on the farm, or follow it",
     "build": "compile a workload into a bundle",
     "bench": "build a workload, run it on a device, check and time it",
     "compare": "say which of two kernels is faster on a device, and how sure that is",
@@ -30,8 +36,10 @@ COMMANDS = {
     "tls": "make certificates to try TLS out, and for small farms",
     "dashboard": "show the farm in a browser",
     "demo": "try all of it on this machine",
-    "doctor": "say what this machine can do and what is missing",
+    "doctor": "say what this machine and the farm can do, and what is missing",
+    "completion": "print what lets a shell complete these commands",
 }
+DEBUG = "TUNEFARM_DEBUG"
 
 
 @contextmanager
@@ -46,43 +54,88 @@ def _credentials_of(arguments: argparse.Namespace) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="tunefarm", description="A farm for kernels.")
+def build_parser(only: str | None = None) -> Parser:
+    """The parser of all commands; with `only` the options of that one alone, which is quicker."""
+    parser = Parser(
+        prog="tunefarm",
+        description="A farm for kernels.",
+        epilog="Exit statuses are in docs/command-line.md.",
+    )
     parser.add_argument("--version", action="version", version=f"tunefarm {software_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"tunefarm {name}: {summary}")
-        importlib.import_module(f"tunefarm.cli.{name}").add_arguments(command)
-    arguments = parser.parse_args(argv)
-    module = importlib.import_module(f"tunefarm.cli.{arguments.command}")
+        if only in (None, name):
+            importlib.import_module(f"tunefarm.cli.{name}").add_arguments(command)
+    return parser
+
+
+def _failed(arguments: argparse.Namespace, kind: str, message: str, hint: str, status: int) -> int:
+    """Tell what went wrong: one line on stderr, and with --json an object on stdout."""
+    line = f"{message} ({hint})" if hint else message
+    print(f"tunefarm: {' '.join(line.split())}", file=sys.stderr)
+    if getattr(arguments, "json", False):
+        error = {"name": kind, "message": message, "hint": hint, "exit": int(status)}
+        print(json.dumps({"error": error}))
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    named = next((word for word in words if not word.startswith("-")), None)
+    arguments = build_parser(named if named in COMMANDS else "").parse_args(words)
     try:
         with _credentials_of(arguments):
-            status: int = module.run(arguments)
-    except TunefarmError as error:
-        print(f"tunefarm: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("tunefarm"):
-            raise
-        print(
-            f"tunefarm: {arguments.command} needs {error.name} "
-            "(install it with `pip install 'tunefarm[all]'`)",
-            file=sys.stderr,
-        )
-        return 1
+            return run(arguments)
     except BrokenPipeError:
         # What reads our output went away, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(f"tunefarm: {error}", file=sys.stderr)
-        return 1
+        return Exit.PIPE
     except KeyboardInterrupt:
-        return 130
-    return status
+        return Exit.INTERRUPTED
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a command whose words are read. Returns the exit status; what goes wrong is told."""
+    try:
+        module = importlib.import_module(f"tunefarm.cli.{arguments.command}")
+        status: int = module.run(arguments)
+        sys.stdout.flush()
+        return status
+    except TunefarmError as error:
+        kind = type(error).__name__
+        return _failed(arguments, kind, error.message, error.hint, exit_of(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("tunefarm"):
+            return _bug(arguments, error)
+        hint = "install it with `pip install 'tunefarm[all]'`"
+        message = f"{arguments.command} needs {error.name}"
+        return _failed(arguments, "MissingPackage", message, hint, Exit.MISSING)
+    except BrokenPipeError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        return _failed(arguments, *_of_file(error))
+    except Exception as error:
+        return _bug(arguments, error)
+
+
+def _of_file(error: OSError | UnicodeDecodeError) -> tuple[str, str, str, int]:
+    if isinstance(error, UnicodeDecodeError):
+        return "InvalidRequestError", "a file is no text", "name another", Exit.USAGE
+    if error.filename is None:
+        return "OSError", str(error), "", Exit.NO
+    message = f"{os.fspath(error.filename)}: {error.strerror}"
+    return "InvalidRequestError", message, "name another file or folder", Exit.USAGE
+
+
+def _bug(arguments: argparse.Namespace, error: Exception) -> int:
+    if os.environ.get(DEBUG):
+        raise error
+    message = f"a bug: {type(error).__name__}: {error}"
+    return _failed(arguments, "Bug", message, f"{DEBUG}=1 shows where; please tell us", Exit.BUG)

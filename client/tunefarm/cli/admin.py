@@ -2,10 +2,10 @@
 
 import argparse
 
-from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.cli.output import add_json, add_tracker, print_json, table
+from tunefarm.cli.parsing import whole
 from tunefarm.cli.status import health_name, state_name
 from tunefarm.tracker import Tracker
 
@@ -32,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common(cancel)
     quota = verbs.add_parser("quota", help="limit what a user may have at a time")
     quota.add_argument("user", metavar="USER")
-    quota.add_argument("--max-devices", type=int, metavar="N", help="devices held (else no limit)")
-    quota.add_argument("--max-requests", type=int, metavar="N", help="requests (else the default)")
+    quota.add_argument(
+        "--max-devices", type=whole(0), metavar="N", help="devices held (else no limit)"
+    )
+    quota.add_argument(
+        "--max-requests", type=whole(0), metavar="N", help="requests (else the default)"
+    )
     _common(quota)
     _common(verbs.add_parser("users", help="who holds, waits, has used devices or has a quota"))
 
@@ -87,11 +91,6 @@ def _revoke(tracker: Tracker, arguments: argparse.Namespace) -> int:
 
 
 def _quota(tracker: Tracker, arguments: argparse.Namespace) -> int:
-    for name in ("max_devices", "max_requests"):
-        value = getattr(arguments, name)
-        if value is not None and value < 0:
-            option = name.replace("_", "-")
-            raise InvalidRequestError(f"--{option} {value} is no number of them", "give 0 or more")
     tracker.set_quota(arguments.user, arguments.max_devices, arguments.max_requests)
     return _say(arguments, {"user": arguments.user}, f"the quota of {arguments.user} is set")
 

@@ -4,6 +4,7 @@ import argparse
 
 from tunefarm.accounts import Accounts
 from tunefarm.cli.output import add_json, add_tracker, print_json, table
+from tunefarm.cli.parsing import whole
 from tunefarm.cli.token import moment
 from tunefarm.tracker import Tracker
 
@@ -12,9 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_tracker(parser)
     parser.add_argument(
-        "--after", type=int, metavar="CURSOR", help="entries after this one (default: the newest)"
+        "--after",
+        type=whole(0),
+        metavar="CURSOR",
+        help="entries after this one (default: the newest)",
     )
-    parser.add_argument("--limit", type=int, default=100, help="at most so many (default 100)")
+    parser.add_argument(
+        "--limit", type=whole(1), default=100, metavar="N", help="at most so many (default 100)"
+    )
     add_json(parser)
 
 

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 from tunefarm_proto.errors import InvalidRequestError
 
 from tunefarm.cli.build import read_schedule
+from tunefarm.cli.links import dashboard_of, link, show
 from tunefarm.cli.output import add_json, add_request, print_json, where_of
+from tunefarm.cli.parsing import number, whole
+from tunefarm.tracker import Tracker
 
 if TYPE_CHECKING:
     from tunefarm_tuner.bench import Measurement, TimingPlan
@@ -22,25 +25,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", metavar="JSON", help="a schedule, as text or @FILE")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="of the default schedule (default 1); no more run than the device has cores",
     )
-    parser.add_argument("--repeat", type=int, default=10, help="samples (default 10)")
-    parser.add_argument("--number", type=int, default=0, help="calls a sample (0: calibrated)")
+    parser.add_argument("--repeat", type=whole(1), default=10, help="samples (default 10)")
+    parser.add_argument("--number", type=whole(0), default=0, help="calls a sample (0: calibrated)")
     parser.add_argument(
-        "--min-repeat-ms", type=float, default=20.0, help="shortest sample (default 20)"
+        "--min-repeat-ms", type=number(0), default=20.0, help="shortest sample (default 20)"
     )
     parser.add_argument(
         "--precision",
-        type=float,
+        type=number(0, most=1),
         default=0.0,
         metavar="SHARE",
         help="go on until the median's 95%% interval is this narrow to either side, as in 0.01",
     )
     parser.add_argument(
         "--budget",
-        type=float,
+        type=number(0),
         default=5.0,
         metavar="SECONDS",
         help="go on no longer than this, and say unconverged (default 5)",
@@ -50,12 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cooldown",
-        type=float,
+        type=number(0),
         default=0.0,
         metavar="SECONDS",
         help="rest before each ten samples (default 0)",
     )
-    parser.add_argument("--kernel-timeout", type=float, help="seconds of the device's own clock")
+    parser.add_argument(
+        "--kernel-timeout",
+        type=number(0, above=True),
+        metavar="SECONDS",
+        help="of the device's own clock",
+    )
     of_bundle = parser.add_argument_group("of a FILE.tf, whose answer is not checked")
     of_bundle.add_argument("--function", metavar="NAME", help="of the bundle, where it has several")
     of_bundle.add_argument(
@@ -63,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("seeded", "zeros"),
         help="what its float arguments hold; integers are 0 (default seeded)",
     )
-    of_bundle.add_argument("--seed", type=int, metavar="N", help="of --fill seeded (default 0)")
+    of_bundle.add_argument(
+        "--seed", type=whole(0), metavar="N", help="of --fill seeded (default 0)"
+    )
     add_json(parser)
 
 
@@ -131,8 +141,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.cooldown,
     )
     measured = _measure(arguments, plan)
+    with Tracker(arguments.tracker) as tracker:
+        dashboard = dashboard_of(tracker)
+    page = link(dashboard, "result", measured.result_id)
     if arguments.json:
-        print_json(measured.as_dict())
+        print_json({**measured.as_dict(), "url": page})
     else:
         print(measured)
+        show({"result": page})
     return 1 if measured.correct is False else 0

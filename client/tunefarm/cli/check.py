@@ -7,6 +7,7 @@ from dataclasses import asdict
 from tunefarm_proto.errors import UnknownDeviceError
 
 from tunefarm.cli.output import add_json, add_tracker, print_json
+from tunefarm.cli.parsing import number
 from tunefarm.tracker import Tracker
 
 
@@ -14,9 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("devices", nargs="*", metavar="DEVICE", help="ids (default: every device)")
     parser.add_argument("--key", default="", help="only devices of this key")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="again and again")
+    parser.add_argument("--every", type=number(0.1), metavar="SECONDS", help="again and again")
     parser.add_argument(
-        "--wait", type=float, default=30.0, help="seconds to wait for a busy one (default 30)"
+        "--wait",
+        type=number(0, above=True),
+        default=30.0,
+        help="seconds to wait for a busy one (default 30)",
     )
     add_tracker(parser)
     add_json(parser)
@@ -48,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.wait,
             )
             if arguments.json:
-                print_json([asdict(check) for check in checks])
+                done = [asdict(check) for check in checks]
+                print_json(done, line=arguments.every is not None)
             if arguments.every is None:
                 return 1 if any(check.passed is False for check in checks) else 0
             time.sleep(arguments.every)

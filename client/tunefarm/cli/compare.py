@@ -3,6 +3,7 @@
 import argparse
 
 from tunefarm.cli.output import add_json, add_request, print_json, where_of
+from tunefarm.cli.parsing import number
 
 VERDICTS = ("faster", "slower", "same", "not decidable")
 
@@ -20,21 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--function", metavar="NAME", help="of bundles that have several")
     parser.add_argument(
-        "--margin", type=float, default=0.01, help="a difference that is none (default 0.01)"
+        "--margin",
+        type=number(0, most=1),
+        default=0.01,
+        help="a difference that is none (default 0.01)",
     )
     parser.add_argument(
-        "--confidence", type=float, default=0.99, help="of the interval (default 0.99)"
+        "--confidence",
+        type=number(0, above=True, most=1),
+        default=0.99,
+        help="of the interval (default 0.99)",
     )
     parser.add_argument(
-        "--budget", type=float, default=20.0, help="seconds to measure for, at most (default 20)"
+        "--budget",
+        type=number(0, above=True),
+        default=20.0,
+        help="seconds to measure for, at most (default 20)",
     )
     parser.add_argument(
-        "--min-repeat-ms", type=float, default=1.0, help="length of a sample (default 1)"
+        "--min-repeat-ms", type=number(0), default=1.0, help="length of a sample (default 1)"
     )
     parser.add_argument(
         "--cold", action="store_true", help="flush the caches before each single call"
     )
-    parser.add_argument("--kernel-timeout", type=float, help="seconds of the device's own clock")
+    parser.add_argument(
+        "--kernel-timeout",
+        type=number(0, above=True),
+        metavar="SECONDS",
+        help="of the device's own clock",
+    )
     parser.add_argument(
         "--fail-if",
         choices=VERDICTS,

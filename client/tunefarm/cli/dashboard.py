@@ -3,19 +3,24 @@
 import argparse
 
 from tunefarm.channel import tracker_address
-from tunefarm.cli.output import add_tracker
+from tunefarm.cli.output import add_json, add_tracker, print_json
+from tunefarm.cli.parsing import port
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_tracker(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
-    parser.add_argument("--port", type=int, default=9191, help="port (default 9191)")
+    parser.add_argument("--port", type=port, default=9191, help="port (default 9191)")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from tunefarm_dashboard.server import serve
 
+    if arguments.json:
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        print_json({"url": f"http://{host}:{arguments.port}/"}, line=True)
     serve(tracker_address(arguments.tracker), arguments.host, arguments.port)
     return 0

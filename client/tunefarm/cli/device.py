@@ -1,114 +1,126 @@
 """tunefarm device"""
 
 import argparse
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tunefarm_proto import serving
 from tunefarm_proto.errors import InvalidRequestError
-from tunefarm_proto.security import Access, Credentials, ServerTls
+from tunefarm_proto.security import TLS_CA, TOKEN_FILE, Credentials, ServerTls, host_of, is_loopback
 
 from tunefarm.channel import tracker_address
-from tunefarm.cli.output import add_server_tls, add_tracker
+from tunefarm.cli import service
+from tunefarm.cli.output import add_tracker
+
+if TYPE_CHECKING:
+    from tunefarm.cli.units import Unit
+
+NAME, PORT = "tunefarm-device", 9200
+EVERYWHERE = "0.0.0.0"  # noqa: S104 (with TLS, or where that is asked for in so many words)
+_SECRETS = {"token_file": "token", "tls_ca": "ca", "tls_cert": "cert", "tls_key": "key"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument(
-        "--key",
-        required=True,
-        action="append",
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="a device: what it is requested by, as in rasp3b; may be given again, as in "
-        "x86:cores=0-3 (options: cores, backend, unit, label.NAME)",
-    )
+    from tunefarm_device import arguments as of_server
+
     add_tracker(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
-    parser.add_argument("--port", type=int, default=0, help="port (default 0: any free)")
-    parser.add_argument("--advertise", metavar="HOST:PORT", help="where clients reach it")
-    parser.add_argument(
-        "--state", type=Path, metavar="DIR", help="where its cache and name are kept"
-    )
-    add_server_tls(parser)
-    parser.add_argument(
-        "--anchor-interval",
-        type=float,
-        default=1800.0,
-        metavar="SECONDS",
-        help="between two timings of the anchors, which show drift (default 1800; 0: never)",
-    )
-    parser.add_argument(
-        "--isolation",
-        choices=("full", "basic"),
-        default="full",
-        help="what shuts kernels in: all that this system has, or only what every system has",
-    )
-    parser.add_argument(
-        "--backend",
-        default="native",
-        metavar="NAME",
-        help="kind of device: native (default), wasm, or the path of a file that defines one",
-    )
-    parser.add_argument(
-        "--random-addresses",
-        action="store_true",
-        help="let libraries lie elsewhere after each start, as systems do",
-    )
-    parser.add_argument(
-        "--nice",
-        type=int,
-        default=0,
-        metavar="N",
-        help="niceness of kernels, as in -10; negative ones need the right to it (default 0)",
-    )
-    parser.add_argument(
-        "--time-together",
-        action="store_true",
-        help="devices with cores of their own may time at the same moment",
-    )
-    parser.add_argument(
-        "--label",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what it can be asked for by, as in lab=berlin; may be given again",
-    )
-
-
-def labels_of(words: list[str]) -> dict[str, str]:
-    """Labels by name. Raises: InvalidRequestError."""
-    labels: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals and value) or "," in word:
-            raise InvalidRequestError(f"--label {word} is no label", "write it as in lab=berlin")
-        labels[name] = value
-    return labels
+    of_server.add_arguments(parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    install = verbs.add_parser("install", help="make it a service of this machine (systemd)")
+    add_tracker(install)
+    of_server.add_arguments(install)
+    # A service is for others, and for firewalls its port must not change.
+    install.set_defaults(host=None, port=PORT, parser=install)
+    service.add_arguments(install, NAME)
+    service.add_removal(verbs.add_parser("uninstall", help="take the service away"), NAME)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until interrupted."""
-    from tunefarm_device.building import Options
-    from tunefarm_device.server import serve
+    """Serve until interrupted, or install what does."""
+    from tunefarm_device import arguments as of_server
 
-    serve(
-        arguments.key,
-        tracker_address(arguments.tracker),
-        host=arguments.host,
-        port=arguments.port,
-        advertise=arguments.advertise,
-        options=Options(
-            state_dir=arguments.state,
-            labels=labels_of(arguments.label),
-            time_together=arguments.time_together,
-            isolation=arguments.isolation,
-            backend=arguments.backend,
-            fixed_addresses=not arguments.random_addresses,
-            nice=arguments.nice,
-            anchor_interval_s=arguments.anchor_interval,
-        ),
-        access=Access(
-            Credentials.from_environment(),
-            ServerTls.read(arguments.tls_cert, arguments.tls_key),
-            arguments.insecure,
-        ),
+    if arguments.verb == "uninstall":
+        return service.remove(arguments)
+    tracker = tracker_address(arguments.tracker)
+    if arguments.verb == "install":
+        return service.install(unit_of(arguments, tracker), arguments)
+    return of_server.run(arguments, tracker)
+
+
+def unit_of(given: argparse.Namespace, tracker: str) -> "Unit":
+    """The unit of a device server with these arguments.
+
+    Raises: InvalidRequestError for what the server itself would refuse.
+    """
+    from tunefarm_device.arguments import options_of
+    from tunefarm_device.keys import parse_key
+
+    from tunefarm.cli.units import Unit
+
+    if given.host is None:
+        given.host = "127.0.0.1" if is_loopback(host_of(tracker)) else EVERYWHERE
+    if not given.key:
+        raise InvalidRequestError("a device server needs a key", "give --key, as in rasp3b")
+    if given.state is not None:
+        raise InvalidRequestError(
+            f"a service keeps its state in /var/lib/{given.name}", "leave --state out"
+        )
+    keys = [parse_key(word) for word in given.key]
+    options = options_of(given)
+    credentials = Credentials.from_environment()
+    credentials.check_tracker(tracker)
+    tls = ServerTls.read(given.tls_cert, given.tls_key)
+    serving.check_exposure(given.host, tls, guarded=True, insecure=given.insecure)
+    kinds = {key.backend or options.backend for key in keys}
+    secrets, words = _secrets(given)
+    if credentials.token and "token" not in secrets:
+        raise InvalidRequestError("a service reads its token from a file", "give --token-file")
+    given.backend = str(Path(given.backend).absolute()) if "/" in given.backend else given.backend
+    asked = service.words_of(given.parser, given, ("--tracker", *_option_names()))
+    return Unit(
+        name=given.name,
+        what="device",
+        command=[
+            *(sys.executable, "-Im", "tunefarm", "device", "--tracker", tracker),
+            *("--state", "${STATE_DIRECTORY}", "--port", str(given.port), "--host", given.host),
+            *_without(asked, ("--port", "--host")),
+            *words,
+        ],
+        credentials=secrets,
+        environment={"TUNEFARM_INSECURE": "1"} if credentials.insecure else {},
+        python=service.python_folders(),
+        devices=not kinds <= {"native", "wasm"},
+        nice=given.nice,
     )
-    return 0
+
+
+def _option_names() -> list[str]:
+    return ["--" + name.replace("_", "-") for name in _SECRETS]
+
+
+def _without(words: list[str], options: tuple[str, ...]) -> list[str]:
+    """Words without these options and their values."""
+    kept: list[str] = []
+    for i, word in enumerate(words):
+        if word not in options and (i == 0 or words[i - 1] not in options):
+            kept.append(word)
+    return kept
+
+
+def _secrets(given: argparse.Namespace) -> tuple[dict[str, Path], list[str]]:
+    """Files that the service is to have, and the words by which it finds them.
+
+    The token and the CA may be named by the environment too, as for the server itself.
+    """
+    files: dict[str, Path] = {}
+    words: list[str] = []
+    variables = {"token_file": TOKEN_FILE, "tls_ca": TLS_CA}
+    for dest, name in _SECRETS.items():
+        path = getattr(given, dest) or os.environ.get(variables.get(dest, ""), "")
+        if path:
+            files[name] = Path(path)
+            words += ["--" + dest.replace("_", "-"), f"${{CREDENTIALS_DIRECTORY}}/{name}"]
+    return files, words

@@ -1,4 +1,4 @@
-"""tunefarm doctor: what this machine can do, and what would add the rest."""
+"""tunefarm doctor: what this machine and the farm can do, and what would add the rest."""
 
 import argparse
 import ctypes
@@ -9,46 +9,73 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from tunefarm.cli.output import add_json, print_json
+from tunefarm_proto.errors import TunefarmError
+
+from tunefarm.channel import TRACKER_VARIABLE, tracker_address
+from tunefarm.cli.findings import Finding
+from tunefarm.cli.output import add_json, add_tracker, clean, print_json, tone
 
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_VERSION_FLAG = 1
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `fix` is the command that adds it, "" where nothing is missing."""
-
-    area: str
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    add_tracker(parser)
+    parser.add_argument(
+        "--only",
+        choices=("machine", "farm"),
+        help="look at this alone (default: the machine, and the farm where a tracker is named)",
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the findings. Exit status 1 where tunefarm itself cannot run."""
-    findings = [*_python(), *_packages(), *_tools(), *_emulators(), *_isolation()]
+    """Print the findings.
+
+    Exit status 1 where tunefarm itself cannot run here, or something is wrong with the farm.
+    """
+    findings: list[Finding] = []
+    if arguments.only != "farm":
+        findings += [*_python(), *_packages(), *_tools(), *_emulators(), *_isolation()]
+    if arguments.only == "farm" or (
+        arguments.only is None and (arguments.tracker or os.environ.get(TRACKER_VARIABLE))
+    ):
+        findings += _farm(arguments.tracker)
     if arguments.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        area = ""
-        for finding in findings:
-            if finding.area != area:
-                area = finding.area
-                print(area)
-            fix = f"  -> {finding.fix}" if finding.fix else ""
-            print(f"  {'yes' if finding.ok else ' no'}  {finding.name}: {finding.detail}{fix}")
+        _write(findings)
     needed = {"Python", "grpcio", "protobuf"}
-    return 0 if all(f.ok for f in findings if f.name in needed) else 1
+    return 0 if all(f.ok for f in findings if f.name in needed or f.area == "farm") else 1
+
+
+def _farm(given: str | None) -> list[Finding]:
+    from tunefarm.cli.doctor_farm import AREA, look
+
+    found: list[Finding] = []
+    try:
+        for one in look(tracker_address(given)):
+            found.append(one)
+    except TunefarmError as error:
+        found.append(Finding(AREA, "tracker", False, error.message, error.hint))
+    return found
+
+
+def _write(findings: list[Finding]) -> None:
+    area = ""
+    for finding in findings:
+        if finding.area != area:
+            area = finding.area
+            print(area)
+        fix = f"  -> {finding.fix}" if finding.fix else ""
+        mark = "yes" if finding.ok else "no"
+        print(
+            f"  {' ' * (3 - len(mark))}{tone(mark)}  {finding.name}: {clean(finding.detail)}{fix}"
+        )
 
 
 def _python() -> Iterator[Finding]:

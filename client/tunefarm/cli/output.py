@@ -1,17 +1,29 @@
-"""What the commands share: options, tables, JSON, a progress line."""
+"""What the commands share: options, tables, JSON, colours, a progress line."""
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 
 from tunefarm.channel import DEFAULT_TRACKER, TRACKER_VARIABLE
+from tunefarm.cli.parsing import number, whole
+
+_STYLES = {"good": "32", "busy": "36", "poor": "33", "bad": "31", "dim": "2", "bold": "1"}
+# What a word in a table tells at a glance.
+_TONES = {
+    **dict.fromkeys(("idle", "good", "yes", "online", "passed", "recovered"), "good"),
+    **dict.fromkeys(("leased", "cleaning", "granted", "checked"), "busy"),
+    **dict.fromkeys(("draining", "suspect", "recovering", "expired", "timeout"), "poor"),
+    **dict.fromkeys(("offline", "quarantined", "retired", "no", "FAILED", "revoked"), "bad"),
+}
+_PAINT = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def add_tracker(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +70,19 @@ def add_request(parser: argparse.ArgumentParser, several: bool = False) -> None:
         )
     else:
         parser.add_argument("--device", required=True, metavar="KEY", help="key of the device")
-    parser.add_argument("--priority", type=int, default=0, help="higher goes first (default 0)")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds to wait for the device (default 60)"
+        "--priority",
+        type=whole(-(2**31)),
+        default=0,
+        metavar="N",
+        help="higher goes first (default 0)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=number(0, above=True),
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to wait for the device (default 60)",
     )
     parser.add_argument(
         "--where",
@@ -100,15 +122,47 @@ def where_of(words: Sequence[str]) -> dict[str, str]:
     return where
 
 
-def print_json(value: Any) -> None:
-    """Print a value as indented JSON."""
-    print(json.dumps(value, indent=2))
+def print_json(value: Any, *, line: bool = False) -> None:
+    """Print a value as indented JSON, or as one `line` of a stream of them."""
+    if line:
+        print(json.dumps(value), flush=True)
+    else:
+        print(json.dumps(value, indent=2))
+
+
+def is_terminal(out: IO[str]) -> bool:
+    """Whether a person looks at it, on something that understands more than text."""
+    return out.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+def coloured(out: IO[str] | None = None) -> bool:
+    """Whether colours are of use there: a terminal, and no NO_COLOR (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and is_terminal(out or sys.stdout)
+
+
+def paint(text: str, style: str) -> str:
+    """Text in one of the styles "good", "busy", "poor", "bad", "dim", "bold", where it can be."""
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if coloured() else text
+
+
+def tone(word: str) -> str:
+    """A word of state or health in its colour."""
+    return paint(word, _TONES[word]) if word in _TONES else word
+
+
+def clean(text: str) -> str:
+    """Text of somebody else's without what a terminal obeys."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def _width(text: str) -> int:
+    return len(_PAINT.sub("", text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns padded to their widest cell; numbers stand to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    """Columns padded to their widest cell; numbers stand to the right, states have colours."""
+    cells = [[tone(clean(str(cell))) for cell in row] for row in rows]
+    widths = [max(_width(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
     numeric = [
         bool(rows) and all(isinstance(row[i], int | float) or not row[i] for row in rows)
         for i in range(len(head))
@@ -116,12 +170,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     def line(row: Sequence[str]) -> str:
         padded = (
-            cell.rjust(width) if right else cell.ljust(width)
+            " " * (width - _width(cell)) + cell if right else cell + " " * (width - _width(cell))
             for cell, width, right in zip(row, widths, numeric, strict=True)
         )
         return "  ".join(padded).rstrip()
 
-    return "\n".join(line(row) for row in [list(head), *cells])
+    return "\n".join([paint(line(list(head)), "bold"), *map(line, cells)])
 
 
 class Progress:
@@ -130,7 +184,7 @@ class Progress:
     def __init__(self, label: str, total: int) -> None:
         self._label = label
         self._total = total
-        self._shown = sys.stderr.isatty()
+        self._shown = is_terminal(sys.stderr)
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:

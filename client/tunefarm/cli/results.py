@@ -5,12 +5,14 @@ import datetime
 import re
 import statistics
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.cli.output import add_json, add_tracker, print_json, table
+from tunefarm.cli.parsing import whole
 from tunefarm.export import as_record, write_jsonl, write_parquet
 from tunefarm.timing import format_seconds
 from tunefarm.tracker import Tracker
@@ -26,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="30m, 12h, 7d ago, or 2026-11-21[T10:00]")
     parser.add_argument("--until", metavar="TIME", help="likewise")
     parser.add_argument(
-        "--limit", type=int, default=20, help="at most so many (default 20; 0: all)"
+        "--limit",
+        type=whole(0),
+        default=20,
+        metavar="N",
+        help="at most so many (default 20; 0: all)",
     )
     parser.add_argument(
         "--export", type=Path, metavar="FILE", help="write all of it to FILE.jsonl or FILE.parquet"
@@ -37,10 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def time_of(text: str, now: datetime.datetime) -> datetime.datetime:
     """A point in time: an age or a date. Raises: InvalidRequestError."""
     if found := re.fullmatch(r"(\d+)([mhd])", text):
-        return now - datetime.timedelta(seconds=int(found[1]) * _AGES[found[2]])
+        with suppress(OverflowError):
+            return now - datetime.timedelta(seconds=int(found[1]) * _AGES[found[2]])
     try:
         return datetime.datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidRequestError(
             f"{text!r} is no time", "write 30m, 12h, 7d, or a date as in 2026-11-21T10:00"
         ) from None
@@ -64,7 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if arguments.export is not None:
             count = export(found, arguments.export)
-            print(f"{count} results in {arguments.export}")
+            if arguments.json:
+                print_json({"results": count, "file": str(arguments.export)})
+            else:
+                print(f"{count} results in {arguments.export}")
             return 0
         limit = arguments.limit or None
         results = [one for one, _ in zip(found, range(limit or 2**62), strict=False)]

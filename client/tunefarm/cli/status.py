@@ -1,19 +1,33 @@
 """tunefarm status"""
 
 import argparse
+import datetime
 import time
 from typing import Any
 
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm.cli.output import add_json, add_tracker, print_json, table
+from tunefarm.cli.links import dashboard_of, link
+from tunefarm.cli.live import Screen, repeat
+from tunefarm.cli.output import add_json, add_tracker, clean, print_json, table
+from tunefarm.cli.parsing import number
 from tunefarm.tracker import Tracker, wanted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_tracker(parser)
+    parser.add_argument(
+        "--watch", action="store_true", help="show it again as it changes, until interrupted"
+    )
+    parser.add_argument(
+        "--every",
+        type=number(0.1),
+        default=1.0,
+        metavar="SECONDS",
+        help="with --watch: how often to ask (default 1)",
+    )
     add_json(parser)
 
 
@@ -90,40 +104,70 @@ def format_age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Ask the tracker and print what it knows."""
-    with Tracker(arguments.tracker) as tracker:
-        status = as_dict(tracker.devices(), tracker.queue(), tracker.leases())
-        leases = tracker.leases()
-    if arguments.json:
-        print_json(status)
-        return 0
-    held = {lease.device_id: lease for lease in leases}
+def read(tracker: Tracker) -> dict[str, Any]:
+    """What the tracker knows now."""
+    return as_dict(tracker.devices(), tracker.queue(), tracker.leases())
+
+
+def _since(moment: str | None) -> str:
+    if moment is None:
+        return ""
+    began = datetime.datetime.fromisoformat(moment.replace("Z", "+00:00"))
+    return format_age(time.time() - began.timestamp())
+
+
+def devices_text(status: dict[str, Any]) -> str:
+    """A table of the devices, and why some are not trusted."""
     rows = []
     for device in status["devices"]:
-        lease = held.get(device["id"])
-        since = format_age(time.time() - lease.granted_at.seconds) if lease else ""
         target = device["target"] + (" [emulated]" if device["emulated"] else "")
         columns = [device[name] for name in ("id", "key", "state", "health", "holder")]
+        since = _since(device["held_since"])
         rows.append([*columns, since, device["purpose"], device["address"], target])
     head = ["DEVICE", "KEY", "STATE", "HEALTH", "HOLDER", "SINCE", "FOR", "ADDRESS", "TARGET"]
-    print(table(head, rows) if rows else "no devices (start one with `tunefarm device --key KEY`)")
-    for device in status["devices"]:
-        if device["health_reason"]:
-            print(f"{device['id']}: {device['health_reason']}")
-    if status["queue"]:
-        waiting = [
-            [
-                q["position"],
-                q["key"],
-                q["user"],
-                q["priority"],
-                "" if q["estimate_s"] is None else f"~{format_age(q['estimate_s'])}",
-                q["reason"],
-            ]
-            for q in status["queue"]
+    if not rows:
+        return "no devices (start one with `tunefarm device --key KEY`)"
+    why = [
+        f"{d['id']}: {clean(d['health_reason'])}" for d in status["devices"] if d["health_reason"]
+    ]
+    return "\n".join([table(head, rows), *why])
+
+
+def queue_text(status: dict[str, Any]) -> str:
+    """A table of what waits; "" where nothing does."""
+    waiting = [
+        [
+            q["position"],
+            q["key"],
+            q["user"],
+            q["priority"],
+            "" if q["estimate_s"] is None else f"~{format_age(q['estimate_s'])}",
+            q["reason"],
         ]
-        print(
-            "\n" + table(["PLACE", "KEY", "USER", "PRIORITY", "MAY TAKE", "WAITS BECAUSE"], waiting)
+        for q in status["queue"]
+    ]
+    head = ["PLACE", "KEY", "USER", "PRIORITY", "MAY TAKE", "WAITS BECAUSE"]
+    return "\n\n" + table(head, waiting) if waiting else ""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the state of the farm, once or as it changes."""
+    if arguments.watch:
+        screen = Screen("tunefarm status", json=arguments.json)
+        repeat(
+            arguments.tracker,
+            screen,
+            arguments.every,
+            read,
+            lambda status: devices_text(status) + queue_text(status),
         )
+    with Tracker(arguments.tracker) as tracker:
+        status = read(tracker)
+        page = link(dashboard_of(tracker), "farm")
+    if arguments.json:
+        print_json({**status, "url": page})
+        return 0
+    print(devices_text(status) + queue_text(status))
+    if page:
+        print(f"\ndashboard: {page}")
     return 0

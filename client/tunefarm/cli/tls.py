@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from tunefarm.cli.output import add_json, print_json
+from tunefarm.cli.parsing import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
@@ -23,13 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a client to make a certificate for, for mutual TLS",
     )
-    create.add_argument("--days", type=int, default=365, help="how long they hold (default 365)")
+    create.add_argument(
+        "--days",
+        type=whole(1, 36500),
+        default=365,
+        metavar="N",
+        help="how long they hold (default 365)",
+    )
+    add_json(create)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make what is asked for."""
     from tunefarm.certificates import create
 
-    for path in create(arguments.dir, arguments.host, arguments.client, arguments.days):
-        print(path)
+    made = create(arguments.dir, arguments.host, arguments.client, arguments.days)
+    if arguments.json:
+        print_json({"files": [str(path) for path in made]})
+    else:
+        print(*made, sep="\n")
     return 0

@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FILE", help="write the secret there, mode 0600"
     )
     listing = actions.add_parser("list", help="show the tokens, without their secrets")
-    add_json(listing)
     revoke = actions.add_parser("revoke", help="end a token, and all calls made with it")
     revoke.add_argument("which", metavar="ID_OR_NAME", help="one token, or all of a name")
     for one in (create, listing, revoke):
         add_tracker(one)
+        add_json(one)
         one.add_argument("--state", type=Path, metavar="DIR", help=_STATE)
 
 
@@ -74,11 +74,15 @@ def _create(arguments: argparse.Namespace) -> int:
             os.close(descriptor)
             out.unlink()
         raise
-    if descriptor is None:
-        print(secret)
-    else:
+    if descriptor is not None:
         with os.fdopen(descriptor, "w") as file:
             file.write(f"{secret}\n")
+    if arguments.json:
+        kept = {"file": str(out)} if out is not None else {"secret": secret}
+        print_json({"id": identity, "name": arguments.name, "role": role.value, **kept})
+        return 0
+    if descriptor is None:
+        print(secret)
     where = f", written to {out}" if out is not None else "; it is not shown again"
     print(f"token {identity} of {arguments.name}, role {role.value}{where}", file=sys.stderr)
     return 0
@@ -159,5 +163,8 @@ def _revoke(arguments: argparse.Namespace) -> int:
     else:
         with _open_file(arguments) as accounts:
             ended = [one.id for one in accounts.revoke(**asked).result()]
+    if arguments.json:
+        print_json({"revoked": ended})
+        return 0
     print(f"revoked {', '.join(ended)}" if ended else f"{which} had been revoked before")
     return 0
