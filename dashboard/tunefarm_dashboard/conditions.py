@@ -3,12 +3,14 @@
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 READINGS = 200_000  # of all devices together
 MOST = 720  # of one
+LAST_MOMENT = 253_402_300_800  # the year 10000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,12 @@ class History:
 
 
 def _reading(now: pb.Conditions) -> Reading | None:
-    if not now.HasField("read_at"):
+    if not (now.HasField("read_at") and 0 < now.read_at.seconds < LAST_MOMENT):
         return None
+    warm, load = now.temperature_celsius, now.load_average
     return Reading(
         at=now.read_at.seconds + now.read_at.nanos / 1e9,
-        temperature=now.temperature_celsius if now.HasField("temperature_celsius") else None,
+        temperature=warm if now.HasField("temperature_celsius") and isfinite(warm) else None,
         frequency=now.frequency_hz / 1e6 if now.HasField("frequency_hz") else None,
-        load=now.load_average if now.HasField("load_average") else None,
+        load=load if now.HasField("load_average") and isfinite(load) else None,
     )

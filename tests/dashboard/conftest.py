@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fake_tracker import FakeTracker, ago, device, lease, result, serving_dashboard
+from fake_tracker import (
+    FakeTracker,
+    ago,
+    anchor,
+    device,
+    event,
+    lease,
+    past_lease,
+    result,
+    serving_dashboard,
+)
 from tunefarm.cli.processes import free_port
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -25,6 +35,10 @@ def tracker() -> Iterator[FakeTracker]:
         health=tpb.DEVICE_HEALTH_QUARANTINED,
         health_reason="three kernels in a row crashed that run elsewhere",
     )
+    for warm, celsius in ((one, 61.5), (pi, 48.2)):
+        warm.conditions.read_at.CopyFrom(ago(1))
+        warm.conditions.temperature_celsius = celsius
+        warm.conditions.frequency_hz = 1_400_000_000
     gone = device("rasp4b-9c40aa", "rasp4b", tpb.DEVICE_STATE_OFFLINE, last_seen=ago(7300))
     fake.devices = [one, device("local2-ab12cd", "local2"), pi, sick, gone]
     fake.leases = held
@@ -45,6 +59,16 @@ def tracker() -> Iterator[FakeTracker]:
         result("1", one, "add:n=1048576,dtype=float32", [], correct=False, error=crash),
         result("0", one, "add:n=1048576,dtype=float32", [1.1e-4], operations=0),
     ]
+    for number, device_ in enumerate((one, pi)):
+        fake.events[device_.id] = [
+            event(device_, "good", "passed a check", 60),
+            event(device_, "quarantined", "three kernels crashed", 4000),
+        ]
+        fake.past += [past_lease(device_, "ada", 3000 - number * 500, 2000 - number * 500)]
+        fake.results += [
+            anchor(device_, 1e-3 + n * 1e-6, 3600 - 60 * n) for n in reversed(range(30))
+        ]
+    fake.users = [tpb.User(name="ada", devices=1, recent_use_s=4000.0, max_devices=3)]
     fake.start()
     yield fake
     fake.stop()

@@ -14,6 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tunefarm.cli.processes import free_port
 from tunefarm_dashboard.server import create_app
 from tunefarm_proto import serving
+from tunefarm_proto.security import Credentials
+from tunefarm_proto.v1 import account_pb2 as apb
+from tunefarm_proto.v1 import account_pb2_grpc as apb_grpc
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
@@ -41,8 +44,21 @@ def ago(seconds: float) -> Timestamp:
     return stamp
 
 
+class FakeAccounts(apb_grpc.AccountServiceServicer):
+    """Everybody is an operator, as in a farm without tokens."""
+
+    async def GetIdentity(self, request: Any, context: Any) -> apb.GetIdentityResponse:  # noqa: N802
+        return apb.GetIdentityResponse(role=apb.ROLE_OPERATOR)
+
+    async def ListTokens(self, request: Any, context: Any) -> apb.ListTokensResponse:  # noqa: N802
+        return apb.ListTokensResponse()
+
+    async def ListAudit(self, request: Any, context: Any) -> apb.ListAuditResponse:  # noqa: N802
+        return apb.ListAuditResponse()
+
+
 class FakeTracker(tpb_grpc.TrackerServiceServicer):
-    """Holds the lists; tests change them and call `tell`."""
+    """Holds the lists; tests change them and call `tell`. `acts`: what it was asked to do."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -51,6 +67,11 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
         self.queue: list[tpb.QueuedRequest] = []
         self.leases: list[pb.Lease] = []
         self.results: list[tpb.Result] = []
+        self.events: dict[str, list[tpb.WatchEventsResponse]] = {}
+        self.past: list[tpb.PastLease] = []
+        self.users: list[tpb.User] = []
+        self.acts: list[Any] = []
+        self.asked: list[list[str]] = []
         self.calls = 0
         self._watchers: set[asyncio.Queue[tpb.WatchEventsResponse]] = set()
 
@@ -62,6 +83,7 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
         self._server = serving.new_server()
         serving.add_hello(self._server, "tracker")
         tpb_grpc.add_TrackerServiceServicer_to_server(self, self._server)
+        apb_grpc.add_AccountServiceServicer_to_server(FakeAccounts(), self._server)
         serving.bind(self._server, "127.0.0.1", self.port)
         await self._server.start()
 
@@ -77,7 +99,45 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
 
     async def ListDevices(self, request: Any, context: Any) -> tpb.ListDevicesResponse:  # noqa: N802
         self.calls += 1
-        return tpb.ListDevicesResponse(devices=self.devices)
+        self.asked.append(list(request.ids))
+        asked = [d for d in self.devices if not request.ids or d.id in request.ids]
+        return tpb.ListDevicesResponse(devices=asked)
+
+    async def ListEvents(self, request: Any, context: Any) -> tpb.ListEventsResponse:  # noqa: N802
+        return tpb.ListEventsResponse(events=self.events.get(request.subject, []))
+
+    async def ListPastLeases(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> tpb.ListPastLeasesResponse:
+        found = [p for p in self.past if request.device_id in ("", p.lease.device_id)]
+        return tpb.ListPastLeasesResponse(leases=found)
+
+    async def ListUsers(self, request: Any, context: Any) -> tpb.ListUsersResponse:  # noqa: N802
+        return tpb.ListUsersResponse(users=self.users)
+
+    async def CancelRequest(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> tpb.CancelRequestResponse:
+        self.acts.append(request)
+        return tpb.CancelRequestResponse(cancelled=True)
+
+    async def ChangePriority(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> tpb.ChangePriorityResponse:
+        self.acts.append(request)
+        return tpb.ChangePriorityResponse(changed=True)
+
+    async def RevokeLease(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> tpb.RevokeLeaseResponse:
+        self.acts.append(request)
+        return tpb.RevokeLeaseResponse(revoked=True)
+
+    async def ManageDevice(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> tpb.ManageDeviceResponse:
+        self.acts.append(request)
+        return tpb.ManageDeviceResponse()
 
     async def ListQueue(self, request: Any, context: Any) -> tpb.ListQueueResponse:  # noqa: N802
         return tpb.ListQueueResponse(requests=self.queue)
@@ -88,7 +148,11 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
     async def ListResults(  # noqa: N802
         self, request: tpb.ListResultsRequest, context: Any
     ) -> tpb.ListResultsResponse:
-        found = [r for r in self.results if request.device_id in ("", r.device_id)]
+        found = [
+            r
+            for r in self.results
+            if request.device_id in ("", r.device_id) and request.workload in ("", r.workload)
+        ]
         return tpb.ListResultsResponse(results=found[: request.limit])
 
     async def WatchEvents(  # noqa: N802
@@ -147,6 +211,31 @@ def lease(of: tpb.Device, holder: str, purpose: str = "") -> pb.Lease:
     )
 
 
+def past_lease(of: tpb.Device, holder: str, begun: float, ended: float) -> tpb.PastLease:
+    """A lease that began and ended so many seconds ago."""
+    held = lease(of, holder, "nightly")
+    held.granted_at.CopyFrom(ago(begun))
+    return tpb.PastLease(
+        lease=held, queued_at=ago(begun + 30), ended_at=ago(ended), outcome="released"
+    )
+
+
+def event(of: tpb.Device, action: str, detail: str, seconds_ago: float) -> tpb.WatchEventsResponse:
+    """What happened to a device."""
+    return tpb.WatchEventsResponse(
+        cursor=1, at=ago(seconds_ago), kind=tpb.EVENT_KIND_DEVICE, subject=of.id, action=action,
+        detail=detail,
+    )  # fmt: skip
+
+
+def anchor(of: tpb.Device, median: float, seconds_ago: float) -> Any:
+    """A reading of the anchor "compute"."""
+    made = result(f"anchor{seconds_ago}", of, "anchor compute", [median], operations=0)
+    made.recorded_at.CopyFrom(ago(seconds_ago))
+    made.timing.after.temperature_celsius = 51.0
+    return made
+
+
 def result(name: str, of: tpb.Device, workload: str, samples: list[float], **fields: Any) -> Any:
     """A result measured half a minute ago."""
     timing = pb.Timing(samples_s=samples, number=8, emulated=of.facts.emulated)
@@ -163,10 +252,12 @@ def result(name: str, of: tpb.Device, workload: str, samples: list[float], **fie
 
 
 @contextmanager
-def serving_dashboard(address: str, port: int = 0) -> Iterator[str]:
+def serving_dashboard(
+    address: str, port: int = 0, credentials: Credentials | None = None
+) -> Iterator[str]:
     """The dashboard of a tracker, served in the loop's thread. Yields its URL."""
     port = port or free_port(0)
-    app = create_app(address)
+    app = create_app(address, credentials)
     config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     serving_it = asyncio.run_coroutine_threadsafe(server.serve(), _loop())
@@ -177,6 +268,6 @@ def serving_dashboard(address: str, port: int = 0) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        _loop().call_soon_threadsafe(app.state.dashboard.live.close)
+        _loop().call_soon_threadsafe(app.state.board.live.close)
         server.should_exit = True
         serving_it.result(10)

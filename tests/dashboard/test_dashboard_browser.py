@@ -47,7 +47,7 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def text(browser: webdriver.Chrome, section: str) -> str:
-    return browser.find_element(By.CSS_SELECTOR, f'[data-section="{section}"]').text
+    return browser.find_element(By.CSS_SELECTOR, f'[data-topic^="{section}"]').text
 
 
 def wait_for(browser: webdriver.Chrome, section: str, words: str, *, there: bool = True) -> None:
@@ -61,61 +61,73 @@ def style(browser: webdriver.Chrome, selector: str, name: str) -> str:
 def test_live_lost_and_right_again_without_a_reload(tracker: FakeTracker, url, browser):
     browser.get(url)
     browser.execute_script("window.sameDocument = true")
-    wait_for(browser, "devices", "2 min ago")
+    wait_for(browser, "fleet", "rasp4b-9c40aa")
     link = browser.find_element(By.LINK_TEXT, "rasp4b-9c40aa")
     browser.execute_script("arguments[0].focus()", link)
     tracker.devices = [*tracker.devices, device("newcomer", "zz", emulated=True)]
     tracker.tell(tpb.EVENT_KIND_DEVICE, "newcomer", "online")
-    wait_for(browser, "devices", "newcomer")
+    wait_for(browser, "fleet", "newcomer")
     assert browser.switch_to.active_element.text == "rasp4b-9c40aa"  # the swap kept the focus
 
-    stale = '[aria-labelledby="devices-heading"] .stale'
-    assert style(browser, stale, "display") == "none"
     tracker.stop()
     wait_for(browser, "status", "The tracker is out of reach")
-    assert "newcomer" in text(browser, "devices")
-    assert style(browser, stale, "display") != "none"
+    assert "newcomer" in text(browser, "fleet")
 
     tracker.devices = tracker.devices[:2]
     tracker.start()
     wait_for(browser, "status", "out of reach", there=False)
-    wait_for(browser, "devices", "newcomer", there=False)
-    assert style(browser, stale, "display") == "none"
+    wait_for(browser, "fleet", "newcomer", there=False)
     assert browser.execute_script("return window.sameDocument") is True
 
 
 def test_the_page_says_when_the_dashboard_itself_is_gone(tracker, serve_dashboard, browser):
     with serve_dashboard(tracker.address) as url:
-        browser.get(url)
-        wait_for(browser, "devices", "2 min ago")
+        browser.get(f"{url}/queue")
+        wait_for(browser, "leases", "2 min ago")
         lost = browser.find_element(By.ID, "dashboard-lost")
         assert not lost.is_displayed()
     WebDriverWait(browser, 20, 0.05).until(lambda _: lost.is_displayed())
-    assert "local-1f0a3c" in text(browser, "devices")
+    assert "local-1f0a3c" in text(browser, "leases")
+    stale = '[aria-labelledby="leases-heading"] .stale'
+    assert style(browser, stale, "display") != "none"
     with serve_dashboard(tracker.address, int(url.rpartition(":")[2])):
         WebDriverWait(browser, 20, 0.05).until(lambda _: not lost.is_displayed())
+        assert style(browser, stale, "display") == "none"
     browser.get("about:blank")
     browser.get_log("browser")  # refused connections are what this test is about
 
 
 def test_hostile_words_stay_words(tracker: FakeTracker, url, browser):
     evil = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'>"
-    browser.get(url)
+    browser.get(f"{url}/queue")
     tracker.leases[0].purpose = evil
-    tracker.devices[0].lease.purpose = evil
+    tracker.queue[0].position.reason = evil
     tracker.tell(tpb.EVENT_KIND_LEASE)
     wait_for(browser, "leases", evil)
-    assert evil in text(browser, "devices")
+    wait_for(browser, "queue", evil)
     assert browser.execute_script("return window.owned") is None
+
+
+def test_typing_filters_at_once_and_what_is_found_stays_live(tracker, url, browser):
+    browser.get(url)
+    browser.find_element(By.ID, "q").send_keys("rasp4b")
+    wait_for(browser, "fleet", "local2", there=False)
+    assert browser.current_url.endswith("q=rasp4b&key=&state=&health=")
+    assert browser.switch_to.active_element.get_attribute("id") == "q"
+    tracker.devices = [*tracker.devices, device("rasp4b-new", "rasp4b")]
+    tracker.tell(tpb.EVENT_KIND_DEVICE, "rasp4b-new", "online")
+    wait_for(browser, "fleet", "rasp4b-new")
+    browser.back()
+    wait_for(browser, "fleet", "local2")
 
 
 def test_by_keyboard_to_a_device_and_back(url, browser):
     browser.get(url)
-    wait_for(browser, "devices", "rasp3b-77be01")
+    wait_for(browser, "fleet", "rasp3b-77be01")
     body = browser.find_element(By.TAG_NAME, "body")
     body.send_keys(Keys.TAB)
     assert browser.switch_to.active_element.text == "Skip to content"
-    for _ in range(20):
+    for _ in range(40):
         if browser.switch_to.active_element.text == "rasp3b-77be01":
             break
         browser.switch_to.active_element.send_keys(Keys.TAB)
@@ -123,19 +135,43 @@ def test_by_keyboard_to_a_device_and_back(url, browser):
     WebDriverWait(browser, 20).until(lambda _: "/devices/rasp3b-77be01" in browser.current_url)
     assert "qemu-user" in text(browser, "facts")
     assert "emulated" in text(browser, "results")
-    browser.find_element(By.LINK_TEXT, "Farm").send_keys(Keys.ENTER)
-    wait_for(browser, "devices", "local-1f0a3c")
+    WebDriverWait(browser, 20).until(
+        lambda _: len(browser.find_elements(By.CSS_SELECTOR, ".plot canvas")) == 2
+    )
+    browser.find_element(By.LINK_TEXT, "Fleet").send_keys(Keys.ENTER)
+    wait_for(browser, "fleet", "local-1f0a3c")
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_acts_by_hand(tracker: FakeTracker, url, browser):
+    browser.get(f"{url}/devices/local2-ab12cd")
+    browser.find_element(By.XPATH, "//button[text()='Quarantine …']").click()
+    browser.find_element(By.ID, "reason").send_keys("smells odd" + Keys.ENTER)
+    WebDriverWait(browser, 20, 0.05).until(lambda _: tracker.acts)
+    assert tracker.acts[0].action == tpb.DEVICE_ACTION_QUARANTINE
+    assert tracker.acts[0].reason == "smells odd"
+    notice = browser.find_element(By.ID, "notice")
+    WebDriverWait(browser, 20, 0.05).until(lambda _: "is quarantined" in notice.text)
+    browser.get(f"{url}/queue")
+    number = browser.find_element(By.NAME, "priority")
+    number.send_keys(Keys.DELETE + "7" + Keys.TAB)
+    WebDriverWait(browser, 20, 0.05).until(lambda _: len(tracker.acts) == 2)
+    assert tracker.acts[1] == tpb.ChangePriorityRequest(request_id="r1", priority=7)
+    browser.find_element(By.XPATH, "//button[text()='Cancel']").click()
+    browser.switch_to.alert.dismiss()
+    browser.find_element(By.XPATH, "//button[text()='Cancel']").click()
+    browser.switch_to.alert.accept()
+    WebDriverWait(browser, 20, 0.05).until(lambda _: len(tracker.acts) == 3)
+    assert tracker.acts[2].request_id == "r1"
+
+
+@pytest.mark.parametrize("width", [320, 768])
 def test_no_page_is_wider_than_the_screen(url, browser, width):
     screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 700}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    for path in ("/", "/devices/rasp3b-77be01"):
+    for path in ("/", "/queue", "/results", "/devices/rasp3b-77be01", "/utilisation", "/users"):
         browser.get(url + path)
-        wait_for(browser, "results", "matmul")
         wide = browser.execute_script("return document.documentElement.scrollWidth")
-        assert wide <= width
+        assert wide <= width, path
 
 
 def test_light_and_dark(url, browser):

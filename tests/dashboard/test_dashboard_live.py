@@ -15,8 +15,10 @@ import pytest
 from fake_tracker import FakeTracker, device, run
 from tunefarm import errors
 from tunefarm.farm import AsyncFarm
-from tunefarm_dashboard.live import Channel
+from tunefarm_dashboard.live import Live, Section, encode
 from tunefarm_dashboard.server import create_app, serve
+from tunefarm_dashboard.who import Viewer
+from tunefarm_proto.identity import Role
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 
@@ -28,7 +30,7 @@ class Stream:
         self.sections: dict[str, str] = {}
 
     def next(self) -> str:
-        """Take one frame. Returns the section's name, "" for a tick."""
+        """Take one frame. Returns the topic's name, "" for a tick."""
         kind = ""
         for line in self._lines:
             name, _, value = line.partition(": ")
@@ -38,8 +40,8 @@ class Stream:
                 data = json.loads(value)
                 if kind == "tick":
                     return ""
-                self.sections[data["section"]] = data["html"]
-                return str(data["section"])
+                self.sections[data["topic"]] = data["html"]
+                return str(data["topic"])
         raise AssertionError("the stream ended")
 
     def until(self, section: str, words: str, *, there: bool = True) -> None:
@@ -49,117 +51,191 @@ class Stream:
 
 
 @contextmanager
-def follow(url: str, query: str = "") -> Iterator[Stream]:
-    with httpx.stream("GET", f"{url}/events{query}", timeout=20) as answer:
+def follow(url: str, *topics: str) -> Iterator[Stream]:
+    query = {"topic": ["status", *topics]}
+    with httpx.stream("GET", f"{url}/events", params=query, timeout=20) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield Stream(answer.iter_lines())
 
 
-def test_a_change_arrives_without_a_reload(tracker: FakeTracker, url):
-    with follow(url) as stream:
-        stream.until("devices", "local2-ab12cd")
+def test_one_stream_brings_every_section_that_is_asked_for(tracker: FakeTracker, url):
+    with follow(url, "fleet", "tally", "queue", "results") as stream:
+        stream.until("fleet", "local2-ab12cd")
         tracker.devices = [*tracker.devices, device("newcomer", "fresh")]
         tracker.tell(tpb.EVENT_KIND_DEVICE, "newcomer", "online")
-        stream.until("devices", "newcomer")
-        stream.until("summary", "<b>6</b>")
+        stream.until("fleet", "newcomer")
+        stream.until("tally", ">6</a>")
         tracker.results = tracker.results[:1]
         tracker.tell(tpb.EVENT_KIND_RESULT)
         stream.until("results", "rasp3b", there=False)
+        assert set(stream.sections) == {"status", "fleet", "tally", "queue", "results"}
+
+
+def test_a_filtered_section_is_a_topic_of_its_own(tracker: FakeTracker, url):
+    with follow(url, "fleet?state=idle", "fleet?q=rasp4b&state=offline") as stream:
+        stream.until("fleet?state=idle", "local2-ab12cd")
+        assert "rasp4b-9c40aa" in stream.sections["fleet?q=rasp4b&state=offline"]
+        tracker.devices[1].state = tpb.DEVICE_STATE_DRAINING
+        tracker.tell(tpb.EVENT_KIND_DEVICE, "local2-ab12cd", "draining")
+        stream.until("fleet?state=idle", "local2-ab12cd", there=False)
 
 
 def test_what_changes_without_an_event_arrives_too(tracker: FakeTracker, url):
-    with follow(url) as stream:
+    with follow(url, "leases") as stream:
         stream.until("leases", "ada")
         tracker.leases = tracker.leases[1:]
         stream.until("leases", "ada", there=False)
 
 
 def test_since_is_when_the_state_was_taken(tracker: FakeTracker, url):
-    with follow(url, "?device=local2-ab12cd") as stream:
-        stream.until("device", "idle")
-        assert "<time" not in stream.sections["device"]
+    topic = "device?id=local2-ab12cd"
+    with follow(url, topic) as stream:
+        stream.until(topic, "idle")
+        assert stream.sections[topic].count("<time") == 1  # when it was last heard of
         tracker.tell(tpb.EVENT_KIND_DEVICE, "local2-ab12cd", "idle")
-        stream.until("device", "<time")
+        while stream.sections[topic].count("<time") < 2:
+            stream.next()
 
 
-def test_a_devices_stream_has_its_own_sections(tracker: FakeTracker, url):
-    with follow(url, "?device=local2-ab12cd") as stream:
-        stream.until("device", "idle")
+def test_a_device_that_goes_is_said_to_be_gone(tracker: FakeTracker, url):
+    topic = "device?id=local2-ab12cd"
+    with follow(url, topic) as stream:
+        stream.until(topic, "idle")
         tracker.devices[1].state = tpb.DEVICE_STATE_DRAINING
         tracker.tell(tpb.EVENT_KIND_DEVICE, "local2-ab12cd", "draining")
-        stream.until("device", "draining")
-        assert set(stream.sections) == {"status", "device", "facts", "results"}
-        tracker.devices = tracker.devices[2:]
-        tracker.tell(tpb.EVENT_KIND_DEVICE, "local2-ab12cd", "gone")
-        stream.until("device", "does not know this device")
+        stream.until(topic, "draining")
+        del tracker.devices[1]
+        stream.until(topic, "does not know this device")
+
+
+def test_only_the_devices_that_changed_are_read_again(tracker: FakeTracker, url):
+    with follow(url, "fleet") as stream:
+        stream.until("fleet", "local2-ab12cd")
+        tracker.asked.clear()
+        tracker.devices[1].state = tpb.DEVICE_STATE_DRAINING
+        tracker.tell(tpb.EVENT_KIND_DEVICE, "local2-ab12cd", "draining")
+        stream.until("fleet", "draining")
+        assert ["local2-ab12cd"] in tracker.asked or [] in tracker.asked
+
+
+@pytest.mark.parametrize("topic", ["nonsense", "", "fleet/../status"])
+def test_a_section_that_does_not_exist_is_not_followed(url, topic):
+    assert httpx.get(f"{url}/events", params={"topic": topic}).status_code == 404
 
 
 def test_a_lost_tracker_is_said_and_what_was_known_stays(tracker: FakeTracker, url):
-    with follow(url) as stream:
-        stream.until("devices", "local2-ab12cd")
+    with follow(url, "fleet") as stream:
+        stream.until("fleet", "local2-ab12cd")
         assert "out of reach" not in stream.sections["status"]
         tracker.stop()
         stream.until("status", "The tracker is out of reach")
         assert "the last known state" in stream.sections["status"]
         assert "local2-ab12cd" in httpx.get(url).text
-        assert httpx.get(f"{url}/api/status").json()["tracker"]["connected"] is False
+        assert httpx.get(f"{url}/api/status").json()["connected"] is False
         tracker.devices = tracker.devices[:1]
         tracker.start()
-        stream.until("devices", "local2-ab12cd", there=False)
+        stream.until("fleet", "local2-ab12cd", there=False)
         stream.until("status", "out of reach", there=False)
 
 
-def test_viewers_share_one_encoded_frame_and_one_reader_of_the_tracker(tracker: FakeTracker, url):
+def section(words: list[str], needs: str = "x", varies: str = "") -> Section:
+    """A section that says the last of the words, and counts how often it was asked."""
+
+    async def say(query: dict[str, str], viewer: Viewer) -> str:
+        words.append(words[-1])
+        return words[-1] + (f" {viewer.name}" if varies == "name" else "")
+
+    return Section(say, frozenset({needs}), varies)
+
+
+def test_viewers_share_one_rendering_and_one_encoded_frame():
     async def check() -> None:
-        channel = Channel()
-        channel.publish({"a": "1", "b": "2"})
-        first, second = channel.follow(), channel.follow()
-        assert await anext(first) == await anext(second)
-        channel.publish({"a": "1", "b": "3"})
-        frame = await anext(first)
-        assert b'"3"' in frame
-        assert b'"1"' not in frame
-        assert await anext(second) == frame
+        live = Live()
+        words = ["first"]
+        live.sections["a"] = section(words)
+        one = live.follow(["a"], Viewer("ada", Role.VIEWER))
+        two = live.follow(["a"], Viewer("bob", Role.OPERATOR))
+        frames = [await anext(one), await anext(two)]
+        assert frames[0] == frames[1] and len(words) == 2
+        words.append("second")
+        await live.publish({"y"})  # nothing that it shows
+        assert len(words) == 3
+        await live.publish({"x"})
+        assert len(words) == 4
+        assert b"second" in await anext(one)
+        assert b"second" in await anext(two)
 
     run(check())
-    with follow(url) as stream:
-        stream.until("devices", "local")
+
+
+def test_what_differs_with_the_viewer_is_not_shared():
+    async def check() -> None:
+        live = Live()
+        live.sections["a"] = section(["x"], varies="name")
+        streams = [live.follow(["a"], Viewer(name, Role.USER)) for name in ("ada", "bob")]
+        assert [b"ada" in await anext(one) for one in streams] == [True, False]
+
+    run(check())
+
+
+def test_viewers_share_one_reader_of_the_tracker(tracker: FakeTracker, url):
+    with follow(url, "fleet") as stream:
+        stream.until("fleet", "local")
         before = tracker.calls
-        with follow(url) as another, follow(url) as third:
-            another.until("devices", "local")
-            third.until("devices", "local")
+        with follow(url, "fleet") as another, follow(url, "fleet") as third:
+            another.until("fleet", "local")
+            third.until("fleet", "local")
         assert tracker.calls <= before + 1
 
 
 def test_a_slow_viewer_gets_the_newest_and_nothing_piles_up():
     async def check() -> None:
-        channel = Channel()
-        channel.publish({"a": "first"})
-        viewer = channel.follow()
+        live = Live()
+        words = ["first"]
+        live.sections["a"] = section(words)
+        viewer = live.follow(["a"], Viewer("", Role.VIEWER))
         await anext(viewer)
-        for number in range(10_000):
-            channel.publish({"a": f"version {number}"})
-            channel.tick(number)
+        for number in range(1000):
+            words.append(f"version {number}")
+            await live.publish({"x"})
+            live.tick(number)
         frames = await anext(viewer)
         assert frames.count(b"event: section") == 1
-        assert b"version 9999" in frames
-        assert len(frames) < 200
-        channel.close()
+        assert b"version 999" in frames
+        assert len(frames) < 250
+        live.close()
         with pytest.raises(StopAsyncIteration):
             await anext(viewer)
+        assert not live.streams
 
     run(check())
+
+
+def test_a_section_that_fails_does_not_stop_the_others(caplog):
+    async def fail(query: dict[str, str], viewer: Viewer) -> str:
+        if len(good) > 2:
+            raise RuntimeError("no")
+        return "fine"
+
+    async def check() -> None:
+        live = Live()
+        live.sections["bad"] = Section(fail, frozenset({"x"}))
+        live.sections["good"] = section(good)
+        viewer = live.follow(["bad", "good"], Viewer("", Role.VIEWER))
+        await anext(viewer)
+        good.append("again")
+        await live.publish({"x"})
+        assert b"again" in await anext(viewer)
+
+    good = ["good"]
+    run(check())
+    assert "rendering 'bad' failed" in caplog.text
 
 
 def test_html_cannot_break_out_of_a_frame():
-    async def check() -> None:
-        channel = Channel()
-        channel.publish({"a": "x\n\nevent: section\r\ndata: {}"})
-        frame = await anext(channel.follow())
-        assert frame.count(b"\n") == 3
-        assert b"\r" not in frame
-
-    run(check())
+    frame = encode("section", {"html": "x\n\nevent: section\r\ndata: {}"})
+    assert frame.count(b"\n") == 3
+    assert b"\r" not in frame
 
 
 def test_the_async_farm_reads_what_the_tracker_says(tracker: FakeTracker):
@@ -174,6 +250,7 @@ def test_the_async_farm_reads_what_the_tracker_says(tracker: FakeTracker):
             assert (await anext(events)).cursor == 1
             tracker.tell(tpb.EVENT_KIND_DEVICE, "x", "online")
             assert (await anext(events)).subject == "x"
+            assert await farm.devices(ids=["local2-ab12cd"]) == [tracker.devices[1]]
             await asyncio.to_thread(tracker.stop)  # it waits for this very loop
             with pytest.raises(errors.TrackerUnreachableError):
                 await anext(events)
@@ -218,8 +295,8 @@ def test_the_server_ends_at_once_though_pages_are_open(tracker: FakeTracker, num
     )
     assert process.stdout is not None
     port = int(process.stdout.readline())
-    with follow(f"http://127.0.0.1:{port}") as stream:
-        stream.until("devices", "local")
+    with follow(f"http://127.0.0.1:{port}", "fleet") as stream:
+        stream.until("fleet", "local")
         process.send_signal(number)
         _, told = process.communicate(timeout=20)
     assert (process.returncode, told) == (0, "")

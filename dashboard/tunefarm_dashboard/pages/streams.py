@@ -4,14 +4,29 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
+from pydantic import BaseModel
 
 from tunefarm_dashboard import assets
 from tunefarm_dashboard.access import Who
 from tunefarm_dashboard.board import Board, shareable
 from tunefarm_dashboard.live import MAX_TOPICS
+from tunefarm_dashboard.tables import REFUSALS
+from tunefarm_dashboard.views.rows import iso
 
 MAX_STREAMS = 2000
 FOR_EVER = "public, max-age=31536000, immutable"
+
+
+class Status(BaseModel):
+    """Whether the tracker answers; where it does not, the numbers are of `read_at`."""
+
+    tracker: str
+    connected: bool
+    trouble: str
+    read_at: str
+    devices: int
+    waiting: int
+    leases: int
 
 
 def add(board: Board, app: FastAPI) -> None:
@@ -41,6 +56,20 @@ def add(board: Board, app: FastAPI) -> None:
             raise HTTPException(404, "There is no such file")
         headers = {"Cache-Control": FOR_EVER}
         return Response(found.content, media_type=found.content_type, headers=headers)
+
+    @app.get("/api/status", tags=["tables"], responses=REFUSALS)
+    async def status(viewer: Who) -> Status:
+        """Whether the tracker answers, and how much there is."""
+        snapshot = board.snapshot
+        return Status(
+            tracker=snapshot.tracker,
+            connected=snapshot.connected,
+            trouble=snapshot.trouble,
+            read_at=iso(snapshot.read_at),
+            devices=len(snapshot.rows),
+            waiting=len(snapshot.queue),
+            leases=len(snapshot.leases),
+        )
 
     @app.get("/api", response_class=HTMLResponse, include_in_schema=False)
     async def interface(viewer: Who) -> HTMLResponse:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from tunefarm.timing import Timing
@@ -99,7 +100,7 @@ def anchor_rows(results: Sequence[tpb.Result]) -> list[AnchorRow]:
     medians: dict[str, list[float]] = {}
     taken: list[tuple[tpb.Result, float]] = []
     for result in reversed(results):
-        samples = [one for one in result.timing.samples_s if 0 < one < float("inf")]
+        samples = [one for one in result.timing.samples_s if one > 0 and isfinite(one)]
         if result.workload.startswith(ANCHOR) and samples:
             median = Timing.from_proto(result.timing).median
             medians.setdefault(result.workload, []).append(median)
@@ -118,7 +119,7 @@ def anchor_rows(results: Sequence[tpb.Result]) -> list[AnchorRow]:
 
 
 def _conditions(now: pb.Conditions) -> dict[str, float | None]:
-    warm = now.HasField("temperature_celsius")
+    warm = now.HasField("temperature_celsius") and isfinite(now.temperature_celsius)
     return {
         "temperature_c": now.temperature_celsius if warm else None,
         "frequency_mhz": now.frequency_hz / 1e6 if now.HasField("frequency_hz") else None,

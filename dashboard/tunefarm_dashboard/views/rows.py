@@ -180,7 +180,7 @@ def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
         start = moment_of(device, "last_seen")
     now = device.conditions
     online = state != "offline"
-    warm = online and now.HasField("temperature_celsius")
+    warm = online and now.HasField("temperature_celsius") and math.isfinite(now.temperature_celsius)
     return DeviceRow(
         id=device.id,
         key=device.key,
