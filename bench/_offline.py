@@ -31,9 +31,9 @@ from tunefarm_proto.errors import TunefarmError
 from tunefarm_tuner.search.base import Observation
 
 ROUNDS = 4
-MOST_ROUNDS = 24
+MOST_ROUNDS = 16
 QUIET = 1.04  # a sample of the default's that is slower by more says that the machine is disturbed
-SAMPLE_S = 0.008
+SAMPLE_S = 0.005
 TIMEOUT_S = 60
 
 

@@ -105,8 +105,10 @@ def _with_side(schedule: Schedule, rules: NestRules, axis: str, side: int) -> Sc
 def _block(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int) -> Schedule:
     """A cache block more, less, or of another size."""
     facts = rules.facts
-    axes = [a for a in (*facts.spatial, *facts.summed) if a not in rules.single]
-    axis = rng.choice([a for a in axes if rules.extents[a] > 1] or axes)
+    axes = [a for a in (*facts.spatial, *facts.summed) if rules.extents[a] > 1]
+    if not axes:
+        return schedule
+    axis = rng.choice(axes)
     here = [n for n, (a, _) in enumerate(schedule.loops) if a == axis and n >= fixed]
     outer = here if axis in facts.summed else here[:-1]
     loops = list(schedule.loops)

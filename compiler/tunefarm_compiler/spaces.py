@@ -271,6 +271,8 @@ class ScheduleRules:
 
     def adapt(self, schedule: Schedule, source: "ScheduleRules") -> Schedule | None:
         """The nearest schedule here to one of the same operator's other sizes or target."""
+        if source.broken(schedule):
+            return None
         try:
             theirs = source.layout([attach.stage for attach in schedule.stages])
             layout = self.layout([attach.stage for attach in schedule.stages])

@@ -40,7 +40,7 @@ def any_workload(draw):
 
 
 @settings(
-    max_examples=60,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
@@ -52,7 +52,10 @@ def test_whatever_is_made_can_be_applied_and_is_canonical(parsed, target, seed):
     one, other = rules.sample(rng), rules.sample(rng)
     mutant = rules.mutate(one, rng)
     child = rules.cross(mutant, other, rng)
-    for made in (one, other, mutant, child, rules.mutate(rules.default, rng)):
+    chain = [rules.default]
+    for _ in range(5):
+        chain.append(rules.mutate(chain[-1], rng))
+    for made in (one, other, mutant, child, *chain):
         check(made, rules.output)
         assert made == rules.default or not rules.fault(made)
         assert Schedule.from_json(made.to_json()) == made

@@ -198,7 +198,7 @@ class TemplateSpace(Generic[T]):
         return math.prod(len(options) for options in self.options.values())
 
     def build(self, candidate: Candidate) -> T:
-        """What the template returns for a candidate. Raises: InvalidRequestError, and what it does."""
+        """What the template returns for a candidate. Raises: InvalidRequestError, or as it does."""
         chosen = self._read(candidate)
         config = Config(chosen)
         if self._given:

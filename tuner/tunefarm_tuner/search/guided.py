@@ -38,7 +38,6 @@ class Guided(Evolution):
         self._prior = list(prior)
         self._rows: dict[Candidate, Sequence[float]] = {}
         self._stale = True
-        self._new = 0
 
     def observe(self, results: Sequence[Observation]) -> None:
         """Learn."""
@@ -55,21 +54,10 @@ class Guided(Evolution):
         if not self._stale:
             return
         self._stale = False
-        own = [one for one in self.results.values() if self._known(one.candidate)]
+        own = [one for one in self.results.values() if self.usable(one.candidate)]
         rows = self._features([one.candidate for one in own])
         self._rows = {one.candidate: row for one, row in zip(own, rows, strict=True)}
-        groups = [*self._prior, Group(rows, [one.cost_s for one in own])]
-        self.model.train(groups)
-
-    def _known(self, candidate: Candidate) -> bool:
-        """Whether it has features here: records may hold candidates of older versions."""
-        if candidate in self._rows:
-            return True
-        try:
-            self._features([candidate])
-        except Exception:
-            return False
-        return True
+        self.model.train(self._prior, Group(rows, [one.cost_s for one in own]))
 
     def _fresh(self, count: int) -> list[Candidate]:
         if self.note:
@@ -84,7 +72,7 @@ class Guided(Evolution):
 
     def _bred(self, count: int) -> list[Candidate]:
         """The likely fastest of some generations, not too many alike."""
-        ranked = [one.candidate for one in self.ranked()[: self.elite]]
+        ranked = self.ranked(self.elite)
         pool = dict.fromkeys(self._samples(self.pool // 2 if ranked else self.pool))
         parents = ranked or list(pool)
         scores: dict[Candidate, float] = {}

@@ -10,13 +10,7 @@ import numpy as np
 
 LEVELS = 31  # relevance of the fastest of a group; a failure has 0
 MIN_ROWS = 8
-PARAMETERS: dict[str, Any] = {
-    "objective": "lambdarank",
-    "label_gain": [float(level) ** 2 for level in range(LEVELS + 1)],
-    "lambdarank_truncation_level": 60,
-    "num_leaves": 15,
-    "min_data_in_leaf": 3,
-    "learning_rate": 0.1,
+SHARED: dict[str, Any] = {
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
@@ -26,7 +20,25 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
-TREES = 80
+# Ranks the candidates of the search itself: what is best of many that are nearly so.
+RANKING = SHARED | {
+    "objective": "lambdarank",
+    "label_gain": [float(level) ** 2 for level in range(LEVELS + 1)],
+    "lambdarank_truncation_level": 400,
+    "num_leaves": 15,
+    "min_data_in_leaf": 3,
+    "learning_rate": 0.1,
+}
+RANKING_TREES = 80
+# Rates candidates of all searches by their speed, 1 for the fastest of each: what carries over.
+RATING = SHARED | {
+    "objective": "regression",
+    "num_leaves": 31,
+    "min_data_in_leaf": 2,
+    "learning_rate": 0.06,
+}
+RATING_TREES = 120
+HALF_TRUST = 64  # own results at which ranks count half as much as they ever do
 
 
 @dataclass(frozen=True)
@@ -58,35 +70,73 @@ def relevance(costs_s: Sequence[float]) -> list[int]:
     ]
 
 
+def speeds(costs_s: Sequence[float]) -> list[float]:
+    """Shares of the speed of the fastest; 0 for a failure."""
+    best = min((cost for cost in costs_s if math.isfinite(cost)), default=1.0)
+    return [best / cost if math.isfinite(cost) else 0.0 for cost in costs_s]
+
+
 class CostModel:
-    """Gradient-boosted trees that rank candidates. Untrained, it knows nothing: all are equal."""
+    """Gradient-boosted trees that say which candidates are likely faster, of two kinds.
+
+    One rates candidates of all groups by their speed. One ranks those of the search itself, by the
+    lambdarank objective, and counts for more the more of them there are. Untrained, all are equal.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self._booster: Any = None
+        self._rating: Any = None
+        self._ranking: Any = None
+        self._trust = 0.0
 
     @property
     def trained(self) -> bool:
         """Whether it knows anything."""
-        return self._booster is not None
+        return self._rating is not None
 
-    def train(self, groups: Sequence[Group]) -> None:
-        """Learn anew from all of these; too few change nothing."""
-        kept = [group for group in groups if len(group.costs_s) > 1]
-        if sum(len(group.costs_s) for group in kept) < MIN_ROWS:
+    def train(self, prior: Sequence[Group], own: Group | None = None) -> None:
+        """Learn anew from other searches and from the search itself; too few change nothing."""
+        mine = own if own is not None and len(own.costs_s) > 1 else None
+        groups = [*prior, *([mine] if mine else [])]
+        if sum(len(group.costs_s) for group in groups) < MIN_ROWS:
             return
+        count = len(mine.costs_s) if mine else 0
+        # What other searches say counts for less the more is known of this one.
+        weights = [
+            1.0 if group is own else 1 / (1 + count / 32) for group in groups for _ in group.costs_s
+        ]
+        labels = [speed for group in groups for speed in speeds(group.costs_s)]
+        self._rating = self._fit(RATING, RATING_TREES, groups, labels, weight=weights)
+        if mine is not None and count >= MIN_ROWS:
+            ranks = relevance(mine.costs_s)
+            self._ranking = self._fit(RANKING, RANKING_TREES, [mine], ranks, group=[count])
+            self._trust = count / (count + HALF_TRUST)
+
+    def _fit(
+        self,
+        parameters: dict[str, Any],
+        trees: int,
+        groups: Sequence[Group],
+        labels: Sequence[float],
+        **more: Any,
+    ) -> Any:
         import lightgbm
 
-        rows = np.array([row for group in kept for row in group.features], np.float64)
-        labels = [label for group in kept for label in relevance(group.costs_s)]
-        data = lightgbm.Dataset(rows, labels, group=[len(group.costs_s) for group in kept])
+        rows = np.array([row for group in groups for row in group.features], np.float64)
+        data = lightgbm.Dataset(rows, np.array(labels), **more)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._booster = lightgbm.train({**PARAMETERS, "seed": self._seed}, data, TREES)
+            return lightgbm.train({**parameters, "seed": self._seed}, data, trees)
 
     def scores(self, features: Sequence[Sequence[float]]) -> list[float]:
         """A number for each, larger for those that are likely faster."""
-        if self._booster is None or not features:
+        if self._rating is None or not features:
             return [0.0] * len(features)
-        found = self._booster.predict(np.array(features, np.float64), num_threads=1)
-        return [float(one) for one in found]
+        rows = np.array(features, np.float64)
+        total = self._rating.predict(rows, num_threads=1)
+        if self._ranking is not None:
+            # On the scale of speeds: a rank's whole range counts as much as a part of theirs.
+            ranks = self._ranking.predict(rows, num_threads=1)
+            spread = float(np.std(ranks)) or 1.0
+            total = total + self._trust * float(np.std(total)) * ranks / spread
+        return [float(one) for one in total]

@@ -45,7 +45,10 @@ class ScheduleSpace:
 
     def features(self, candidate: Candidate) -> Sequence[float]:
         """`tunefarm_compiler.features.NAMES` of it. Raises: InvalidScheduleError."""
-        return self.rules.features(_read(candidate))
+        schedule = _read(candidate)
+        if said := self.rules.broken(schedule):
+            raise InvalidScheduleError(said)
+        return self.rules.features(schedule)
 
     def draw(self, choose: Choose) -> Candidate:
         """A schedule by decisions that `choose` takes; it may have a fault, see `valid`."""

@@ -1,8 +1,11 @@
 """Strategies that need no model: random, grid, evolution. Each is the same for the same seed."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
+
+from tunefarm_proto.errors import TunefarmError
 
 from tunefarm_tuner.search.base import Candidate, Observation, Space
 
@@ -24,6 +27,7 @@ class Walk:
         first = space.default()
         self._seeds = [*([] if first is None else [first]), *seeds]
         self._rest: Iterator[Candidate] | None = None
+        self._usable: dict[Candidate, bool] = {}
 
     def propose(self, count: int) -> list[Candidate]:
         """Up to `count` candidates, none proposed or told of before; none at all: it is through."""
@@ -46,10 +50,22 @@ class Walk:
             self.seen.add(result.candidate)
             self.results[result.candidate] = result
 
-    def ranked(self) -> list[Observation]:
-        """What worked, the fastest first."""
+    def ranked(self, most: int) -> list[Candidate]:
+        """What worked and is of this space, the fastest first."""
         good = [one for one in self.results.values() if math.isfinite(one.cost_s)]
-        return sorted(good, key=lambda one: (one.cost_s, one.candidate))
+        order = sorted(good, key=lambda one: (one.cost_s, one.candidate))
+        usable = (one.candidate for one in order if self.usable(one.candidate))
+        return list(itertools.islice(usable, most))
+
+    def usable(self, candidate: Candidate) -> bool:
+        """Whether it is of this space: records may hold what older versions made."""
+        if candidate not in self._usable:
+            try:
+                self.space.features(candidate)
+                self._usable[candidate] = True
+            except TunefarmError:
+                self._usable[candidate] = False
+        return self._usable[candidate]
 
     def _fresh(self, count: int) -> list[Candidate]:
         raise NotImplementedError
@@ -118,16 +134,16 @@ class Evolution(Walk):
         self.epsilon, self.start, self.elite, self.crossing = epsilon, start, elite, crossing
 
     def _fresh(self, count: int) -> list[Candidate]:
-        parents = [one.candidate for one in self.ranked()[: self.elite]]
+        parents = self.ranked(self.elite)
         if len(self.results) < self.start or not parents:
             return self._samples(count)
         found: dict[Candidate, None] = {}
         for _ in range(8 * count):
             if len(found) == count:
                 break
-            found.update(dict.fromkeys(self._samples(1) if self._chance() else [
-                self.child(parents)]))  # fmt: skip
-            found = {one: None for one in found if one not in self.seen}
+            made = self.space.sample(self.rng) if self._chance() else self.child(parents)
+            if made not in self.seen:
+                found[made] = None
         return list(found) or self._samples(count)
 
     def _chance(self) -> bool:

@@ -1,0 +1,98 @@
+"""The database of best schedules: what is looked up, what is kept, what travels."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from tunefarm_compiler import targets, workload
+from tunefarm_compiler.spaces import ScheduleRules, default_schedule
+from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_tuner.database import Database, Entry
+
+ZEN4, SKYLAKE = targets.resolve("znver4"), targets.resolve("skylake-avx512")
+PI = targets.resolve("rasp3b")
+CUBE = workload.parse("matmul:m=512,n=512,k=512")
+
+
+def schedule(seed, parsed=CUBE, spec=ZEN4):
+    return ScheduleRules(parsed, spec).sample(random.Random(seed))
+
+
+def entry(seed, seconds, parsed=CUBE, spec=ZEN4):
+    return Entry.of(parsed, spec, schedule(seed, parsed, spec).to_json(), seconds)
+
+
+def test_the_fastest_of_a_workload_and_target_is_kept():
+    found = Database()
+    assert found.add(entry(1, 0.5)) and not found.add(entry(2, 0.6)) and found.add(entry(3, 0.4))
+    assert found.add(entry(4, 9.0, spec=PI)) and len(found) == 2
+    assert found.schedule(CUBE, ZEN4) == schedule(3)
+    # The same schedule measured again: the newer figure holds, also where it is worse.
+    assert found.add(entry(3, 0.45))
+    assert found.lookup(CUBE, ZEN4).entry.seconds == 0.45
+
+
+def test_the_same_target_comes_before_one_like_it_before_a_near_shape():
+    near = workload.parse("matmul:m=512,n=768,k=512")
+    found = Database([entry(5, 0.5, near)])
+    assert found.lookup(CUBE, ZEN4).how == "shape"
+    found.add(entry(6, 0.1, spec=SKYLAKE))
+    assert found.lookup(CUBE, ZEN4).how == "target"
+    assert found.schedule(CUBE, ZEN4) == schedule(6, spec=SKYLAKE)
+    found.add(entry(7, 0.9))
+    assert found.lookup(CUBE, ZEN4).how == "exact"
+    assert found.lookup(CUBE, PI) is None
+    for far in (
+        "matmul:m=512,n=1,k=2",
+        "softmax:m=512,n=512",
+        "matmul:m=512,n=512,k=512,dtype=int8",
+    ):
+        assert found.lookup(workload.parse(far), ZEN4) is None
+
+
+def test_a_near_shape_gives_a_schedule_that_suits():
+    odd = workload.parse("matmul:m=500,n=510,k=300")
+    found = Database([entry(seed, 0.5) for seed in (8,)])
+    made = found.schedule(odd, ZEN4)
+    assert made is not None and not ScheduleRules(odd, ZEN4).fault(made)
+
+
+def test_it_is_what_default_schedules_ask():
+    found = Database([entry(9, 0.5)])
+    assert default_schedule(CUBE, ZEN4, tuned=found) == schedule(9) != default_schedule(CUBE, ZEN4)
+    assert default_schedule(CUBE, PI, tuned=found) == default_schedule(CUBE, PI)
+
+
+def test_a_schedule_that_can_no_longer_be_applied_is_passed_over():
+    old = replace(entry(1, 0.1), schedule='{"lanes":16,"loops":[["gone",4]],"packs":[],"unroll":1}')
+    found = Database([old])
+    assert found.lookup(CUBE, ZEN4) is None
+    assert found.lookup(workload.parse("matmul:m=512,n=512,k=500"), ZEN4) is None
+    assert Database([replace(entry(1, 0.1), workload="gone:m=1")]).lookup(CUBE, ZEN4) is None
+
+
+def test_files_are_read_as_they_were_written(tmp_path):
+    full = replace(entry(1, 0.5), device="a", device_key="k", trials=64, recorded_at="2026-11-21")
+    found = Database([full, entry(2, 1.5, spec=PI)])
+    found.write(tmp_path / "deep" / "best.jsonl")
+    text = (tmp_path / "deep" / "best.jsonl").read_text()
+    assert [*Database.read(tmp_path / "deep" / "best.jsonl")] == [*found]
+    assert '"schedule": {' in text and len(text.splitlines()) == 2
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["best.jsonl"]
+    assert len(Database.read(tmp_path / "none.jsonl")) == 0
+    part = found.select(cpu=PI.cpu)
+    assert len(part) == 1 and len(found.select("conv2d")) == 0
+    assert Database([entry(3, 1.0)]).merge(found) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "{}", '{"workload":1}', "null",
+     '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":0}',
+     '{"version":2,"workload":"m"}'],
+)  # fmt: skip
+def test_other_files_are_refused_by_their_line(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_text(entry(1, 0.5).to_json() + "\n\n" + line + "\n")
+    with pytest.raises(InvalidRequestError, match=r"x\.jsonl:3 is no tuned schedule"):
+        Database.read(path)
