@@ -121,9 +121,3 @@ def test_a_random_schedule_is_right_or_refused(text):
 @pytest.mark.parametrize("text", MORE)
 def test_a_random_schedule_of_another_type_is_right_or_refused(text):
     right_or_refused(text, 5)
-
-
-@pytest.mark.kernels
-@pytest.mark.parametrize("text", [*TEXTS, *MORE])
-def test_many_random_schedules_are_right_or_refused(text):
-    right_or_refused(text, 300)
