@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import ziglang
 from tunefarm_compiler import targets
-from tunefarm_compiler.codegen import WASM_LINKER, emit_object
+from tunefarm_compiler.codegen import emit_object
+from tunefarm_compiler.linker import WASM_LINKER
 
 ZIG = Path(ziglang.__file__).parent / "zig"
 TRIPLES = {
