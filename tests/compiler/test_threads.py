@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
 from test_schedules import TEXTS, schedules
-from tunefarm_compiler import Schedule, build, lowered, targets, te, workload
+from tunefarm_compiler import Schedule, build, default_schedule, lowered, targets, te, workload
 from tunefarm_compiler.schedule import Attach, Pack
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -91,16 +91,30 @@ def test_a_stage_inside_what_is_dealt_out_deals_out_nothing():
     own = Schedule((("i", 1),), 8, threads=2)
     names = [stage for stage in ("mean", "deviation") if stage in str(te.show(parsed.output))]
     assert names
-    given_ = {stage.stage: stage for stage in _default(parsed).stages}
+    given_ = {stage.stage: stage for stage in default_schedule(parsed, SPEC).stages}
     deep = tuple(replace(stage, schedule=own) for stage in given_.values())
     with pytest.raises(InvalidScheduleError, match="inside of one that is dealt out"):
-        build(parsed, SPEC, replace(_default(parsed), stages=deep, threads=2))
+        build(parsed, SPEC, replace(default_schedule(parsed, SPEC), stages=deep, threads=2))
 
 
-def _default(parsed):
-    from tunefarm_compiler import default_schedule
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_default_schedule_on_threads(text):
+    parsed = workload.parse(text)
+    for threads in (2, 3, 5):
+        schedule = default_schedule(parsed, SPEC, threads)
+        assert threads in {schedule.threads, *(s.schedule.threads for s in schedule.stages)}
+        run(build(parsed, SPEC, schedule), parsed)
+    assert default_schedule(parsed, SPEC, 1) == default_schedule(parsed, SPEC)
 
-    return default_schedule(parsed, SPEC)
+
+def test_each_thread_packs_for_itself():
+    parsed = workload.parse("matmul:m=128,n=64,k=16")
+    made = default_schedule(parsed, SPEC, 4)
+    assert made.parallel == made.loops[0][0] == "i"
+    lines = te.show(parsed.output, made).splitlines()
+    outer = next(n for n, line in enumerate(lines) if "dealt out" in line)
+    assert [n for n, line in enumerate(lines) if " pack " in line] >= [outer]
+    assert any(" pack " in line for line in lines)
 
 
 def test_webassembly_has_no_threads():

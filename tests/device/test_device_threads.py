@@ -1,4 +1,4 @@
-"""Kernels with threads on a device: which processors they get, and that they end with the session."""
+"""Kernels with threads on a device: their processors, and their end."""
 
 import ctypes
 import os
