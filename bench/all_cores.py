@@ -116,6 +116,17 @@ def measure(text: str, cores: list[int], rounds: int) -> dict[str, Any]:
     }
 
 
+def spelled(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    return (
+        f"{row['workload']:32} one core {row['one_alone']:6.1f} GFLOPS alone, "
+        f"{row['one_of_all']:6.1f} with all at once; {row['threads']} threads "
+        f"{row['all']:6.1f}: {100 * row['of_cores_alone']:5.1f}% of {row['threads']} x alone, "
+        f"{100 * row['of_all_at_once']:5.1f}% of all at once "
+        f"(best rounds {100 * row['best_of_all_at_once']:.1f}%)"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,14 +141,7 @@ def main() -> None:
     if given.json:
         print(json.dumps(report, indent=2))
         return
-    for row in report:
-        print(
-            f"{row['workload']:32} one core {row['one_alone']:6.1f} GFLOPS alone, "
-            f"{row['one_of_all']:6.1f} with all at once; {row['threads']} threads "
-            f"{row['all']:6.1f}: {100 * row['of_cores_alone']:5.1f}% of {row['threads']} x alone, "
-            f"{100 * row['of_all_at_once']:5.1f}% of all at once "
-            f"(best rounds {100 * row['best_of_all_at_once']:.1f}%)"
-        )
+    print(*map(spelled, report), sep="\n")
 
 
 if __name__ == "__main__":

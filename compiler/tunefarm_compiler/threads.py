@@ -120,17 +120,24 @@ entry:
 move:
   %mask = alloca <16 x i64>
   store <16 x i64> zeroinitializer, ptr %mask
+  call void @threads.add(ptr %mask, i32 %core)
+  call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %mask)
+  br label %done
+done:
+  ret i32 %core
+}
+
+define linkonce_odr hidden void @threads.add(ptr %mask, i32 %core) #0 {
   %cpu = sub i32 %core, 1
   %byte = lshr i32 %cpu, 3
   %bit = and i32 %cpu, 7
   %wide = shl i32 1, %bit
   %one = trunc i32 %wide to i8
   %at = getelementptr i8, ptr %mask, i32 %byte
-  store i8 %one, ptr %at
-  call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %mask)
-  br label %done
-done:
-  ret i32 %core
+  %before = load i8, ptr %at
+  %after = or i8 %before, %one
+  store i8 %after, ptr %at
+  ret void
 }
 
 define linkonce_odr hidden ptr @threads.worker(ptr %slot) #0 {
@@ -190,7 +197,29 @@ start:
   call i32 @pthread_attr_init(ptr %how)
   call i32 @pthread_attr_setdetachstate(ptr %how, i32 1)
   call i32 @pthread_attr_setstacksize(ptr %how, $index 262144)
+  %place = add i32 %worker, 1
+  %where = getelementptr i32, ptr @tunefarm_cores, i32 %place
+  %core = load i32, ptr %where
+  %free = icmp eq i32 %core, 0
+  br i1 %free, label %create, label %widen
+widen:                                            ; or it waits where its creator is busy
+  %kept = alloca <16 x i64>
+  %mask = alloca <16 x i64>
+  store <16 x i64> zeroinitializer, ptr %kept
+  call $index ($index, ...) @syscall($index $getaffinity, $index 0, $index 128, ptr %kept)
+  %own = load <16 x i64>, ptr %kept
+  store <16 x i64> %own, ptr %mask
+  call void @threads.add(ptr %mask, i32 %core)
+  call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %mask)
+  br label %create
+create:
+  %saved = phi ptr [ null, %start ], [ %kept, %widen ]
   %failed = call i32 @pthread_create(ptr %thread, ptr %how, ptr @threads.worker, ptr %slot)
+  br i1 %free, label %created, label %narrow
+narrow:
+  call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %saved)
+  br label %created
+created:
   %bad = icmp ne i32 %failed, 0
   br i1 %bad, label %without, label %done
 without:

@@ -4,11 +4,13 @@ import ctypes
 import os
 import struct
 import subprocess
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from device_harness import _children, eventually, gone
+from device_harness import Box, _children, boxed, eventually, gone
 from tunefarm_compiler import Schedule, build, workload
 from tunefarm_device.cores import Cores, physical, spread
 from tunefarm_device.facts import find_facts
@@ -29,6 +31,12 @@ int32_t told(void *const *args) {
   return 0;
 }
 """
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory) -> Iterator[Box]:
+    """One whose claims nobody else minds, so that it has a processor to time on."""
+    yield from boxed(tmp_path_factory.mktemp("box"), TUNEFARM_CLAIMS=f"{uuid.uuid4()}-")
 
 
 @pytest.fixture(scope="module")
