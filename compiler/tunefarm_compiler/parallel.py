@@ -10,6 +10,7 @@ from tunefarm_compiler.schedule import Schedule, dealt
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.threads import DEAL
 from tunefarm_compiler.values import Access
 from tunefarm_compiler.workload import Workload
 
@@ -97,9 +98,7 @@ class Share:
     def close(self, blocks: int, threads: int) -> str:
         """Call it for all blocks. Returns its text."""
         index = self.outer.index
-        self.outer.line(
-            f"call void @threads.deal(ptr @{self.name}, {index} {blocks}, i32 {threads})"
-        )
+        self.outer.line(f"call void {DEAL}(ptr @{self.name}, {index} {blocks}, i32 {threads})")
         self.emit.line("ret void")
         given = f"{index} %first, {index} %stop, {index} %worker"
         held = f"@{self.name}.taken = internal global [{max(1, len(self._taken))} x i64] "
