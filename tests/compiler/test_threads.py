@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from kernel_harness import run
 from test_schedules import TEXTS, schedules
 from tunefarm_compiler import Schedule, build, default_schedule, lowered, targets, te, workload
+from tunefarm_compiler.building import Kernel, compile_many
+from tunefarm_compiler.elf import dynamic_symbols
+from tunefarm_compiler.linker import ALLOWED_UNDEFINED
 from tunefarm_compiler.schedule import Attach, Pack
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -232,3 +235,18 @@ assert os.sched_getaffinity(0) == here
 def test_threads_of_a_process(case):
     script = ALONE.format(tests=str(Path(__file__).parent)) + CASES[case]
     subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+
+
+def test_several_kernels_of_a_bundle_share_a_pool():
+    texts = ("matmul:m=40,n=64,k=16", "softmax:m=31,n=40", "add:n=100")
+    kernels = [
+        Kernel(text, default_schedule(workload.parse(text), SPEC, 1 if "add" in text else 3))
+        for text in texts
+    ]
+    bundle = compile_many(kernels, "local")
+    (library,) = bundle.manifest.libraries
+    assert dynamic_symbols(bundle.library(library), defined=False) <= ALLOWED_UNDEFINED
+    for text in texts:
+        run(bundle, workload.parse(text))
+    alone = build(texts[2], SPEC)
+    assert not dynamic_symbols(alone.library(alone.manifest.libraries[0]), defined=False)
