@@ -28,7 +28,7 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
 WORKLOADS = tuple(f"matmul:m={n},n={n},k={n}" for n in (512, 1024, 2048))
-WINDOW_S = 0.15
+WINDOW_S = 0.06
 
 
 def calls(
