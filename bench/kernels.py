@@ -5,6 +5,7 @@
 One process on one core. The peak kernel, ours and the peers run in turns, so that what disturbs
 the machine disturbs all of them; medians of the rounds, and of each round's own ratio. With
 --trials the best of so many schedules of the tuner's space is taken, by a quick search.
+Last, matmul on all cores beside one of them, by `all_cores.py`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 # Before numpy starts the threads of its BLAS.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import all_cores
 import numpy as np
 from peak import timer
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
@@ -72,6 +74,7 @@ GROUPS: dict[str, list[str]] = {
         "bit_matmul:m=1024,n=1024,k=1024",
     ],
 }
+ALL_CORES = "matmul on all cores"
 SAMPLE_S = 0.02
 PEERS = ("numpy", "torch", "float32")
 TRIAL_S = 0.01
@@ -220,7 +223,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="groups whose name holds this word")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[-1]})
     if torch is None:
         print("torch is not installed: not compared")
     else:
@@ -242,6 +246,11 @@ def main() -> None:
         if ratios and not given.json:
             mean = math.exp(statistics.fmean(map(math.log, ratios)))
             print(f"{group}: {mean:.2f} x torch in the geometric mean, {min(ratios):.2f} at least")
+    if given.only in ALL_CORES and not given.workloads:
+        texts = GROUPS["matmul cubes"]
+        report[ALL_CORES] = [all_cores.measure(text, cores, given.rounds) for text in texts]
+        if not given.json:
+            print(*map(all_cores.spelled, report[ALL_CORES]), sep="\n")
     if given.json:
         print(json.dumps({"target": f"{spec.triple} {spec.cpu}", "groups": report}, indent=2))
 

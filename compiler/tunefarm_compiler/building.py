@@ -17,8 +17,9 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler import targets as registry
+from tunefarm_compiler import threads
 from tunefarm_compiler import workload as workloads
-from tunefarm_compiler.codegen import emit_object, lowered, timing_loop
+from tunefarm_compiler.codegen import emit_object, lowered, thread_pool, timing_loop
 from tunefarm_compiler.linker import link
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import default_schedule
@@ -87,6 +88,8 @@ class Job:
                 sources.update(code.encode())
                 schedules[name] = made.to_json()
                 objects.append(emit_object(code, spec))
+                if threads.DEAL in code and thread_pool(spec) not in objects:
+                    objects.append(thread_pool(spec))
             libraries.append(Library(spec.to_proto(), link(objects, spec), schedules))
         used = {text for library in libraries for text in library.schedules.values()}
         manifest = bpb.BundleManifest(
@@ -161,7 +164,7 @@ def _names(kernels: Sequence[Kernel], texts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for number, name in enumerate(plain):
         alone = plain.count(name) == 1
-        if not _NAME.fullmatch(name) or name == "tunefarm_repeat":
+        if not _NAME.fullmatch(name) or name in ("tunefarm_repeat", "tunefarm_cores"):
             raise InvalidRequestError(
                 f"{name[:60]!r} names no function", "use letters, digits and _"
             )

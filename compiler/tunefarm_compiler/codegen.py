@@ -45,6 +45,12 @@ def timing_loop(spec: TargetSpec) -> bytes:
     return emit_object(module_text("", spec), spec)
 
 
+@cache
+def thread_pool(spec: TargetSpec) -> bytes:
+    """An object of the threads' pool, for libraries whose text calls `threads.DEAL`."""
+    return emit_object(module_text(threads.runtime(spec), spec, timed=False), spec)
+
+
 def module_text(functions: str, spec: TargetSpec, *, timed: bool = True) -> str:
     """A module of these functions, and the timing loop, with the target's attributes."""
     attributes = ["nounwind"]
@@ -55,8 +61,6 @@ def module_text(functions: str, spec: TargetSpec, *, timed: bool = True) -> str:
         attributes += [f'"tune-cpu"="{spec.cpu}"']
     if spec.arch == "wasm32":  # fused, it would be a call for each lane
         functions = functions.replace("@llvm.fma.", "@llvm.fmuladd.")
-    if "@threads.deal" in functions:
-        functions += threads.runtime(spec)
     flags = ""
     if spec.abi:
         flags = f'!llvm.module.flags = !{{!0}}\n!0 = !{{i32 1, !"target-abi", !"{spec.abi}"}}\n'

@@ -25,6 +25,7 @@ from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Index, Load, Tensor
+from tunefarm_compiler.threads import DEAL
 from tunefarm_compiler.tile import Tile
 from tunefarm_compiler.values import NOTHING, Access
 
@@ -122,6 +123,8 @@ class Lowering:
                 f"%{name[1:]} = type [{size} x i8]",
                 f"{name} = {held} zeroinitializer, align {LINE}",
             ]
+        if self.shares:
+            found.append(f"declare void {DEAL}(ptr, {self.emit.index}, i32)")
         if self._nothing:
             found.append(f"{NOTHING} = internal constant i64 0")
         return found

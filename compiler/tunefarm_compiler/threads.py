@@ -17,6 +17,7 @@ from string import Template
 from tunefarm_compiler.targets import TargetSpec
 
 MOST_THREADS = 64
+DEAL = "@threads.deal"  # (body, blocks, threads): the one function that kernels call
 # Numbers of futex, sched_setaffinity, sched_getaffinity.
 _CALLS = {
     "x86_64": (202, 203, 204),
@@ -39,19 +40,19 @@ NEEDED = frozenset((
 
 _TEXT = Template("""
 %threads.job = type { ptr, $index, $index }
-@tunefarm_cores = weak_odr global [65 x i32] zeroinitializer, align 64
-@threads.slots = linkonce_odr hidden global [64 x [16 x i32]] zeroinitializer, align 64
-@threads.next = linkonce_odr hidden global [16 x i64] zeroinitializer, align 64
-@threads.job = linkonce_odr hidden global %threads.job zeroinitializer, align 64
-@threads.counted = linkonce_odr hidden global i32 0
-@threads.patience = linkonce_odr hidden constant [2 x $index] [$index 2, $index 0]
+@tunefarm_cores = global [65 x i32] zeroinitializer, align 64
+@threads.slots = hidden global [64 x [16 x i32]] zeroinitializer, align 64
+@threads.next = hidden global [16 x i64] zeroinitializer, align 64
+@threads.job = hidden global %threads.job zeroinitializer, align 64
+@threads.counted = hidden global i32 0
+@threads.patience = hidden constant [2 x $index] [$index 2, $index 0]
 declare i32 @pthread_attr_init(ptr)
 declare i32 @pthread_attr_setdetachstate(ptr, i32)
 declare i32 @pthread_attr_setstacksize(ptr, $index)
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare $index @syscall($index, ...)
 
-define linkonce_odr hidden i32 @threads.cores() #0 {
+define hidden i32 @threads.cores() #0 {
 entry:
   %told = load i32, ptr @tunefarm_cores
   %counted = load i32, ptr @threads.counted
@@ -77,12 +78,12 @@ done:
   ret i32 %cores
 }
 
-define linkonce_odr hidden void @threads.wake(ptr %slot) #0 {
+define hidden void @threads.wake(ptr %slot) #0 {
   call $index ($index, ...) @syscall($index $futex, ptr %slot, $index 129, $index 1)
   ret void
 }
 
-define linkonce_odr hidden void @threads.share(i32 %worker) #0 {
+define hidden void @threads.share(i32 %worker) #0 {
 entry:
   %number = $widen
   %body = load ptr, ptr @threads.job
@@ -108,7 +109,7 @@ done:
   ret void
 }
 
-define linkonce_odr hidden i32 @threads.bind(i32 %worker, i32 %before) #0 {
+define hidden i32 @threads.bind(i32 %worker, i32 %before) #0 {
 entry:
   %place = add i32 %worker, 1
   %where = getelementptr i32, ptr @tunefarm_cores, i32 %place
@@ -120,20 +121,27 @@ entry:
 move:
   %mask = alloca <16 x i64>
   store <16 x i64> zeroinitializer, ptr %mask
-  %cpu = sub i32 %core, 1
-  %byte = lshr i32 %cpu, 3
-  %bit = and i32 %cpu, 7
-  %wide = shl i32 1, %bit
-  %one = trunc i32 %wide to i8
-  %at = getelementptr i8, ptr %mask, i32 %byte
-  store i8 %one, ptr %at
+  call void @threads.add(ptr %mask, i32 %core)
   call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %mask)
   br label %done
 done:
   ret i32 %core
 }
 
-define linkonce_odr hidden ptr @threads.worker(ptr %slot) #0 {
+define hidden void @threads.add(ptr %mask, i32 %core) #0 {
+  %cpu = sub i32 %core, 1
+  %byte = lshr i32 %cpu, 3
+  %bit = and i32 %cpu, 7
+  %wide = shl i32 1, %bit
+  %one = trunc i32 %wide to i8
+  %at = getelementptr i8, ptr %mask, i32 %byte
+  %before = load i8, ptr %at
+  %after = or i8 %before, %one
+  store i8 %after, ptr %at
+  ret void
+}
+
+define hidden ptr @threads.worker(ptr %slot) #0 {
 entry:
   %holder = getelementptr i32, ptr %slot, i32 1
   %worker = load i32, ptr %holder
@@ -178,7 +186,7 @@ call:
   br label %idle
 }
 
-define linkonce_odr hidden void @threads.post(ptr %slot, i32 %worker) #0 {
+define hidden void @threads.post(ptr %slot, i32 %worker) #0 {
 entry:
   %was = atomicrmw xchg ptr %slot, i32 2 acq_rel
   switch i32 %was, label %done [ i32 0, label %start  i32 3, label %wake ]
@@ -190,7 +198,29 @@ start:
   call i32 @pthread_attr_init(ptr %how)
   call i32 @pthread_attr_setdetachstate(ptr %how, i32 1)
   call i32 @pthread_attr_setstacksize(ptr %how, $index 262144)
+  %place = add i32 %worker, 1
+  %where = getelementptr i32, ptr @tunefarm_cores, i32 %place
+  %core = load i32, ptr %where
+  %free = icmp eq i32 %core, 0
+  br i1 %free, label %create, label %widen
+widen:                                            ; or it waits where its creator is busy
+  %kept = alloca <16 x i64>
+  %mask = alloca <16 x i64>
+  store <16 x i64> zeroinitializer, ptr %kept
+  call $index ($index, ...) @syscall($index $getaffinity, $index 0, $index 128, ptr %kept)
+  %own = load <16 x i64>, ptr %kept
+  store <16 x i64> %own, ptr %mask
+  call void @threads.add(ptr %mask, i32 %core)
+  call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %mask)
+  br label %create
+create:
+  %saved = phi ptr [ null, %start ], [ %kept, %widen ]
   %failed = call i32 @pthread_create(ptr %thread, ptr %how, ptr @threads.worker, ptr %slot)
+  br i1 %free, label %created, label %narrow
+narrow:
+  call $index ($index, ...) @syscall($index $setaffinity, $index 0, $index 128, ptr %saved)
+  br label %created
+created:
   %bad = icmp ne i32 %failed, 0
   br i1 %bad, label %without, label %done
 without:
@@ -203,7 +233,7 @@ done:
   ret void
 }
 
-define linkonce_odr hidden void @threads.finish(ptr %slot) #0 {
+define hidden void @threads.finish(ptr %slot) #0 {
 entry:
   %taking = cmpxchg ptr %slot, i32 2, i32 1 acq_rel acquire
   %taken = extractvalue { i32, i1 } %taking, 1
@@ -230,7 +260,7 @@ done:
   ret void
 }
 
-define linkonce_odr hidden void @threads.deal(ptr %body, $index %blocks, i32 %threads) #0 {
+define hidden void @threads.deal(ptr %body, $index %blocks, i32 %threads) #0 {
 entry:
   %cores = call i32 @threads.cores()
   %few = call i32 @llvm.umin.i32(i32 %threads, i32 %cores)
@@ -269,7 +299,7 @@ done:
 
 
 def runtime(spec: TargetSpec) -> str:
-    """LLVM text of the pool for a processor that has threads; libraries merge equal copies."""
+    """LLVM text of the pool, for a processor that has threads."""
     futex, setaffinity, getaffinity = _CALLS[spec.arch]
     wide = spec.index == "i64"
     return _TEXT.substitute(

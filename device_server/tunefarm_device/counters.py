@@ -23,13 +23,15 @@ EVENTS = {  # name: (type, config)
 ATTRIBUTES = struct.Struct("<IIQQQQQ")  # type, size, config, period, sample type, read format, bits
 ATTRIBUTES_BYTES = 64  # PERF_ATTR_SIZE_VER0
 READ_TIMES = 1 | 2  # total time enabled, total time running
+THREADS_TOO = 1 << 1  # those that a kernel starts
 USER_MODE = 1 << 5 | 1 << 6  # neither kernel nor hypervisor: all that paranoid 2 lets a user count
+BITS = THREADS_TOO | USER_MODE
 CLOSE_ON_EXEC = 1 << 3
 VALUE = struct.Struct("=QQQ")
 
 
 class Counters:
-    """Counts from now on what this thread does in user mode."""
+    """Counts from now on what this thread, and those that it starts, do in user mode."""
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
@@ -40,7 +42,7 @@ class Counters:
         for name, (kind, config) in EVENTS.items():
             attributes = ctypes.create_string_buffer(ATTRIBUTES_BYTES)
             ATTRIBUTES.pack_into(
-                attributes, 0, kind, ATTRIBUTES_BYTES, config, 0, 0, READ_TIMES, USER_MODE
+                attributes, 0, kind, ATTRIBUTES_BYTES, config, 0, 0, READ_TIMES, BITS
             )
             file = libc.syscall(
                 ctypes.c_long(number), attributes, 0, -1, -1, ctypes.c_ulong(CLOSE_ON_EXEC)

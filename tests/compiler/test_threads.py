@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
 from test_schedules import TEXTS, schedules
-from tunefarm_compiler import Schedule, build, lowered, targets, te, workload
+from tunefarm_compiler import Schedule, build, default_schedule, lowered, targets, te, workload
+from tunefarm_compiler.building import Kernel, compile_many
+from tunefarm_compiler.elf import dynamic_symbols
+from tunefarm_compiler.linker import ALLOWED_UNDEFINED
 from tunefarm_compiler.schedule import Attach, Pack
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -91,16 +94,30 @@ def test_a_stage_inside_what_is_dealt_out_deals_out_nothing():
     own = Schedule((("i", 1),), 8, threads=2)
     names = [stage for stage in ("mean", "deviation") if stage in str(te.show(parsed.output))]
     assert names
-    given_ = {stage.stage: stage for stage in _default(parsed).stages}
+    given_ = {stage.stage: stage for stage in default_schedule(parsed, SPEC).stages}
     deep = tuple(replace(stage, schedule=own) for stage in given_.values())
     with pytest.raises(InvalidScheduleError, match="inside of one that is dealt out"):
-        build(parsed, SPEC, replace(_default(parsed), stages=deep, threads=2))
+        build(parsed, SPEC, replace(default_schedule(parsed, SPEC), stages=deep, threads=2))
 
 
-def _default(parsed):
-    from tunefarm_compiler import default_schedule
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_default_schedule_on_threads(text):
+    parsed = workload.parse(text)
+    for threads in (2, 3, 5):
+        schedule = default_schedule(parsed, SPEC, threads)
+        assert threads in {schedule.threads, *(s.schedule.threads for s in schedule.stages)}
+        run(build(parsed, SPEC, schedule), parsed)
+    assert default_schedule(parsed, SPEC, 1) == default_schedule(parsed, SPEC)
 
-    return default_schedule(parsed, SPEC)
+
+def test_each_thread_packs_for_itself():
+    parsed = workload.parse("matmul:m=128,n=64,k=16")
+    made = default_schedule(parsed, SPEC, 4)
+    assert made.parallel == made.loops[0][0] == "i"
+    lines = te.show(parsed.output, made).splitlines()
+    outer = next(n for n, line in enumerate(lines) if "dealt out" in line)
+    packs = [n for n, line in enumerate(lines) if " pack " in line]
+    assert packs and min(packs) > outer
 
 
 def test_webassembly_has_no_threads():
@@ -218,3 +235,18 @@ assert os.sched_getaffinity(0) == here
 def test_threads_of_a_process(case):
     script = ALONE.format(tests=str(Path(__file__).parent)) + CASES[case]
     subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+
+
+def test_several_kernels_of_a_bundle_share_a_pool():
+    texts = ("matmul:m=40,n=64,k=16", "softmax:m=31,n=40", "add:n=100")
+    kernels = [
+        Kernel(text, default_schedule(workload.parse(text), SPEC, 1 if "add" in text else 3))
+        for text in texts
+    ]
+    bundle = compile_many(kernels, "local")
+    (library,) = bundle.manifest.libraries
+    assert dynamic_symbols(bundle.library(library), defined=False) <= ALLOWED_UNDEFINED
+    for text in texts:
+        run(bundle, workload.parse(text))
+    alone = build(texts[2], SPEC)
+    assert not dynamic_symbols(alone.library(alone.manifest.libraries[0]), defined=False)

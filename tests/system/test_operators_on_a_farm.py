@@ -1,5 +1,7 @@
 """Operators built, checked and tuned through real processes, whatever their dtype."""
 
+import json
+
 import pytest
 
 
@@ -17,6 +19,20 @@ def test_a_workload_is_right(farm, workload):
     found = farm.json("bench", workload, "--device", "one")
     assert found["correct"] is True
     assert found["workload"].startswith(workload.partition(":")[0])
+
+
+def test_a_workload_on_threads_is_right(farm):
+    given = ("bench", "matmul:m=61,n=67,k=29", "--device", "one")
+    found = farm.json(*given, "--threads", "3")
+    assert found["correct"] is True
+    assert json.loads(found["schedule"])["threads"] == 3
+    again = farm.json(*given, "--schedule", found["schedule"])
+    assert again["correct"] is True
+    assert again["bundle_digest"] == found["bundle_digest"]
+    for threads, word in (("65", "2 to 64"), ("0", "0 threads")):
+        failed = farm.run(*given, "--threads", threads)
+        assert failed.returncode == 1
+        assert word in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
 def test_a_convolution_is_tuned(farm, tmp_path):
