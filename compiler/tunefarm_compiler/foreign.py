@@ -168,7 +168,7 @@ def zig_processor(spec: TargetSpec) -> str:
     base = "x86_64" if spec.arch == "x86_64" else spec.cpu.replace("-", "_")
     if (spec.arch, base) == ("armv7", "generic"):
         base = "generic+v7a"
-    return "+".join([base, *(feature.replace("-", "_") for feature in spec.features)])
+    return "+".join([base, *(re.sub("[-.]", "_", feature) for feature in spec.features)])
 
 
 def _compile(
