@@ -34,6 +34,9 @@ class Workload:
         given = [f"{name}={value}" for name, value in self.sizes if value != optional[name]]
         return f"{self.name}:{','.join([*given, f'dtype={self.dtype}'])}"
 
+    def __reduce__(self) -> tuple[object, ...]:  # without the expression, made again when needed
+        return Workload, (self.name, self.sizes, self.dtype)
+
     @property
     def function(self) -> str:
         """Symbol of the kernel."""
