@@ -92,6 +92,8 @@ class Values:
         self.assumed: set[Index] = set()  # conditions that loop bounds see to
         self._ranges: Ranges = {}
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
+        self._limits: dict[tuple[Index, bool], tuple[int, int, dict[str, int]]] = {}
+        self.certain = True  # whether every condition holds all over the ranges
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
         self.grouped = 1  # indices in a step, where one instruction does several
@@ -110,6 +112,8 @@ class Values:
             test: True if test in self.assumed else decide(test, ranges)
             for test in self.stage.tests
         }
+        self._limits = {}
+        self.certain = all(self._sure.values())
 
     def forget(self) -> None:
         """The loops have moved on: nothing loaded or computed holds any longer."""
@@ -280,24 +284,30 @@ class Values:
             return guard.mask
         return self._both(self.emit.splat(guard.every, "bool", lanes), guard.mask, lanes)
 
+    def _bounds(self, test: Index, whole: bool) -> tuple[int, int, dict[str, int]]:
+        """Least and greatest value at the first piece, and what each axis adds."""
+        found = self._limits.get((test, whole))
+        if found is None:
+            reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
+            points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
+            found = self._limits[test, whole] = (*interval(test, points), dict(test.terms))
+        return found
+
     def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":
         """Whether test >= 0 on a piece."""
         if (sure := self._sure.get(test)) is not None:
             return sure
-        along = dict(test.terms).get(self.vector, 0)
-        first = Index(test.terms, test.offset + self.offset(dict(test.terms), piece))
-        reduced = {axis.name for axis in self.stage.reduce_axes} if whole else set()
-        points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
-        low, high = interval(first, points)
+        low, high, strides = self._bounds(test, whole)
+        along, moved = strides.get(self.vector, 0), self.offset(strides, piece)
         ends = (0, along * (piece.valid - 1))
-        if low + min(ends) >= 0:
+        if low + moved + min(ends) >= 0:
             return True
-        if high + max(ends) < 0:
+        if high + moved + max(ends) < 0:
             return False
         if whole:
             return Guard()
-        total: Value = first.offset
-        for axis, coefficient in first.terms:
+        total: Value = test.offset + moved
+        for axis, coefficient in test.terms:
             total = self.emit.add(self.emit.multiply(self.ranges[axis].at, coefficient), total)
         if isinstance(total, int):
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
