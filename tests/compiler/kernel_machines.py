@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import ziglang
 from tunefarm_compiler import targets
-from tunefarm_compiler.codegen import WASM_LINKER, emit_object
+from tunefarm_compiler.codegen import emit_object
+from tunefarm_compiler.linker import WASM_LINKER
 
 ZIG = Path(ziglang.__file__).parent / "zig"
 TRIPLES = {
@@ -33,6 +34,7 @@ EMULATORS = {
     "armv7": "qemu-arm-static",
     "riscv64": "qemu-riscv64-static",
 }
+VECTORS = "rv64,v=true,vext_spec=v1.0,vlen=128"  # qemu leaves them out otherwise
 FLAGS = ("-O1", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-stack-protector")
 POISON, CANARY, MARGIN, WASM_PAGE = 77, 0xA5, 256, 1 << 16
 
@@ -128,6 +130,7 @@ def _run_program(spec, program, calls):
         left = calls[len(outcomes) :]
         done = subprocess.run(
             [*emulator, program],
+            env={**os.environ, **({"QEMU_CPU": VECTORS} if "v" in spec.features else {})},
             input=b"".join(_request(call) for call in left),
             capture_output=True,
             timeout=600,
