@@ -59,7 +59,7 @@ def module_text(functions: str, spec: TargetSpec, *, timed: bool = True) -> str:
         attributes += [f'"prefer-vector-width"="{width}"', f'"min-legal-vector-width"="{width}"']
         # Code is for the features; the CPU's name only orders instructions.
         attributes += [f'"tune-cpu"="{spec.cpu}"']
-    if spec.arch == "wasm32":  # fused, it would be a call for each lane
+    if not spec.fused:  # else it would be a call for each lane
         functions = functions.replace("@llvm.fma.", "@llvm.fmuladd.")
     flags = ""
     if spec.abi:
@@ -76,6 +76,10 @@ def _initialize() -> None:
     llvm.initialize_all_asmprinters()
     # Our loops already step pointers; finding that out takes LLVM as long as all the rest.
     llvm.set_option("tunefarm", "-disable-lsr")
+    # The first three find nothing to do in any kernel for any target; what the last one changes, no
+    # clock tells from noise, and it takes a fifteenth of the time.
+    for name in ("early-taildup", "tail-duplicate", "early-ifcvt", "cgp"):
+        llvm.set_option("tunefarm", f"-disable-{name}")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Kernels written in C: `zig cc` makes them a bundle like any other.
+"""Kernels written in C, in LLVM text or compiled elsewhere: `zig cc` makes them a bundle.
 
 build_c("saxpy.c", "rasp4b", "x:float32[1024] y:out:float32[1024]").write("saxpy.tf")
 """
@@ -43,6 +43,7 @@ _SYSTEMS = {
     "riscv64": f"riscv64-linux-gnu.{_GLIBC}",
     "wasm32": "wasm32-wasi",  # for its C library; what asks for WASI itself, no device takes
 }
+_MACHINES = {"x86_64": 62, "aarch64": 183, "armv7": 40, "riscv64": 243}
 # Right results: multiplications may fuse with additions, nothing else is relaxed.
 _FLAGS = (
     "-O3", "-g0", "-s", "-std=gnu17", "-ffp-contract=fast", "-fno-sanitize=all",
@@ -110,7 +111,7 @@ def _shape(name: str, axes: str) -> list[int]:
 
 def build_c(
     path: str | os.PathLike[str],
-    target: str | TargetSpec,
+    target: str | TargetSpec | Sequence[str | TargetSpec],
     args: str | Sequence[bpb.ArgumentSignature],
     function: str | None = None,
     *,
@@ -119,16 +120,21 @@ def build_c(
 ) -> Bundle:
     """A bundle of one function of a C file, named as the file unless `function` is given.
 
-    The function has the C ABI `int32_t name(void *const *args)` and returns 0 for success. `args`
-    are its arguments in the order of the pointers, as `parse_arguments` reads them. `flags` come
-    after ours, so that they win. `log` gets all that the compiler printed. The same file, flags and
-    tools give the same bytes wherever the file lies.
+    The file may also be LLVM text (.ll), an object (.o) or a whole shared library (.so), which is
+    taken as it is. The function has the C ABI `int32_t name(void *const *args)` and returns 0 for
+    success. `args` are its arguments in the order of the pointers, as `parse_arguments` reads them.
+    With several targets it is compiled for each. `flags` come after ours, so that they win. `log`
+    gets all that the compiler printed. The same file, flags and tools give the same bytes wherever
+    the file lies.
 
     Raises: BuildFailedError with the first error as "file:line: message" (the whole output is its
     note), CompilerCrashedError, InvalidRequestError, UnknownTargetError, OSError.
     """
     file = Path(path)
-    spec = resolve(target) if isinstance(target, str) else target
+    given = [target] if isinstance(target, str | TargetSpec) else target
+    specs = [resolve(one) if isinstance(one, str) else one for one in given]
+    if len(set(specs)) < len(specs) or not specs:
+        raise InvalidRequestError("each target is to be named once", "name one at least")
     name = function if function is not None else file.stem
     if not _IDENTIFIER.fullmatch(name):
         raise InvalidRequestError(
@@ -137,16 +143,33 @@ def build_c(
     arguments = parse_arguments(args) if isinstance(args, str) else list(args)
     words = _split(flags) if isinstance(flags, str) else list(flags)
     source = file.read_bytes()
-    library = _compile(file, spec, name, words, log)
-    if spec.arch != "wasm32" and name not in dynamic_symbols(library):
-        raise _absent(file, name)
+    libraries = []
+    for spec in specs:
+        if file.suffix in (".o", ".so"):
+            _check_machine(file, source, spec)
+        made = source if file.suffix == ".so" else _compile(file, spec, name, words, log)
+        if spec.arch != "wasm32" and name not in dynamic_symbols(made):
+            raise _absent(file, name)
+        libraries.append((spec.to_proto(), made))
     manifest = bpb.BundleManifest(
         workload=file.name if name == file.stem else f"{file.name}:{name}",
         functions=[bpb.FunctionSignature(name=name, arguments=arguments)],
         toolchain={"zig": metadata.version("ziglang"), "flags": shlex.join(words)},
         source_digest=hashlib.sha256(source).hexdigest(),
     )
-    return pack(manifest, [(spec.to_proto(), library)])
+    return pack(manifest, libraries)
+
+
+def _check_machine(file: Path, data: bytes, spec: TargetSpec) -> None:
+    """An object or library must be for the target. Raises: BuildFailedError."""
+    if spec.arch == "wasm32":
+        fits, what = data[:4] == b"\0asm", "a WebAssembly module"
+    else:
+        machine = int.from_bytes(data[18:20], "little")
+        fits = data[:4] == b"\x7fELF" and machine == _MACHINES[spec.arch]
+        what = f"an ELF file for {spec.arch}"
+    if not fits:
+        raise BuildFailedError(f"{file} is not {what}", "name the target that it was compiled for")
 
 
 def _split(flags: str) -> list[str]:
@@ -168,7 +191,7 @@ def zig_processor(spec: TargetSpec) -> str:
     base = "x86_64" if spec.arch == "x86_64" else spec.cpu.replace("-", "_")
     if (spec.arch, base) == ("armv7", "generic"):
         base = "generic+v7a"
-    return "+".join([base, *(feature.replace("-", "_") for feature in spec.features)])
+    return "+".join([base, *(re.sub("[-.]", "_", feature) for feature in spec.features)])
 
 
 def _compile(

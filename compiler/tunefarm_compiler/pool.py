@@ -8,16 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
-from dataclasses import asdict
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Self
 
 from tunefarm_proto.bundle import Bundle
-from tunefarm_proto.errors import BuildFailedError, CompilerCrashedError, from_proto
+from tunefarm_proto.errors import (
+    BuildFailedError,
+    CompilerCrashedError,
+    TunefarmError,
+    from_proto,
+)
 from tunefarm_proto.v1 import common_pb2 as pb
 
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.building import Job, Kernel, Schedules, Targets, job
+from tunefarm_compiler.cache import BuildCache
+from tunefarm_compiler.worker import compile_job
 
 KILLED_TRIES = 3
 END_S = 2.0
@@ -29,20 +35,31 @@ class Build(Future[Bundle]):
     seconds = 0.0
 
 
-_Job = tuple[bytes, Build]
+_Task = tuple[Job, Build]
 
 
 class BuildPool:
     """Compiles candidates side by side. A context manager; leaving it drops what has not begun.
 
     `workers` processes (one for each processor unless given) are started when first needed; one
-    that dies takes only its candidate along. `timeout` is in seconds for one candidate.
+    that dies takes only its candidate along. `timeout` is in seconds for one candidate. What
+    `cache` has is not built again. An `executor`, a cluster's say, does the building where one is
+    given: its processes need tunefarm[host], and the time limit is its own.
     """
 
-    def __init__(self, workers: int | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        timeout: float = 60.0,
+        *,
+        cache: BuildCache | None = None,
+        executor: Executor | None = None,
+    ) -> None:
         self._limit = workers or len(os.sched_getaffinity(0))
         self._timeout = timeout
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._cache = cache
+        self._executor = executor
+        self._jobs: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -57,33 +74,79 @@ class BuildPool:
         for thread in self._threads:
             thread.join()
 
-    def submit(self, workload: str, target: TargetSpec, schedule: Schedule | None = None) -> Build:
+    def submit(self, workload: str, target: Targets, schedule: Schedules = None) -> Build:
         """Compile; the default schedule unless one is given.
 
         The future raises what `build` raises, or CompilerCrashedError.
         """
-        text = schedule.to_json() if schedule else ""
-        job = {"workload": workload, "target": asdict(target), "schedule": text}
+        return self.submit_many([Kernel(workload, schedule)], target)
+
+    def submit_many(self, kernels: Sequence[Kernel], target: Targets) -> Build:
+        """Compile several kernels into one bundle, as `compile_many` does, by one worker."""
         future = Build()
+        try:
+            asked = job(kernels, target)
+        except TunefarmError as error:
+            future.set_exception(error)
+            return future
+        if self._cache and (found := self._cache.get(asked.digest)):
+            future.set_result(found)
+        elif self._executor is not None:
+            self._delegate(self._executor, asked, future)
+        else:
+            self._enqueue(asked, future)
+        return future
+
+    def _enqueue(self, asked: Job, future: Build) -> None:
         with self._lock:
-            self._jobs.put((json.dumps(job).encode() + b"\n", future))
+            self._jobs.put((asked, future))
             if len(self._threads) < self._limit:
                 thread = threading.Thread(target=self._serve, name="tunefarm-build", daemon=True)
                 self._threads.append(thread)
                 thread.start()
-        return future
+
+    def _delegate(self, executor: Executor, asked: Job, future: Build) -> None:
+        def settle(done: "Future[tuple[dict[str, object], bytes]]") -> None:
+            try:
+                head, data = done.result()
+            except (CancelledError, BrokenExecutor, OSError) as error:
+                said = f"the executor lost it: {type(error).__name__} {error}".splitlines()[0]
+                future.set_exception(CompilerCrashedError(said.strip(), "try another schedule"))
+            except Exception as error:  # whatever an executor of somebody's raises
+                future.set_exception(error)
+            else:
+                self._settle(asked, future, head, data)
+
+        try:
+            executor.submit(compile_job, asked.to_json()).add_done_callback(settle)
+        except RuntimeError as error:  # broken or shut down
+            future.set_exception(CompilerCrashedError(f"the executor takes no work: {error}"))
+
+    def _settle(self, asked: Job, future: Build, head: dict[str, object], data: bytes) -> None:
+        if "code" in head:
+            error = pb.Error(
+                code=pb.ErrorCode.ValueType(int(str(head["code"]))),
+                message=str(head["message"]),
+                hint=str(head["hint"]),
+            )
+            future.set_exception(from_proto(error))
+            return
+        bundle = Bundle(data)
+        if self._cache:
+            self._cache.put(asked.digest, bundle)
+        future.set_result(bundle)
 
     def _serve(self) -> None:
         worker: subprocess.Popen[bytes] | None = None
-        while (job := self._jobs.get()) is not None:
-            line, future = job
+        while (task := self._jobs.get()) is not None:
+            asked, future = task
             if self._closing.is_set():
                 future.cancel()
                 continue
             for tried in range(KILLED_TRIES):
                 if worker is None:
                     worker = _start()
-                ended = self._run(worker, line, future, last=tried == KILLED_TRIES - 1)
+                ended = self._run(worker, asked, future, last=tried == KILLED_TRIES - 1)
                 if ended is not None:
                     worker = None
                 if future.done():
@@ -94,7 +157,7 @@ class BuildPool:
             worker.wait()
 
     def _run(
-        self, worker: "subprocess.Popen[bytes]", line: bytes, future: Build, last: bool
+        self, worker: "subprocess.Popen[bytes]", asked: Job, future: Build, last: bool
     ) -> int | None:
         """Carry out one job. Returns how the worker ended, where it did.
 
@@ -109,7 +172,7 @@ class BuildPool:
         late, began = threading.Timer(self._timeout, give_up), time.perf_counter()
         late.start()
         try:
-            head, data = _exchange(worker, line)
+            head, data = _exchange(worker, asked.to_json().encode() + b"\n")
         except (OSError, ValueError):
             late.cancel()
             ended = _ended(worker)
@@ -118,15 +181,7 @@ class BuildPool:
             return ended
         late.cancel()
         future.seconds = time.perf_counter() - began
-        if "code" in head:
-            error = pb.Error(
-                code=pb.ErrorCode.ValueType(int(str(head["code"]))),
-                message=str(head["message"]),
-                hint=str(head["hint"]),
-            )
-            future.set_exception(from_proto(error))
-        else:
-            future.set_result(Bundle(data))
+        self._settle(asked, future, head, data)
         return None
 
 

@@ -1,43 +1,73 @@
 """What we compile for."""
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from tunefarm_proto.bundle import architecture
 from tunefarm_proto.errors import UnknownTargetError
 from tunefarm_proto.v1 import common_pb2 as pb
 
+_V2 = frozenset(("popcnt", "sse4.1", "sse4.2", "ssse3"))
+_V3 = _V2 | {"avx", "avx2", "f16c", "fma"}
+_V4 = _V3 | {"avx512bw", "avx512dq", "avx512f", "avx512vl"}
+_VNNI = _V4 | {"avx512vnni"}
+_ICELAKE = _VNNI | {"avx512vpopcntdq"}
+_BF16 = _ICELAKE | {"avx512bf16"}
+_NEON = frozenset(("neon",))
+_ARMV82 = _NEON | {"dotprod", "fullfp16"}
+_VFP4 = _NEON | {"vfp4"}
+_RV64GC = frozenset("acdfm")
+
 # Features that our code may use, by architecture. The rest of a processor's features neither helps
-# float kernels nor is known to every device, so bundles do not ask for them.
-USED_FEATURES: dict[str, tuple[str, ...]] = {
-    "x86_64": (
-        "avx", "avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512vnni",
-        "avx512vpopcntdq", "f16c", "fma",
-    ),
-    "aarch64": ("dotprod", "fullfp16", "neon"),
-    "armv7": ("neon", "vfp4"),
-    "riscv64": ("a", "c", "d", "f", "m"),
-    "wasm32": ("bulk-memory", "simd128"),
-}  # fmt: skip
-# LLVM takes an unknown CPU name in silence, so only these are passed on.
-KNOWN_CPUS: dict[str, frozenset[str]] = {
-    "x86_64": frozenset((
-        "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "znver1", "znver2", "znver3", "znver4",
-        "znver5", "haswell", "broadwell", "skylake", "skylake-avx512", "cascadelake", "cooperlake",
-        "icelake-client", "icelake-server", "tigerlake", "rocketlake", "alderlake", "raptorlake",
-        "sapphirerapids", "emeraldrapids", "graniterapids",
-    )),
-    "aarch64": frozenset((
-        "generic", "cortex-a53", "cortex-a55", "cortex-a57", "cortex-a72", "cortex-a73",
-        "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-x1", "neoverse-n1",
-        "neoverse-n2", "neoverse-v1", "neoverse-v2", "apple-m1",
-    )),
-    "armv7": frozenset((
-        "generic", "cortex-a7", "cortex-a8", "cortex-a9", "cortex-a15", "cortex-a53", "cortex-a72",
-    )),
-    "riscv64": frozenset(("generic-rv64", "sifive-u74")),
-    "wasm32": frozenset(("generic",)),
+# kernels nor is known to every device, so bundles do not ask for them.
+USED_FEATURES: dict[str, frozenset[str]] = {
+    "x86_64": _BF16,
+    "aarch64": _ARMV82,
+    "armv7": _VFP4,
+    "riscv64": _RV64GC | {"v"},
+    "wasm32": frozenset(("bulk-memory", "simd128")),
+}
+# The processors that we know, by LLVM's names, and those of their features. LLVM takes an unknown
+# name in silence, so only these are passed on.
+CPUS: dict[str, dict[str, frozenset[str]]] = {
+    "x86_64": {
+        "x86-64": frozenset(), "x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4,
+        "nehalem": _V2, "westmere": _V2, "sandybridge": _V2 | {"avx"},
+        "ivybridge": _V2 | {"avx", "f16c"},
+        **dict.fromkeys((
+            "haswell", "broadwell", "skylake", "alderlake", "raptorlake", "znver1", "znver2",
+            "znver3",
+        ), _V3),
+        "skylake-avx512": _V4, "cascadelake": _VNNI, "cooperlake": _VNNI | {"avx512bf16"},
+        **dict.fromkeys(("icelake-client", "icelake-server", "tigerlake", "rocketlake"), _ICELAKE),
+        **dict.fromkeys((
+            "sapphirerapids", "emeraldrapids", "graniterapids", "znver4", "znver5",
+        ), _BF16),
+    },
+    "aarch64": {
+        **dict.fromkeys((
+            "generic", "cortex-a34", "cortex-a35", "cortex-a53", "cortex-a57", "cortex-a72",
+            "cortex-a73",
+        ), _NEON),
+        **dict.fromkeys((
+            "cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-a510",
+            "cortex-a710", "cortex-a715", "cortex-x1", "cortex-x2", "cortex-x3", "neoverse-n1",
+            "neoverse-n2", "neoverse-v1", "neoverse-v2", "apple-m1", "apple-m2",
+        ), _ARMV82),
+    },
+    "armv7": {
+        **dict.fromkeys(("generic", "cortex-a5", "cortex-a8", "cortex-a9"), _NEON),
+        **dict.fromkeys((
+            "cortex-a7", "cortex-a15", "cortex-a17", "cortex-a53", "cortex-a72",
+        ), _VFP4),
+    },
+    "riscv64": {
+        "generic-rv64": _RV64GC, "sifive-u74": _RV64GC,
+        "sifive-x280": _RV64GC | {"v"}, "spacemit-x60": _RV64GC | {"v"},
+    },
+    "wasm32": {"generic": USED_FEATURES["wasm32"]},
 }  # fmt: skip
 BASELINE = {
     "x86_64": "x86-64",
@@ -73,7 +103,7 @@ class TargetSpec:
         """float32 values in the widest vector register."""
         if self.arch == "x86_64":
             return 16 if "avx512f" in self.features else 8 if "avx2" in self.features else 4
-        return 4 if {"neon", "simd128"} & set(self.features) else 1
+        return 4 if {"neon", "simd128", "v"} & set(self.features) else 1
 
     @property
     def vector_registers(self) -> int:
@@ -86,7 +116,14 @@ class TargetSpec:
     @property
     def halves(self) -> bool:
         """Whether float16 is converted by an instruction."""
-        return bool({"avx512f", "f16c", "neon"} & set(self.features))
+        neon = "vfp4" if self.arch == "armv7" else "neon"
+        return bool({"avx512f", "f16c", neon} & set(self.features))
+
+    @property
+    def fused(self) -> bool:
+        """Whether a multiplication and an addition are one instruction; a call of each, if not."""
+        needs = {"x86_64": "fma", "armv7": "vfp4", "wasm32": "relaxed-simd"}.get(self.arch)
+        return needs is None or needs in self.features
 
     @property
     def masks(self) -> bool:
@@ -109,8 +146,8 @@ class TargetSpec:
 
 
 def _spec(arch: str, cpu: str, features: set[str]) -> TargetSpec:
-    known = cpu if cpu in KNOWN_CPUS[arch] else BASELINE[arch]
-    used = features & set(USED_FEATURES[arch])
+    known = cpu if cpu in CPUS[arch] else BASELINE[arch]
+    used = features & USED_FEATURES[arch]
     if arch == "aarch64":
         used.add("neon")  # part of every armv8-a
     return TargetSpec(TRIPLES[arch], known, tuple(sorted(used)))
@@ -130,36 +167,83 @@ def _local() -> TargetSpec:
     return _spec(arch, llvm.get_host_cpu_name(), features)
 
 
-_V3 = {"avx", "avx2", "f16c", "fma"}
-_V4 = _V3 | {"avx512bw", "avx512dq", "avx512f", "avx512vl"}
-_NAMED = {
-    "rasp3b": ("aarch64", "cortex-a53", {"neon"}),
-    "rasp4b": ("aarch64", "cortex-a72", {"neon"}),
-    "rasp5": ("aarch64", "cortex-a76", {"dotprod", "fullfp16", "neon"}),
-    "rasp3b-32": ("armv7", "cortex-a53", {"neon", "vfp4"}),
-    "jetson-orin": ("aarch64", "cortex-a78", {"dotprod", "fullfp16", "neon"}),
-    "neoverse-n1": ("aarch64", "neoverse-n1", {"dotprod", "fullfp16", "neon"}),
-    "riscv64": ("riscv64", "generic-rv64", {"m", "a", "f", "d", "c"}),
-    "x86-64-v2": ("x86_64", "x86-64-v2", set()),
-    "x86-64-v3": ("x86_64", "x86-64-v3", _V3),
-    "x86-64-v4": ("x86_64", "x86-64-v4", _V4),
-    "skylake-avx512": ("x86_64", "skylake-avx512", _V4),
-    "znver3": ("x86_64", "znver3", _V3),
-    "znver4": ("x86_64", "znver4", _V4 | {"avx512vnni", "avx512vpopcntdq"}),
-    "wasm": ("wasm32", "generic", {"bulk-memory", "simd128"}),
+@dataclass(frozen=True)
+class Named:
+    """An entry of the registry: an architecture's CPU, features beyond or instead of its own."""
+
+    arch: str
+    cpu: str
+    about: str = ""
+    features: frozenset[str] | None = None
+
+
+# Boards and machines by the names that people use; every CPU of 64 bits has its own name as well.
+_BOARDS = {
+    "rasp3b": Named("aarch64", "cortex-a53", "Raspberry Pi 3B, 64-bit system"),
+    "rasp4b": Named("aarch64", "cortex-a72", "Raspberry Pi 4B"),
+    "rasp5": Named("aarch64", "cortex-a76", "Raspberry Pi 5"),
+    "rasp3b-32": Named("armv7", "cortex-a53", "Raspberry Pi 3B, 32-bit system"),
+    "rasp4b-32": Named("armv7", "cortex-a72", "Raspberry Pi 4B, 32-bit system"),
+    "rasp2b": Named("armv7", "cortex-a7", "Raspberry Pi 2B"),
+    "beaglebone": Named("armv7", "cortex-a8", "BeagleBone Black"),
+    "jetson-nano": Named("aarch64", "cortex-a57", "Jetson Nano's processor"),
+    "jetson-orin": Named("aarch64", "cortex-a78", "Jetson Orin's processor"),
+    "rock5b": Named("aarch64", "cortex-a76", "Rock 5B"),
+    "graviton2": Named("aarch64", "neoverse-n1", "AWS Graviton2, Ampere Altra"),
+    "graviton3": Named("aarch64", "neoverse-v1", "AWS Graviton3"),
+    "graviton4": Named("aarch64", "neoverse-v2", "AWS Graviton4, Grace"),
+    "aarch64": Named("aarch64", "generic", "any 64-bit Arm"),
+    "armv7": Named("armv7", "generic", "any 32-bit Arm with NEON"),
+    "riscv64": Named("riscv64", "generic-rv64", "RV64GC, scalar"),
+    "riscv64-v": Named("riscv64", "generic-rv64", "RV64GC with V of 128 bits or more",
+                       _RV64GC | {"v"}),
+    "visionfive2": Named("riscv64", "sifive-u74", "VisionFive 2"),
+    "bananapi-f3": Named("riscv64", "spacemit-x60", "Banana Pi F3"),
+    "wasm": Named("wasm32", "generic", "WebAssembly with 128-bit SIMD"),
+}  # fmt: skip
+_LEVELS = {"x86-64-v2": "SSE4.2", "x86-64-v3": "AVX2, FMA", "x86-64-v4": "AVX-512"}
+REGISTRY: dict[str, Named] = _BOARDS | {
+    cpu: Named(arch, cpu, _LEVELS.get(cpu, ""))
+    for arch in ("x86_64", "aarch64", "riscv64")
+    for cpu in CPUS[arch]
+    if not cpu.startswith("generic")
 }
-NAMES = ("local", *_NAMED)
+NAMES = ("local", *REGISTRY)
 
 
 def resolve(name: str) -> TargetSpec:
-    """The target of that name. Raises: UnknownTargetError, which lists those there are."""
-    if name == "local":
-        return _local()
-    if name not in _NAMED:
-        near = difflib.get_close_matches(name, NAMES, 3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UnknownTargetError(f"no target {name!r}", f"{hint}known are {', '.join(NAMES)}")
-    return _spec(*_NAMED[name])
+    """The target of that name, as in "rasp5", or "rasp5+nodotprod" with a feature more or less.
+
+    Raises: UnknownTargetError, which names the nearest ones.
+    """
+    plain, *changes = name.split("+")
+    if plain == "local":
+        spec = _local()
+    elif plain in REGISTRY:
+        entry = REGISTRY[plain]
+        own = CPUS[entry.arch][entry.cpu] if entry.features is None else entry.features
+        spec = _spec(entry.arch, entry.cpu, set(own))
+    else:
+        raise UnknownTargetError(f"no target {plain!r}", _nearest(plain, NAMES))
+    features = set(spec.features)
+    for change in changes:
+        off = change not in USED_FEATURES[spec.arch] and change.startswith("no")
+        feature = change.removeprefix("no") if off else change
+        if feature not in USED_FEATURES[spec.arch]:
+            raise UnknownTargetError(
+                f"target {plain} has no feature {feature!r} that kernels use",
+                _nearest(feature, sorted(USED_FEATURES[spec.arch])),
+            )
+        features = features - {feature} if off else features | {feature}
+    return replace(spec, features=tuple(sorted(features)))
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The few names that are most like it; where none is, some that there are."""
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    close = close or [one for one in known if name and (name in one or one in name)][:3]
+    shown = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known[:12])}"
+    return f"{shown}; `tunefarm targets` lists all"
 
 
 def from_device(reported: pb.Target) -> TargetSpec:

@@ -13,6 +13,7 @@ Functions such as `exp`, made of these expressions, are in `functions.py`.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 FLOATS = ("float32", "float16", "bfloat16")
@@ -54,6 +55,16 @@ class Index(Affine):
     terms: tuple[tuple[str, int], ...] = ()
     offset: int = 0
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.terms, self.offset))
+
+    def __hash__(self) -> int:  # they are looked up far more often than made
+        return self._hash
+
+    def __reduce__(self) -> tuple[object, ...]:  # another process hashes otherwise
+        return Index, (self.terms, self.offset)
+
     def index(self) -> "Index":
         """Itself."""
         return self
@@ -64,6 +75,23 @@ class Index(Affine):
         for axis, coefficient in self.terms:
             total += axes.get(axis, Index(((axis, 1),))) * coefficient
         return total
+
+
+class _Key:
+    """A tuple whose hash is taken once."""
+
+    def __init__(self, value: tuple[object, ...]) -> None:
+        self._value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[object, ...]:  # another process hashes otherwise
+        return _Key, (self._value,)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Key) and self._value == other._value)
 
 
 @dataclass(frozen=True)
@@ -154,7 +182,7 @@ class Unary(Expr):
     op: str
     value: Expr
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """That of its operand."""
         return self.value.dtype
@@ -168,7 +196,7 @@ class Binary(Expr):
     left: Expr
     right: Expr
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """That of both operands."""
         return self.left.dtype
@@ -182,7 +210,7 @@ class Fma(Expr):
     right: Expr
     addend: Expr
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """That of its operands."""
         return self.left.dtype
@@ -225,7 +253,7 @@ class Select(Expr):
     yes: Expr
     no: Expr
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """That of both branches."""
         return self.yes.dtype
@@ -265,7 +293,7 @@ class Reduce(Expr):
     body: Expr
     axes: tuple[Axis, ...]
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """That of its body."""
         return self.body.dtype
@@ -343,9 +371,13 @@ class Load(Expr):
             total += index * step
         return dict(total.terms), total.offset
 
-    def key(self) -> tuple[object, ...]:
+    @cached_property
+    def _key(self) -> "_Key":
+        return _Key((self.tensor.name, self.indices))
+
+    def key(self) -> object:
         """Equal for equal accesses."""
-        return (self.tensor.name, self.indices)
+        return self._key
 
 
 def walk(*roots: Expr) -> Iterator[Expr]:

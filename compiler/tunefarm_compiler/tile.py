@@ -287,7 +287,7 @@ class Tile:
         """Whether conditions make every term here the one that changes nothing."""
         self.values.steps = {}
         nothing = identity(reduce.op, reduce.dtype)
-        return bool(self.stage.tests) and all(
+        return not self.values.certain and all(
             self.values.known(reduce.body, piece, whole=True) == nothing for piece in parts
         )
 
@@ -317,7 +317,7 @@ class Tile:
 
     def _accumulate(self, reduce: Reduce, piece: Piece, total: str) -> str:
         term, values = reduce.body, self.values
-        if self.stage.tests and values.known(term, piece) == identity(reduce.op, reduce.dtype):
+        if not values.certain and values.known(term, piece) == identity(reduce.op, reduce.dtype):
             return total
         pair = dots.operands(reduce)
         if self.schedule.group > 1 and pair is not None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -58,6 +59,13 @@ class Piece:
     lanes: int
     valid: int
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.point, self.start, self.lanes, self.valid))
+
+    def __hash__(self) -> int:  # they are looked up far more often than made
+        return self._hash
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -65,6 +73,9 @@ class Guard:
 
     every: str = ""
     mask: str = ""
+
+
+_WHOLE = Guard()
 
 
 class Values:
@@ -75,11 +86,14 @@ class Values:
         self.stage = stage
         self.accesses = accesses  # by the load's key
         self.vector = stage.axes[-1].name if stage.axes else ""
+        self._spatial = [axis.name for axis in stage.axes]
         self.pointers: dict[object, str] = {}
         self.steps: dict[str, int] = {}  # how far unrolled steps are from the pointers
         self.assumed: set[Index] = set()  # conditions that loop bounds see to
         self._ranges: Ranges = {}
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
+        self._limits: dict[tuple[Index, bool], tuple[int, int, dict[str, int]]] = {}
+        self.certain = True  # whether every condition holds all over the ranges
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
         self.grouped = 1  # indices in a step, where one instruction does several
@@ -98,6 +112,8 @@ class Values:
             test: True if test in self.assumed else decide(test, ranges)
             for test in self.stage.tests
         }
+        self._limits = {}
+        self.certain = all(self._sure.values())
 
     def forget(self) -> None:
         """The loops have moved on: nothing loaded or computed holds any longer."""
@@ -111,8 +127,9 @@ class Values:
     def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
         """The expression on a piece; what lies outside the guard is not read."""
         if guard is None:
-            on = [lane < piece.valid for lane in range(piece.lanes)]
-            guard = Guard(mask="" if all(on) else lanes_mask(on))
+            guard = _WHOLE
+            if piece.valid < piece.lanes:
+                guard = Guard(mask=lanes_mask([n < piece.valid for n in range(piece.lanes)]))
         key = (id(expr), piece, guard)
         if key not in self._memo:
             self._memo[key] = self._compute(expr, piece, guard)
@@ -237,7 +254,7 @@ class Values:
         if False in verdicts:
             return self.value(no, piece, guard)
         every, mask = guard.every, guard.mask
-        own = Guard()
+        own = _WHOLE
         for verdict in verdicts:
             if isinstance(verdict, Guard):
                 every, mask = (
@@ -249,7 +266,7 @@ class Values:
                     self._both(own.mask, verdict.mask, piece.lanes),
                 )
         one = self.value(yes, piece, Guard(every, mask))
-        if own == Guard():
+        if own == _WHOLE:
             return one
         two = self.value(no, piece, guard)
         condition = f"{kind('bool', piece.lanes)} {self._mask(own, piece.lanes)}"
@@ -267,24 +284,30 @@ class Values:
             return guard.mask
         return self._both(self.emit.splat(guard.every, "bool", lanes), guard.mask, lanes)
 
+    def _bounds(self, test: Index, whole: bool) -> tuple[int, int, dict[str, int]]:
+        """Least and greatest value at the first piece, and what each axis adds."""
+        found = self._limits.get((test, whole))
+        if found is None:
+            reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
+            points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
+            found = self._limits[test, whole] = (*interval(test, points), dict(test.terms))
+        return found
+
     def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":
         """Whether test >= 0 on a piece."""
         if (sure := self._sure.get(test)) is not None:
             return sure
-        along = dict(test.terms).get(self.vector, 0)
-        first = Index(test.terms, test.offset + self.offset(dict(test.terms), piece))
-        reduced = {axis.name for axis in self.stage.reduce_axes} if whole else set()
-        points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
-        low, high = interval(first, points)
+        low, high, strides = self._bounds(test, whole)
+        along, moved = strides.get(self.vector, 0), self.offset(strides, piece)
         ends = (0, along * (piece.valid - 1))
-        if low + min(ends) >= 0:
+        if low + moved + min(ends) >= 0:
             return True
-        if high + max(ends) < 0:
+        if high + moved + max(ends) < 0:
             return False
         if whole:
             return Guard()
-        total: Value = first.offset
-        for axis, coefficient in first.terms:
+        total: Value = test.offset + moved
+        for axis, coefficient in test.terms:
             total = self.emit.add(self.emit.multiply(self.ranges[axis].at, coefficient), total)
         if isinstance(total, int):
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
@@ -369,12 +392,16 @@ class Values:
 
     def offset(self, strides: Mapping[str, int], piece: Piece) -> int:
         """Elements from where the pointers stand to the first lane of a piece."""
-        total = piece.start * strides.get(self.vector, 0)
-        outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
-        for axis, at in zip(outer, piece.point, strict=True):
-            total += at * strides.get(axis, 0)
+        get, total, vector, place = strides.get, 0, self.vector, 0
+        if piece.start:
+            total = piece.start * get(vector, 0)
+        for axis in self._spatial:
+            if axis != vector:
+                if at := piece.point[place]:
+                    total += at * get(axis, 0)
+                place += 1
         for axis, step in self.steps.items():
-            total += step * strides.get(axis, 0)
+            total += step * get(axis, 0)
         return total
 
     def _load(self, load: Load, piece: Piece, guard: Guard) -> str:
@@ -397,7 +424,7 @@ class Values:
         if found not in self._loaded:
             if along == 1:
                 made = self._contiguous(load, offset, lanes, guard)
-            elif guard == Guard() and (turned := self._turned(load, offset, along, piece)):
+            elif guard == _WHOLE and (turned := self._turned(load, offset, along, piece)):
                 made = turned
             else:
                 made = self._gather(load, offset, along, piece, guard)
@@ -417,7 +444,7 @@ class Values:
 
     def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
         where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
-        if guard == Guard():
+        if guard == _WHOLE:
             return self.emit.load(where, load.dtype, lanes)
         wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
         name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
@@ -447,7 +474,7 @@ class Values:
 
     def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
         wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
-        if along == 2 and guard == Guard():
+        if along == 2 and guard == _WHOLE:
             # Two overlapping reads, so that nothing behind the last element is touched.
             where = [
                 self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)

@@ -1,4 +1,4 @@
-"""A process that compiles: one JSON job a line on stdin; a JSON head, then bytes, on stdout.
+"""A process that compiles: one job a line on stdin; a JSON head, then bytes, on stdout.
 
 LLVM aborts its process on what it cannot select, so this one is made to be lost.
 """
@@ -9,9 +9,22 @@ import sys
 
 from tunefarm_proto.errors import BuildFailedError, TunefarmError
 
-from tunefarm_compiler import build
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.building import Job
+
+
+def compile_job(text: str) -> tuple[dict[str, object], bytes]:
+    """Carry out a job's JSON: what went wrong, or nothing, and the bundle's bytes.
+
+    Plain data in and out, for an executor's processes here or elsewhere.
+    """
+    try:
+        data = Job.from_json(text).run().data
+    except TunefarmError as error:
+        return {"code": error.code, "message": error.message, "hint": error.hint}, b""
+    except Exception as error:  # a bug in a schedule's code must not end the worker
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"code": BuildFailedError.code, "message": said, "hint": ""}, b""
+    return {"size": len(data)}, data
 
 
 def main() -> None:
@@ -19,20 +32,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not reach the answers
     for line in sys.stdin:
-        job = json.loads(line)
-        target = job["target"]
-        spec = TargetSpec(target["triple"], target["cpu"], tuple(target["features"]))
-        data = b""
-        head: dict[str, object]
-        try:
-            schedule = Schedule.from_json(job["schedule"]) if job["schedule"] else None
-            data = build(job["workload"], spec, schedule).data
-            head = {"size": len(data)}
-        except TunefarmError as error:
-            head = {"code": error.code, "message": error.message, "hint": error.hint}
-        except Exception as error:  # a bug in a schedule's code must not end the worker
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            head = {"code": BuildFailedError.code, "message": said, "hint": ""}
+        head, data = compile_job(line)
         answers.write(json.dumps(head).encode() + b"\n" + data)
         answers.flush()
 

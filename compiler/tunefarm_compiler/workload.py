@@ -5,6 +5,7 @@ A workload is written `matmul:m=512,n=512,k=512`, optionally with `,dtype=float3
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
@@ -33,6 +34,9 @@ class Workload:
         given = [f"{name}={value}" for name, value in self.sizes if value != optional[name]]
         return f"{self.name}:{','.join([*given, f'dtype={self.dtype}'])}"
 
+    def __reduce__(self) -> tuple[object, ...]:  # without the expression, made again when needed
+        return Workload, (self.name, self.sizes, self.dtype)
+
     @property
     def function(self) -> str:
         """Symbol of the kernel."""
@@ -46,7 +50,7 @@ class Workload:
     def _fields(self) -> dict[str, Any]:
         return dict(self.sizes)
 
-    @property
+    @cached_property
     def output(self) -> te.Tensor:
         """The tensor expression."""
         return self._operator.express(self.dtype, **self._fields)
@@ -115,6 +119,7 @@ class Workload:
         )
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Workload:
     """Read a workload. Raises: UnknownWorkloadError, which lists what is known."""
     name, _, rest = text.partition(":")

@@ -34,6 +34,7 @@ EMULATORS = {
     "armv7": "qemu-arm-static",
     "riscv64": "qemu-riscv64-static",
 }
+VECTORS = "rv64,v=true,vext_spec=v1.0,vlen=128"  # qemu leaves them out otherwise
 FLAGS = ("-O1", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-stack-protector")
 POISON, CANARY, MARGIN, WASM_PAGE = 77, 0xA5, 256, 1 << 16
 
@@ -129,6 +130,7 @@ def _run_program(spec, program, calls):
         left = calls[len(outcomes) :]
         done = subprocess.run(
             [*emulator, program],
+            env={**os.environ, **({"QEMU_CPU": VECTORS} if "v" in spec.features else {})},
             input=b"".join(_request(call) for call in left),
             capture_output=True,
             timeout=600,

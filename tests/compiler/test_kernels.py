@@ -81,6 +81,7 @@ MACHINES = {
     "rasp4b": 183,
     "rasp3b-32": 40,
     "riscv64": 243,
+    "riscv64-v": 243,
 }
 
 
@@ -132,7 +133,7 @@ def test_a_workload_comes_back_as_written():
 
 
 def test_an_unknown_target_lists_those_there_are():
-    with pytest.raises(UnknownTargetError, match="rasp3b-32"):
+    with pytest.raises(UnknownTargetError, match="did you mean rasp5"):
         targets.resolve("rasp9")
 
 

@@ -16,7 +16,17 @@ from tunefarm_compiler.operators import OPERATORS
 
 SHAPES = int(os.environ.get("KERNELS_SHAPES", "200"))
 FEW = {"local": 4, "rasp3b": 2, "rasp3b-32": 2, "wasm": 2}
-TARGETS = ("local", "x86-64-v3", "x86-64-v2", "rasp3b", "rasp5", "rasp3b-32", "riscv64", "wasm")
+TARGETS = (
+    "local",
+    "x86-64-v3",
+    "x86-64-v2",
+    "rasp3b",
+    "rasp5",
+    "rasp3b-32",
+    "riscv64",
+    "riscv64-v",
+    "wasm",
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ from tunefarm.module import Module, TimeEvaluator
 from tunefarm.request import Where, current_user
 from tunefarm.timing import format_seconds
 from tunefarm_compiler import default_schedule, targets, workload
+from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
+from tunefarm_proto.bundle import schedule_of
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -145,7 +147,7 @@ def build_one(
     chosen = parse_schedule(schedule)
     if chosen is None and threads != 1:
         chosen = default_schedule(parsed, spec, threads)
-    with BuildPool(workers=1) as pool:
+    with BuildPool(workers=1, cache=default_cache()) as pool:
         return pool.submit(str(parsed), spec, chosen).result()
 
 
@@ -225,7 +227,7 @@ def measure(device: Device, parsed: Workload, bundle: Bundle, plan: TimingPlan) 
         operations=parsed.operations,
         correct=correct,
         bundle_digest=bundle.digest,
-        schedule=bundle.manifest.schedule,
+        schedule=schedule_of(bundle.manifest, module.target, parsed.function),
         uploaded_bytes=module.uploaded_bytes,
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tunefarm import Array, Bundle, Device, Tracker, request_device
 from tunefarm.request import Where
-from tunefarm_proto.bundle import find_function
+from tunefarm_proto.bundle import find_function, schedule_of
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
@@ -80,7 +80,7 @@ def bench_bundle(
             for index, argument in enumerate(signature.arguments)
         ]
         measured = Measurement(
-            workload=bundle.manifest.workload,
+            workload=signature.workload or bundle.manifest.workload,
             device=device.id,
             device_key=device.key,
             target=target_text(module.target),
@@ -90,7 +90,7 @@ def bench_bundle(
             operations=signature.operations,
             correct=None,
             bundle_digest=bundle.digest,
-            schedule=bundle.manifest.schedule,
+            schedule=schedule_of(bundle.manifest, module.target, signature.name),
             uploaded_bytes=module.uploaded_bytes,
         )
         with Tracker(tracker) as connection:

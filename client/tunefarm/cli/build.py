@@ -1,6 +1,7 @@
 """tunefarm build"""
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,18 +12,37 @@ from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
 from tunefarm.cli.output import add_json, print_json
 
 if TYPE_CHECKING:
+    from tunefarm_compiler.schedule import Schedule
     from tunefarm_proto.bundle import Bundle
+
+FILES = (".c", ".ll", ".o", ".so")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument(
-        "workload", help="as in matmul:m=512,n=512,k=512 or add:n=1048576, or a FILE.c"
+        "workload",
+        nargs="+",
+        help="as in matmul:m=512,n=512,k=512 or add:n=1048576, several into one bundle; or a file: "
+        "FILE.c, .ll, .o or .so",
     )
-    parser.add_argument("--target", default="local", help="what to compile for (default local)")
+    parser.add_argument(
+        "--target",
+        default="local",
+        metavar="T[,T...]",
+        help="what to compile for, as in rasp4b or x86-64-v3,znver4: a device takes the best that "
+        "it can run (default local; `tunefarm targets` lists all)",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--schedule", metavar="JSON", help="a schedule, as text or @FILE")
-    of_c = parser.add_argument_group("of a FILE.c")
+    parser.add_argument(
+        "--schedule",
+        metavar="JSON",
+        help="a schedule, as text or @FILE; for several targets one by each target's name",
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="compile even what was compiled before"
+    )
+    of_c = parser.add_argument_group("of a FILE")
     of_c.add_argument(
         "--args",
         metavar="WORDS",
@@ -43,28 +63,62 @@ def read_schedule(text: str | None) -> str | None:
     return text
 
 
+def _targets(arguments: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in arguments.target.split(",") if name.strip()]
+
+
+def _schedules(arguments: argparse.Namespace) -> "Schedule | dict[str, Schedule] | None":
+    """The schedule, or one for each target."""
+    from tunefarm_compiler.schedule import Schedule
+
+    text = read_schedule(arguments.schedule)
+    if text is None:
+        return None
+    if len(arguments.workload) > 1:
+        raise InvalidRequestError(
+            "one schedule for several workloads", "build them apart, or in Python: compile_many"
+        )
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = None
+    names = _targets(arguments)
+    if isinstance(data, dict) and set(data) & set(names):
+        return {name: Schedule.from_json(json.dumps(one)) for name, one in data.items()}
+    return Schedule.from_json(text)
+
+
 def _build(arguments: argparse.Namespace) -> "Bundle":
-    """The bundle of a workload, or of a file in C."""
-    if arguments.workload.endswith(".c"):
-        return _build_c(arguments)
+    """The bundle of workloads, or of a file."""
+    if Path(arguments.workload[0]).suffix in FILES:
+        return _build_file(arguments)
     for name in ("args", "function", "flags"):
         if getattr(arguments, name) is not None:
             raise InvalidRequestError(
-                f"--{name} is of files in C and {arguments.workload} is a workload",
-                "name a FILE.c, or leave it out",
+                f"--{name} is of files and {arguments.workload[0]} is a workload",
+                "name a FILE.c, .ll, .o or .so, or leave it out",
             )
-    from tunefarm_tuner.bench import build_one
+    from tunefarm_compiler import Kernel
+    from tunefarm_compiler.cache import default_cache
+    from tunefarm_compiler.pool import BuildPool
 
-    return build_one(arguments.workload, arguments.target, read_schedule(arguments.schedule))
+    schedules = _schedules(arguments)
+    kernels = [Kernel(text, schedules) for text in arguments.workload]
+    cache = None if arguments.no_cache else default_cache()
+    with BuildPool(workers=1, cache=cache) as pool:
+        return pool.submit_many(kernels, _targets(arguments)).result()
 
 
-def _build_c(arguments: argparse.Namespace) -> "Bundle":
+def _build_file(arguments: argparse.Namespace) -> "Bundle":
     from tunefarm_compiler import foreign
 
+    file, *more = arguments.workload
+    if more:
+        raise InvalidRequestError(f"{file} and {more[0]} in one bundle", "build them apart")
     if arguments.args is None:
-        raise InvalidRequestError(f"{arguments.workload} needs its arguments", foreign.HELP)
+        raise InvalidRequestError(f"{file} needs its arguments", foreign.HELP)
     if arguments.schedule is not None:
-        raise InvalidRequestError("--schedule is of workloads, not of files in C", "leave it out")
+        raise InvalidRequestError("--schedule is of workloads, not of files", "leave it out")
 
     def log(output: str) -> None:
         if arguments.verbose:
@@ -72,8 +126,8 @@ def _build_c(arguments: argparse.Namespace) -> "Bundle":
 
     try:
         return foreign.build_c(
-            arguments.workload,
-            arguments.target,
+            file,
+            _targets(arguments),
             arguments.args,
             arguments.function,
             flags=arguments.flags or "",

@@ -1,6 +1,7 @@
 """What every kind of device does, whatever is behind it: one suite, run on each of them."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,31 @@ def test_a_compiled_workload_agrees_with_numpy(client, session, device):
             for array, each in zip(outputs, expected, strict=True)
         ]
         assert parsed.check(got, expected)
+
+
+def test_of_several_libraries_it_takes_the_best_that_it_can_run(client, session, device):
+    own = targets.from_device(device.tracker.reports[0].facts.target)
+    less = replace(own, features=own.features[:-1]) if len(own.features) > 1 else own
+    others = [targets.resolve(name) for name in ("rasp5", "riscv64-v", "x86-64", "wasm", "armv7")]
+    others = [spec for spec in others if spec.arch != own.arch]
+    parsed = parse("matmul:m=7,n=9,k=5")
+    bundle = build(parsed, list(dict.fromkeys([less, *others, own])))
+    client.upload(bundle.data)
+    module = session.ask(load=dpb.LoadModule(digest=bundle.digest)).loaded
+    assert module.target == own.to_proto()
+    inputs, expected = parsed.inputs(0), parsed.reference(parsed.inputs(0))
+    arrays = [array_of(session, data) for data in inputs]
+    output = session.empty(7, 9)
+    session.call(module.module_id, "matmul", *arrays, output)
+    assert parsed.check([values_of(session, output).reshape(7, 9)], expected)
+    foreign = build(parsed, others)
+    client.upload(foreign.data)
+    with pytest.raises(errors.TargetMismatchError) as caught:
+        session.load(foreign.digest)
+    said = str(caught.value)
+    assert own.triple in said
+    assert all(f"{spec.triple} {spec.cpu} needs" in said for spec in others)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("which", ["whole", "plain"])
