@@ -105,12 +105,12 @@ def _link(command, objects, folder):
 def run(spec, names, objects, calls):
     """The output of each call, or a text that says how it failed.
 
-    `names` are the functions that calls count. Every object may hold the timing loop.
+    `names` are the functions that calls count.
     """
     with tempfile.TemporaryDirectory(prefix="kernels-") as scratch:
         folder = Path(scratch)
         if spec.arch == "wasm32":
-            program = _link([*WASM_LINKER, "--allow-multiple-definition"], objects, folder)
+            program = _link([*WASM_LINKER], objects, folder)
             return _run_module(program, names, calls)
         table = f'target triple = "{spec.triple}"\n' + "\n".join(
             f"declare i32 @{name}(ptr)" for name in names
@@ -118,7 +118,7 @@ def run(spec, names, objects, calls):
         typed = ", ".join(f"ptr @{name}" for name in names)
         table += f"\n@kernels = constant [{len(names)} x ptr] [{typed}]\n"
         parts = [_guest(spec.arch), emit_object(table, spec), *objects]
-        command = ["ld.lld", "-static", "-e", "_start", "-z", "muldefs", "-z", "noexecstack"]
+        command = ["ld.lld", "-static", "-e", "_start", "-z", "noexecstack"]
         program = _link(command, parts, folder)
         return _run_program(spec, program, calls)
 

@@ -41,7 +41,9 @@ def test_what_a_kernel_must_not_do_is_noticed(target):
     objects = [
         emit_object(
             module_text(
-                KERNEL.format(name=name, argument=where, offset=at, deed=deed, status=status), spec
+                KERNEL.format(name=name, argument=where, offset=at, deed=deed, status=status),
+                spec,
+                timed=False,
             ),
             spec,
         )
