@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
@@ -39,6 +39,19 @@ class Attach:
 
 
 @dataclass(frozen=True)
+class Prefetch:
+    """Ask for what tiles touch of `tensor`, `ahead` indices further along `axis`, before they do.
+
+    It is brought into the first cache, or only into the second one, by `cache`.
+    """
+
+    tensor: str
+    axis: str
+    ahead: int
+    cache: int = 1
+
+
+@dataclass(frozen=True)
 class Schedule:
     """`loops` are (axis, block) from the outermost: each cuts its axis into blocks.
 
@@ -61,6 +74,7 @@ class Schedule:
     group: int = 1
     threads: int = 1
     parallel: str = ""
+    prefetches: tuple[Prefetch, ...] = ()
 
     def to_json(self) -> str:
         """Canonical JSON: equal schedules give equal text."""
@@ -81,6 +95,8 @@ class Schedule:
             data["threads"] = self.threads
         if self.parallel:
             data["parallel"] = self.parallel
+        if self.prefetches:
+            data["prefetches"] = [asdict(one) for one in self.prefetches]
         if self.stages:
             data["stages"] = [
                 {"stage": s.stage, "depth": s.depth, "schedule": s.schedule._data()}
@@ -115,6 +131,10 @@ class Schedule:
             group=int(data.get("group", 1)),
             threads=int(data.get("threads", 1)),
             parallel=str(data.get("parallel", "")),
+            prefetches=tuple(
+                Prefetch(str(p["tensor"]), str(p["axis"]), int(p["ahead"]), int(p["cache"]))
+                for p in data.get("prefetches", [])
+            ),
         )
 
     def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
@@ -253,6 +273,13 @@ def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> Non
         _check_tile(schedule, stage)
     for pack in schedule.packs:
         check_pack(pack, schedule, stage)
+    names = {stage.tensor.name, *(load.tensor.name for load in stage.loads)}
+    for one in schedule.prefetches:
+        if one.tensor not in names or one.axis not in extents or one.cache not in (1, 2):
+            raise InvalidScheduleError(
+                f"schedule: prefetch of {one.tensor!r} along {one.axis!r} into cache {one.cache}",
+                f"name one of {', '.join(sorted(names))}, one of the axes, cache 1 or 2",
+            )
 
 
 def _check_vector(schedule: Schedule, stage: Stage) -> None:

@@ -83,7 +83,8 @@ class Values:
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
         self.grouped = 1  # indices in a step, where one instruction does several
-        self._loaded: dict[object, str] = {}
+        self._loaded: dict[object, str] = {}  # by pointer and offset
+        self._block = ""
         self._memo: dict[tuple[int, Piece, Guard], str] = {}
 
     @property
@@ -103,6 +104,12 @@ class Values:
         """The loops have moved on: nothing loaded or computed holds any longer."""
         self._loaded.clear()
         self._memo.clear()
+
+    def enter(self) -> None:
+        """In another block of the code, nothing that was loaded holds."""
+        if self._block != self.emit.block:
+            self._block = self.emit.block
+            self.forget()
 
     def step_on(self) -> None:
         """An unrolled step further: what was loaded from a constant offset still holds."""
@@ -338,7 +345,7 @@ class Values:
         key = load.key()
         access = self.accesses[key]
         offset, lanes = self.offset(access.strides, piece), piece.lanes
-        found = ("word", key, offset, lanes, only)
+        found = ("word", self.pointers[key], offset, lanes, only)
         if found in self._loaded:
             return self._loaded[found]
         where = self.emit.pointer(self.pointers[key], offset, access.dtype)
@@ -384,7 +391,7 @@ class Values:
         offset, lanes = self.offset(access.strides, piece), piece.lanes
         if along == 0 and lanes > 1:
             scalar = self._scalar(load, offset, guard.every)
-            wide = ("splat", key, offset, lanes, guard.every)
+            wide = ("splat", self.pointers[key], offset, lanes, guard.every)
             if wide not in self._loaded:
                 self._loaded[wide] = self.emit.splat(scalar, access.dtype, lanes)
             return self._loaded[wide]
@@ -393,7 +400,7 @@ class Values:
             if guard.mask:
                 only = self._both(guard.every, guard.mask, 1)
             return self._scalar(load, offset, only)
-        found = (key, offset, lanes, guard)
+        found = (self.pointers[key], offset, lanes, guard)
         if found not in self._loaded:
             if along == 1:
                 made = self._contiguous(load, offset, lanes, guard)
@@ -406,7 +413,7 @@ class Values:
 
     def _scalar(self, load: Load, offset: int, only: str) -> str:
         key, dtype = load.key(), load.dtype
-        found = (key, offset, only)
+        found = (self.pointers[key], offset, only)
         if found not in self._loaded:
             where = self.emit.pointer(self.pointers[key], offset, dtype)
             if only:
@@ -434,7 +441,7 @@ class Values:
             if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
                 continue
             first = offset - (at - begin)
-            found = ("turned", load.key(), first, lanes)
+            found = ("turned", self.pointers[load.key()], first, lanes)
             if (*found, at - begin) not in self._loaded:
                 rows = [
                     self._contiguous(load, first + lane * along, lanes, Guard())
