@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tunefarm_compiler.dots import GROUP, available
-from tunefarm_compiler.schedule import Attach, Pack, Schedule
+from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -16,6 +16,7 @@ from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 WIDE_PANEL, NARROW_PANEL = 131072, 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
+LONG = 512  # steps of a sum from which on prefetches pay
 WINDOW = 9  # steps of a window that are written out
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
@@ -92,8 +93,7 @@ def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -
         return shape.parts_of_sums(1 if shape.vector.name in single else 4)
     if shape.contraction:
         tiles = [tile for tile in shape.tiles() if shape.fits(*tile)]
-        # Devices that end what runs too long look at their clock in every round of a wasm loop.
-        return shape.contract(*min(tiles, key=shape.cost), unroll=2 if spec.arch == "wasm32" else 1)
+        return shape.asking(shape.contract(*min(tiles, key=shape.cost), unroll=shape.unroll))
     if shape.window:
         return shape.slide_both()
     return shape.stream(STREAM_VECTORS)
@@ -253,6 +253,28 @@ class Shape:
         made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
         group = self.group if along in wanted else 1
         return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), group=group)
+
+    @property
+    def unroll(self) -> int:
+        """Steps of a sum at a time that are worth their longer code."""
+        # Devices that end what runs too long look at their clock in every round of a wasm loop.
+        one = len(self.stage.reduce_axes) == 1 and self.stage.reduce is not None
+        suits = one and (self.stage.reduce.dtype == "float32" or self.group > 1)
+        wide = self.spec.lanes > 8 and suits
+        return 2 if wide or self.spec.arch == "wasm32" else 1
+
+    def asking(self, schedule: Schedule) -> Schedule:
+        """With prefetches of the next rows, where the step to them takes hardware by surprise."""
+        rows = self.rows[-1]
+        tile = schedule.tile(self.stage.extents)
+        (load, strides), *more = self.broadcast
+        long = len(self.stage.reduce_axes) == 1 and self.stage.reduce_axes[0].extent >= LONG
+        plain = not more and strides.get(self.stage.reduce_axes[-1].name) == 1
+        if self.spec.lanes <= 8 or self.group > 1 or not (long and plain and strides.get(rows.name)):
+            return schedule
+        ahead = (load.tensor.name, self.stage.tensor.name)
+        asked = tuple(Prefetch(name, rows.name, tile[rows.name]) for name in ahead)
+        return replace(schedule, prefetches=asked)
 
     @property
     def group(self) -> int:

@@ -15,6 +15,7 @@ from tunefarm_compiler.threads import MOST_THREADS
 MAX_TILE_VALUES = 256
 MAX_SCRATCH_BYTES = 64 << 20
 BUSY = 0.85  # share of the threads' time that blocks of equal size must fill
+MAX_AHEAD = 1 << 20
 _HINT = "copy one from `tunefarm bench --json` or a tuning record"
 
 
@@ -275,10 +276,12 @@ def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> Non
         check_pack(pack, schedule, stage)
     names = {stage.tensor.name, *(load.tensor.name for load in stage.loads)}
     for one in schedule.prefetches:
-        if one.tensor not in names or one.axis not in extents or one.cache not in (1, 2):
+        known = one.tensor in names and one.axis in extents
+        if not known or one.cache not in (1, 2) or abs(one.ahead) > MAX_AHEAD:
             raise InvalidScheduleError(
                 f"schedule: prefetch of {one.tensor!r} along {one.axis!r} into cache {one.cache}",
-                f"name one of {', '.join(sorted(names))}, one of the axes, cache 1 or 2",
+                f"name one of {', '.join(sorted(names))}, one of the axes, cache 1 or 2, "
+                f"ahead up to {MAX_AHEAD}",
             )
 
 

@@ -113,7 +113,11 @@ class Tile:
         unrolled = f" by {self.schedule.unroll}" if self.schedule.unroll > 1 else ""
         vectors = f"vectors of {self.schedule.lanes} along {self.values.vector}"
         sums = f" over {over}{unrolled}" if over else ""
-        return f"tile of {self.stage.tensor.name}: {sides or 'one number'}{sums}, {vectors}"
+        asked = "".join(
+            f", prefetch of {one.tensor} {one.ahead} ahead in {one.axis}"
+            for one in self.schedule.prefetches
+        )
+        return f"tile of {self.stage.tensor.name}: {sides or 'one number'}{sums}, {vectors}{asked}"
 
     def _pieces(self, ranges: Ranges) -> Iterator[Piece]:
         """The vectors of a tile; points where lanes hold parts of a sum."""
@@ -322,29 +326,27 @@ class Tile:
         return totals
 
     def _ask(self, pieces: list[Piece], steps: Sequence[int] = (0,), axis: str = "") -> None:
-        """Prefetch what tiles further on touch: what a step reads or, before all, the rest."""
-        values, summed = self.values, self.stage.reduce
-        reads = {load.key(): load for load in walk(summed.body) if isinstance(load, Load)} if summed else {}
+        """Prefetch what tiles further on touch: what steps of an axis read, or else the rest."""
+        values, summed = self.values, walk(self.stage.reduce.body) if self.stage.reduce else []
+        terms = {expr.key() for expr in summed if isinstance(expr, Load)}
         for one in self.schedule.prefetches:
-            found = [
-                (values.accesses[key], values.pointers[key], 0)
+            asked = [
+                (values.accesses[load.key()], values.pointers[load.key()], 0)
                 for load in self.stage.loads
-                if load.tensor.name == one.tensor and (load.key() in reads) == bool(axis)
-                for key in [load.key()]
+                if load.tensor.name == one.tensor and (load.key() in terms) == bool(axis)
             ]
             if one.tensor == self.stage.tensor.name and not axis:
-                found.append((self.output, self.output.base, 1))
-            for access, pointer, writes in found:
-                step = access.strides.get(axis, 0)
-                reach = one.ahead * access.outer.get(one.axis, 0)
-                at = [values.offset(access.strides, piece) + n * step for piece in pieces for n in steps]
-                line = LINE // llvm.SIZES[access.dtype]
-                next_ = min(at)
-                for offset in sorted(set(at)):
-                    if offset < next_: continue
-                    next_ = offset + line
-                    where = self.emit.pointer(pointer, offset + reach, access.dtype)
-                    self.emit.line(f"call void @llvm.prefetch.p0(ptr {where}, i32 {writes}, i32 {4 - one.cache}, i32 1)")
+                asked.append((self.output, self.output.base, 1))
+            for access, pointer, writes in asked:
+                reach, step = one.ahead * access.outer.get(one.axis, 0), access.strides.get(axis, 0)
+                line, end = LINE // llvm.SIZES[access.dtype], -math.inf
+                at = {values.offset(access.strides, p) + n * step for p in pieces for n in steps}
+                for offset in sorted(at):
+                    if offset >= end:
+                        end = offset + line
+                        where = self.emit.pointer(pointer, offset + reach, access.dtype)
+                        flags = f"i32 {writes}, i32 {4 - one.cache}, i32 1"
+                        self.emit.line(f"call void @llvm.prefetch.p0(ptr {where}, {flags})")
 
     def _step(self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
         """One term more in one of the chains of every total."""

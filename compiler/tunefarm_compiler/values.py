@@ -44,6 +44,7 @@ class Access:
     outer: Mapping[str, int]
     dtype: str = "float32"
     packed: bool = False
+    flip: int = 0  # each byte was xored with it when it was packed
 
 
 @dataclass(frozen=True)
@@ -320,6 +321,8 @@ class Values:
                 return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
             case Bits(value):
                 return self.word(value, piece, guard)
+            case Binary("xor", Load() as load) if self.accesses[load.key()].flip:
+                return self._load_word(load, piece, guard)
             case Binary("xor" | "and" | "or" as op, left, right):
                 one, two = self.word(left, piece, guard), self.word(right, piece, guard)
                 return self.emit.value("x", f"{op} {kind('int32', lanes)} {one}, {two}")

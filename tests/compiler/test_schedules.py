@@ -4,9 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
-from tunefarm_compiler import Schedule, build, defaults, targets, workload
-from tunefarm_compiler.schedule import Attach, Pack
-from tunefarm_compiler.stages import inputs, plan
+from tunefarm_compiler import Schedule, build, defaults, targets, te, workload
+from tunefarm_compiler.schedule import Attach, Pack, Prefetch
+from tunefarm_compiler.stages import cache, inputs, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -68,15 +68,24 @@ def nests(draw, stage, names):
         Pack(name, draw(st.integers(0, len(loops)))) for name in names if draw(st.booleans())
     )
     reduced = [axis.name for axis in stage.reduce_axes]
+    tensors = [stage.tensor.name, *(load.tensor.name for load in stage.loads)]
+    prefetch = st.builds(
+        Prefetch,
+        st.sampled_from(tensors),
+        st.sampled_from([*stage.extents]),
+        st.integers(-3, 40),
+        st.sampled_from([1, 2]),
+    )
     return Schedule(
         loops,
         draw(st.sampled_from([1, 2, 4, 8, 16])),
-        draw(st.integers(1, 4)),
+        draw(st.integers(1, 9)),
         packs,
         draw(st.sampled_from(["", *stage.extents])),
         tuple(draw(st.permutations(reduced))),
         (),
         draw(st.sampled_from([1, 1, 4])),
+        tuple(draw(st.lists(prefetch, max_size=2))),
     )
 
 
@@ -84,7 +93,10 @@ def nests(draw, stage, names):
 def schedules(draw, output):
     output = suited(output, SPEC)
     names = [tensor.name for tensor in inputs(output)]
-    *before, last = plan(output, defaults.kept(output))
+    kept = defaults.kept(output)
+    if not kept and any(isinstance(expr, te.Reduce) for expr in te.walk(output.compute.body)):
+        kept = draw(st.sampled_from([[], [cache(output)]]))
+    *before, last = plan(output, kept)
     main = draw(nests(last, names))
     attached = tuple(
         Attach(stage.tensor.name, draw(st.integers(0, len(main.loops))), draw(nests(stage, [])))
@@ -92,7 +104,7 @@ def schedules(draw, output):
     )
     return Schedule(
         main.loops, main.lanes, main.unroll, main.packs, main.vector, main.order, attached,
-        main.group,
+        main.group, main.prefetches,
     )  # fmt: skip
 
 
