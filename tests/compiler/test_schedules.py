@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
 from tunefarm_compiler import Schedule, build, defaults, targets, te, workload
+from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch
 from tunefarm_compiler.stages import cache, inputs, plan
 from tunefarm_compiler.suit import suited
@@ -85,7 +86,7 @@ def nests(draw, stage, names):
         tuple(draw(st.permutations(reduced))),
         (),
         draw(st.sampled_from([1, 1, 4])),
-        tuple(draw(st.lists(prefetch, max_size=2))),
+        prefetches=tuple(draw(st.lists(prefetch, max_size=2))),
     )
 
 
@@ -104,7 +105,7 @@ def schedules(draw, output):
     )
     return Schedule(
         main.loops, main.lanes, main.unroll, main.packs, main.vector, main.order, attached,
-        main.group, main.prefetches,
+        main.group, prefetches=main.prefetches,
     )  # fmt: skip
 
 
@@ -139,3 +140,52 @@ def test_a_random_schedule_of_another_type_is_right_or_refused(text):
 @pytest.mark.parametrize("text", [*TEXTS, *MORE])
 def test_many_random_schedules_are_right_or_refused(text):
     right_or_refused(text, 300)
+
+
+CACHED = Schedule(
+    (("j", 32), ("i", 4)),
+    16,
+    stages=(Attach("C.cache", 1, Schedule((("k", 7), ("i", 5)), 16, 2, (Pack("B", 1),))),),
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["matmul:m=23,n=70,k=31", "matmul:m=23,n=70,k=31,dtype=float16", "max:m=23,n=70,axis=0"]
+)
+def test_a_sum_gathered_in_scratch_is_right(text):
+    parsed = workload.parse(text)
+    schedule = CACHED
+    if parsed.name == "max":
+        inner = Schedule((("r", 3),), 16)
+        schedule = Schedule((("i", 32),), 16, stages=(Attach("C.cache", 1, inner),))
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    run(build(parsed, SPEC, schedule), parsed)
+
+
+def test_prefetches_are_kept_written_and_harmless():
+    parsed = workload.parse("matmul:m=23,n=70,k=31")
+    asked = (Prefetch("A", "i", 6), Prefetch("B", "j", 64, 2), Prefetch("C", "i", 900))
+    schedule = Schedule((("j", 64), ("i", 6)), 16, 2, prefetches=asked)
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    assert "prefetches" not in Schedule((), 1).to_json()
+    run(build(parsed, SPEC, schedule), parsed)
+    text = lowered(parsed, SPEC, schedule)
+    for kind in ("i32 0, i32 3", "i32 0, i32 2", "i32 1, i32 3"):
+        assert f", {kind}, i32 1)" in text
+
+
+@pytest.mark.parametrize(
+    "asked", [Prefetch("D", "i", 6), Prefetch("A", "q", 6), Prefetch("A", "i", 6, 3)]
+)
+def test_a_prefetch_of_what_is_not_there_is_refused(asked):
+    parsed = workload.parse("matmul:m=23,n=70,k=31")
+    with pytest.raises(InvalidScheduleError, match="prefetch of"):
+        build(parsed, SPEC, Schedule((("j", 64), ("i", 6)), 16, prefetches=(asked,)))
+
+
+@pytest.mark.parametrize("arch", ["wasm", "rasp3b", "rasp4b", "riscv64"])
+def test_prefetches_build_where_there_is_no_instruction(arch):
+    parsed = workload.parse("matmul:m=23,n=70,k=31")
+    spec = targets.resolve(arch)
+    asked = (Prefetch("A", "i", 6), Prefetch("C", "i", 6, 2))
+    assert build(parsed, spec, Schedule((("j", 16), ("i", 6)), 4, prefetches=asked))
