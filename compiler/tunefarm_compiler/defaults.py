@@ -257,24 +257,24 @@ class Shape:
     @property
     def unroll(self) -> int:
         """Steps of a sum at a time that are worth their longer code."""
-        # Devices that end what runs too long look at their clock in every round of a wasm loop.
-        one = len(self.stage.reduce_axes) == 1 and self.stage.reduce is not None
-        suits = one and (self.stage.reduce.dtype == "float32" or self.group > 1)
-        wide = self.spec.lanes > 8 and suits
-        return 2 if wide or self.spec.arch == "wasm32" else 1
+        if self.spec.arch == "wasm32":
+            # Devices that end what runs too long look at their clock in every round of its loops.
+            return 2
+        reduce = self.stage.reduce
+        if reduce is None or len(reduce.axes) > 1 or self.spec.lanes <= 8:
+            return 1
+        return 2 if reduce.dtype == "float32" or self.group > 1 else 1
 
     def asking(self, schedule: Schedule) -> Schedule:
         """With prefetches of the next rows, where the step to them takes hardware by surprise."""
-        rows = self.rows[-1]
-        tile = schedule.tile(self.stage.extents)
+        rows, summed = self.rows[-1].name, self.stage.reduce_axes
         (load, strides), *more = self.broadcast
-        long = len(self.stage.reduce_axes) == 1 and self.stage.reduce_axes[0].extent >= LONG
-        plain = not more and strides.get(self.stage.reduce_axes[-1].name) == 1
-        if self.spec.lanes <= 8 or self.group > 1 or not (long and plain and strides.get(rows.name)):
+        long = len(summed) == 1 and summed[0].extent >= LONG and strides.get(summed[0].name) == 1
+        if self.spec.lanes <= 8 or self.group > 1 or more or not long or rows not in strides:
             return schedule
-        ahead = (load.tensor.name, self.stage.tensor.name)
-        asked = tuple(Prefetch(name, rows.name, tile[rows.name]) for name in ahead)
-        return replace(schedule, prefetches=asked)
+        ahead = schedule.tile(self.stage.extents)[rows]
+        names = (load.tensor.name, self.stage.tensor.name)
+        return replace(schedule, prefetches=tuple(Prefetch(one, rows, ahead) for one in names))
 
     @property
     def group(self) -> int:

@@ -32,7 +32,7 @@ def operands(reduce: Reduce | None) -> tuple[Expr, Expr] | None:
 
 
 def flipped(reduce: Reduce | None, load: Load) -> int:
-    """What a packed operand can be xored with when it is packed, instead of at each use; 0: none."""
+    """What a packed operand can be xored with while it is packed, not at each use; 0: none."""
     for side in operands(reduce) or ():
         match side:
             case Bits(Binary("xor", Load() as one, Constant(number))) if one == load:
