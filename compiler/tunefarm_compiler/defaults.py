@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tunefarm_compiler.caches import caches
 from tunefarm_compiler.dots import GROUP, available
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule
 from tunefarm_compiler.stages import Stage, plan
@@ -13,7 +14,7 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 
 # A packed panel stays in half the second cache of a wide processor, in the first of others.
-WIDE_PANEL, NARROW_PANEL = 131072, 16384
+NARROW_PANEL = 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
 LONG = 512  # steps of a sum from which on prefetches pay
@@ -241,7 +242,8 @@ class Shape:
         summed = self.stage.reduce_axes
         plain = self.stage.reduce is not None and self.stage.tensor.dtype == self.stage.reduce.dtype
         if len(summed) == 1 and plain:
-            panel = WIDE_PANEL if self.spec.lanes > 8 else NARROW_PANEL
+            wide = caches(self.spec).second // 8  # elements of four bytes in half of it
+            panel = wide if self.spec.lanes > 8 else NARROW_PANEL
             size = block or max(64, min(summed[0].extent, self.group * panel // max(64, columns)))
             loops.append((summed[0].name, size))
         depth = len(loops)
