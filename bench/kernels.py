@@ -3,9 +3,10 @@
     .venv/bin/python bench/kernels.py [--json] [--rounds N] [--trials N] [--only WORD] [W ...]
 
 One process on one core. The peak kernel, ours and the peers run in turns, so that what disturbs
-the machine disturbs all of them; medians of the rounds, and of each round's own ratio. With
---trials the best of so many schedules of the tuner's space is taken, by a quick search.
-Last, matmul on all cores beside one of them, by `all_cores.py`.
+the machine disturbs all of them; medians of the rounds, and of each round's own ratio. Time is the
+thread's processor time, to which others on the core do not add. With --trials the best of so many
+schedules of the tuner's space is taken, by a small evolution. Last, matmul on all cores beside one
+of them, by `all_cores.py`.
 """
 
 import argparse
@@ -25,8 +26,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import all_cores
 import numpy as np
 from peak import timer
-from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
+from tunefarm_compiler import Schedule, build, default_schedule, targets, workload
 from tunefarm_compiler.peak import peak_bundle
+from tunefarm_compiler.spaces import ScheduleRules
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import CompileError
@@ -77,7 +79,7 @@ GROUPS: dict[str, list[str]] = {
 ALL_CORES = "matmul on all cores"
 SAMPLE_S = 0.02
 PEERS = ("numpy", "torch", "float32")
-TRIAL_S = 0.01
+PARENTS, KEPT, FINAL_ROUNDS = 6, 8, 7
 
 
 @dataclass
@@ -91,15 +93,15 @@ class Run:
 def of_callable(call: Callable[[], Any]) -> Callable[[], float]:
     """Something that times one sample of a Python call; the call's own cost is in it."""
     call()
-    started = time.perf_counter()
+    started = time.thread_time()
     call()
-    number = max(1, round(SAMPLE_S / max(time.perf_counter() - started, 1e-7)))
+    number = max(1, round(SAMPLE_S / max(time.thread_time() - started, 1e-7)))
 
     def sample() -> float:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for _ in range(number):
             call()
-        return (time.perf_counter() - begun) / number
+        return (time.thread_time() - begun) / number
 
     return sample
 
@@ -140,27 +142,39 @@ def ours(parsed: Workload, spec: TargetSpec, schedule: Schedule, arrays: list[An
     """A timer of our kernel, once its answer has been checked."""
     inputs, expected = arrays
     outputs = [np.full_like(data, 77) for data in expected]
-    run = timer(build(parsed, spec, schedule), [*inputs, *outputs])
+    run = timer(build(parsed, spec, schedule), [*inputs, *outputs], time.thread_time)
     if not parsed.check(outputs, expected):
         raise SystemExit(f"{parsed}: wrong answer by {schedule.to_json()}")
     return run, outputs
 
 
 def best(parsed: Workload, spec: TargetSpec, trials: int, arrays: list[Any]) -> Schedule:
-    """The fastest of some schedules: a sample of each, then the best few in turns."""
-    grid = space(parsed, spec)
-    first, rest = default_schedule(parsed, spec), [*grid]
-    random.Random(0).shuffle(rest)
-    found = []
-    for schedule in [first, *rest[: max(trials - 1, 0)]]:
+    """The fastest of some schedules: the default, others, then neighbours of the best so far."""
+    rules, rng = ScheduleRules(parsed, spec), random.Random(0)
+    kept: dict[Schedule, tuple[Callable[[], float], Any]] = {}
+    costs: dict[Schedule, float] = {}
+    for number in range(trials):
+        few = sorted(kept, key=costs.__getitem__)[:PARENTS]
+        made = rules.default
+        if number:
+            near = rng.random() < 0.4 + 0.5 * number / trials
+            made = rules.mutate(rng.choice(few), rng) if near else rules.sample(rng)
+        if made in costs:
+            continue
+        costs[made] = math.inf
         try:
-            run, kept = ours(parsed, spec, schedule, arrays)
+            run, outputs = ours(parsed, spec, made, arrays)
         except CompileError:
             continue
-        found.append((run(), schedule, run, kept))
-    few = sorted(found, key=lambda one: one[0])[:5]
-    again = [(statistics.median(run() for _ in range(5)), s) for _, s, run, _ in few]
-    return min(again, key=lambda one: one[0])[1]
+        costs[made] = run()
+        if not few or costs[made] < 1.2 * costs[few[0]]:
+            costs[made] = min(costs[made], run(), run())
+            kept[made] = run, outputs
+        for slow in sorted(kept, key=costs.__getitem__)[KEPT:]:
+            del kept[slow]
+    taken = [[run() for run, _ in kept.values()] for _ in range(FINAL_ROUNDS)]
+    medians = [statistics.median(column) for column in zip(*taken, strict=True)]
+    return [*kept][medians.index(min(medians))]
 
 
 def measure(text: str, spec: TargetSpec, rounds: int, trials: int) -> dict[str, Any]:
@@ -175,7 +189,9 @@ def measure(text: str, spec: TargetSpec, rounds: int, trials: int) -> dict[str, 
     halves, out = np.full(2, 0.5, np.float32), np.zeros(spec.lanes, np.float32)
     run, kept = ours(parsed, spec, schedule, arrays)
     runs = {
-        "peak": Run(timer(peak, [halves, out]), peak.manifest.functions[0].operations),
+        "peak": Run(
+            timer(peak, [halves, out], time.thread_time), peak.manifest.functions[0].operations
+        ),
         "ours": Run(run, parsed.operations),
     }
     if parsed.dtype != "float32":

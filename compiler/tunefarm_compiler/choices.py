@@ -128,11 +128,12 @@ class NestRules:
         found = [side * n for n in MULTIPLES if side * n < extent]
         return [0, *found], [3.0 * max(1, len(found)), *[1.0] * len(found)]
 
-    def unrolls(self, values: int, steps: int) -> tuple[list[int], list[float]]:
-        """Steps of the sum at a time, while the code stays small."""
+    def unrolls(self, values: int, steps: int, all_: int = 0) -> tuple[list[int], list[float]]:
+        """Steps of the sum at a time, while the code stays small: of the innermost axis, or all."""
         found = [n for n in UNROLLS if n <= max(1, steps) and n * values <= 128] or [1]
-        if 1 < steps <= 16 and steps * values <= 128 and steps not in found:
-            found.append(steps)
+        for whole in (steps, all_):
+            if 1 < whole <= 16 and whole * values <= 128 and whole not in found:
+                found.append(whole)
         return found, [1.0] * len(found)
 
     # The decisions in their order
@@ -161,7 +162,9 @@ class NestRules:
         steps = min(blocks.get(axis, self.extents[axis]) for axis in inner) if inner else 1
         if across:
             steps = -(-steps // lanes)
-        unroll = choose("unroll", *self.unrolls(values, steps // self.group)) if inner else 1
+        all_ = math.prod(blocks.get(axis, self.extents[axis]) for axis in facts.summed)
+        unrolls = self.unrolls(values, steps // self.group, 0 if across else all_)
+        unroll = choose("unroll", *unrolls) if inner else 1
         own = vector if facts.spatial and vector != facts.spatial[-1] else ""
         made = Schedule(loops, lanes, unroll, (), own, order if order != facts.summed else ())
         made = replace(made, packs=self._packs(choose, made))

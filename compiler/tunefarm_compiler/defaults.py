@@ -1,20 +1,24 @@
 """A schedule for any expression that is good without a search: from its accesses alone."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tunefarm_compiler.caches import caches
 from tunefarm_compiler.dots import GROUP, available
-from tunefarm_compiler.schedule import Attach, Pack, Schedule
+from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 
-# A packed panel stays in the second cache of a wide processor, in the first of others.
-WIDE_PANEL, NARROW_PANEL = 65536, 16384
+# A packed panel stays in half the second cache of a wide processor, in the first of others.
+NARROW_PANEL = 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
+LONG = 512  # steps of a sum from which on prefetches pay
+WINDOW = 9  # steps of a window that are written out
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
 
@@ -90,10 +94,9 @@ def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -
         return shape.parts_of_sums(1 if shape.vector.name in single else 4)
     if shape.contraction:
         tiles = [tile for tile in shape.tiles() if shape.fits(*tile)]
-        # Devices that end what runs too long look at their clock in every round of a wasm loop.
-        return shape.contract(*min(tiles, key=shape.cost), unroll=2 if spec.arch == "wasm32" else 1)
+        return shape.asking(shape.contract(*min(tiles, key=shape.cost), unroll=shape.unroll))
     if shape.window:
-        return shape.slide(shape.columns(), 1)
+        return shape.slide_both()
     return shape.stream(STREAM_VECTORS)
 
 
@@ -110,7 +113,7 @@ class Shape:
         self.along = [(load, s) for load, s in terms if self.vector.name in s]
         self.broadcast = [(load, s) for load, s in terms if self.vector.name not in s]
         self.all, self.terms = strides, terms
-        self.window = self._window()
+        self.window, self.tall = self._window(-1), self._window(-2)
         # Axes that only the broadcast operand has: rows of the register tile.
         self.rows = [
             axis
@@ -138,11 +141,11 @@ class Shape:
             rows *= axis.extent
         return not self.contraction or rows <= FEW_ROWS
 
-    def _window(self) -> Axis | None:
-        """The spatial axis that the innermost summed axis slides along, where there is one."""
-        if not self.stage.reduce_axes:
+    def _window(self, place: int) -> Axis | None:
+        """The spatial axis that the summed axis in that place slides along, where there is one."""
+        if len(self.stage.reduce_axes) < -place:
             return None
-        inner = self.stage.reduce_axes[-1].name
+        inner = self.stage.reduce_axes[place].name
         for load in self.stage.loads:
             for index in load.indices:
                 for axis in self.stage.axes[:-1]:
@@ -156,14 +159,26 @@ class Shape:
         most = max(1, min(self.spec.vector_registers // 2, extent))
         return max(range(1, most + 1), key=lambda n: (n > most // 2 and extent % n == 0, n))
 
-    def slide(self, columns: int, vectors: int) -> Schedule:
-        """Windows side by side, the innermost summed axis unrolled."""
+    def slide(self, columns: int, vectors: int, rows: int = 1, unroll: int = 0) -> Schedule:
+        """Windows side by side, the innermost summed axis unrolled, or so many steps."""
         blocks = {axis.name: 1 for axis in self.stage.axes}
-        if self.window is not None:
-            blocks[self.window.name] = columns
+        for axis, block in ((self.tall, rows), (self.window, columns)):
+            if axis is not None:
+                blocks[axis.name] = min(block, axis.extent)
         blocks[self.vector.name] = vectors * self.spec.lanes
-        unroll = min(8, self.stage.reduce_axes[-1].extent)
+        unroll = unroll or min(8, self.stage.reduce_axes[-1].extent)
         return Schedule(tuple(blocks.items()), self.spec.lanes, unroll)
+
+    def slide_both(self) -> Schedule:
+        """Windows side by side in two directions, which share rows, written out as a whole."""
+        steps = math.prod(axis.extent for axis in self.stage.reduce_axes)
+        if self.tall is None or self.window is None or self.tall.extent == 1 or steps > WINDOW:
+            return self.slide(self.columns(), 1)
+        if self.spec.vector_registers < 32:
+            return self.slide(2, 1, 3, steps)
+        extent = self.window.extent
+        even = max(n for n in range(1, 8) if extent % n == 0) if extent <= 16 else 4
+        return self.slide(max(even, 3), 1, 2, steps)
 
     def parts_of_sums(self, most: int) -> Schedule:
         """Several sums at a time, each in the lanes of a few vectors."""
@@ -227,7 +242,8 @@ class Shape:
         summed = self.stage.reduce_axes
         plain = self.stage.reduce is not None and self.stage.tensor.dtype == self.stage.reduce.dtype
         if len(summed) == 1 and plain:
-            panel = WIDE_PANEL if self.spec.lanes > 8 else NARROW_PANEL
+            wide = caches(self.spec).second // 8  # elements of four bytes in half of it
+            panel = wide if self.spec.lanes > 8 else NARROW_PANEL
             size = block or max(64, min(summed[0].extent, self.group * panel // max(64, columns)))
             loops.append((summed[0].name, size))
         depth = len(loops)
@@ -239,6 +255,28 @@ class Shape:
         made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
         group = self.group if along in wanted else 1
         return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), group=group)
+
+    @property
+    def unroll(self) -> int:
+        """Steps of a sum at a time that are worth their longer code."""
+        if self.spec.arch == "wasm32":
+            # Devices that end what runs too long look at their clock in every round of its loops.
+            return 2
+        reduce = self.stage.reduce
+        if reduce is None or len(reduce.axes) > 1 or self.spec.lanes <= 8:
+            return 1
+        return 2 if reduce.dtype == "float32" or self.group > 1 else 1
+
+    def asking(self, schedule: Schedule) -> Schedule:
+        """With prefetches of the next rows, where the step to them takes hardware by surprise."""
+        rows, summed = self.rows[-1].name, self.stage.reduce_axes
+        (load, strides), *more = self.broadcast
+        long = len(summed) == 1 and summed[0].extent >= LONG and strides.get(summed[0].name) == 1
+        if self.spec.lanes <= 8 or self.group > 1 or more or not long or rows not in strides:
+            return schedule
+        ahead = schedule.tile(self.stage.extents)[rows]
+        names = (load.tensor.name, self.stage.tensor.name)
+        return replace(schedule, prefetches=tuple(Prefetch(one, rows, ahead) for one in names))
 
     @property
     def group(self) -> int:

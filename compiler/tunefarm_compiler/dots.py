@@ -31,6 +31,15 @@ def operands(reduce: Reduce | None) -> tuple[Expr, Expr] | None:
     return None
 
 
+def flipped(reduce: Reduce | None, load: Load) -> int:
+    """What a packed operand can be xored with while it is packed, not at each use; 0: none."""
+    for side in operands(reduce) or ():
+        match side:
+            case Bits(Binary("xor", Load() as one, Constant(number))) if one == load:
+                return int(number) & 0xFF
+    return 0
+
+
 def available(reduce: Reduce | None, spec: TargetSpec) -> bool:
     """Whether one instruction does four steps of such a sum."""
     pair = operands(reduce)

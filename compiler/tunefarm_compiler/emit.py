@@ -68,6 +68,11 @@ class Emitter:
         self._next = 0
         self._block = "entry"
 
+    @property
+    def block(self) -> str:
+        """Label of the block that is being written."""
+        return self._block
+
     def name(self, hint: str) -> str:
         """A fresh SSA or label name, without sigil."""
         self._next += 1

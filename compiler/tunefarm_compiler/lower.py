@@ -256,7 +256,7 @@ class Lowering:
         access = place.accesses[load.key()]
         scratch = f"@pack.{nest.stage.tensor.name}.{tensor}"
         packed, panels = copy_panels(
-            self.emit, nest.stage, nest.schedule, access, place.ranges, self._own(scratch)
+            self.emit, nest.stage, nest.schedule, load, access, place.ranges, self._own(scratch)
         )
         self._reserve(scratch, panels.elements * SIZES[access.dtype] + SPARE)
         self.note(f"pack {panels.side} x {panels.steps} of {tensor} in panels of {panels.width}")

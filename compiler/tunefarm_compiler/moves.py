@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tunefarm_compiler.choices import MULTIPLES, Loops, NestRules, even
 from tunefarm_compiler.dots import GROUP
-from tunefarm_compiler.schedule import Pack, Schedule
+from tunefarm_compiler.schedule import Pack, Prefetch, Schedule
 
 Move = Callable[[Schedule, NestRules, random.Random, int], Schedule]
 
@@ -178,7 +178,28 @@ def _unroll(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int
         return schedule
     inner = schedule.reduce_order(rules.facts.stage)[-1]
     steps = schedule.tile(rules.extents)[inner]
-    return replace(schedule, unroll=_pick(*rules.unrolls(1, steps), rng))
+    all_ = math.prod(schedule.tile(rules.extents)[axis] for axis in rules.facts.summed)
+    return replace(schedule, unroll=_pick(*rules.unrolls(1, steps, all_), rng))
+
+
+def _prefetch(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int) -> Schedule:
+    """A prefetch of the next tile along an axis that moves it, or one less."""
+    if schedule.prefetches and rng.random() < 0.5:
+        gone = rng.choice(schedule.prefetches)
+        return replace(schedule, prefetches=tuple(p for p in schedule.prefetches if p != gone))
+    facts = rules.facts
+    touch, sides = rng.choice([*facts.touches, facts.output]), schedule.tile(rules.extents)
+    axes = [
+        axis
+        for axis in facts.spatial
+        if axis in touch.strides and sides[axis] < facts.extents[axis]
+    ]
+    if not axes:
+        return schedule
+    axis = rng.choice(axes)
+    made = Prefetch(touch.name, axis, sides[axis] * rng.choice((1, 1, 2)), rng.choice((1, 1, 2)))
+    others = [one for one in schedule.prefetches if one.tensor != made.tensor]
+    return replace(schedule, prefetches=(*others, made)[-2:])
 
 
 def _order(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int) -> Schedule:
@@ -208,8 +229,8 @@ def _anew(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int) 
 
 
 MOVES: dict[Move, float] = {
-    _tile: 5.0, _block: 3.0, _swap: 2.0, _pack: 2.0, _unroll: 2.0, _order: 1.0, _lanes: 0.3,
-    _anew: 0.3,
+    _tile: 5.0, _block: 3.0, _swap: 2.0, _pack: 2.0, _unroll: 2.0, _order: 1.0, _prefetch: 1.0,
+    _lanes: 0.3, _anew: 0.3,
 }  # fmt: skip
 
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunefarm_compiler.bounds import Ranges
+from tunefarm_compiler.dots import flipped
 from tunefarm_compiler.emit import Emitter, Value, constant, kind
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
+from tunefarm_compiler.te import Load
 from tunefarm_compiler.tile import spans
 from tunefarm_compiler.values import Access
 
@@ -40,9 +42,11 @@ class Panels:
 
 
 def copy_panels(  # noqa: PLR0917
-    emit: Emitter, stage: Stage, schedule: Schedule, access: Access, ranges: Ranges, scratch: str
-) -> tuple[Access, Panels]:
+    emit: Emitter, stage: Stage, schedule: Schedule, load: Load, access: Access, ranges: Ranges,
+    scratch: str,
+) -> tuple[Access, Panels]:  # fmt: skip
     """Emit the copy. Returns how the loops inside find their elements."""
+    flip = flipped(stage.reduce, load) if schedule.group > 1 else 0
     order = [axis for axis in schedule.reduce_order(stage) if axis in access.strides]
     spatial = [a.name for a in stage.axes if a.name in access.strides and ranges[a.name].extent > 1]
     lone = [a.name for a in stage.axes if a.name in access.strides]
@@ -59,7 +63,7 @@ def copy_panels(  # noqa: PLR0917
     for axis, stride in access.outer.items():
         source = emit.add(source, emit.multiply(ranges[axis].at, stride))
     begin = emit.pointer(access.base, source, access.dtype)
-    copier = _Copier(emit, panels, schedule.lanes, access.dtype)
+    copier = _Copier(emit, panels, schedule.lanes, access.dtype, flip)
     full, rest = divmod(panels.side, panels.width)
     if full:
         with emit.loop(full, []) as loop:
@@ -77,7 +81,7 @@ def copy_panels(  # noqa: PLR0917
     for axis, stride in outer.items():
         back = emit.add(back, emit.multiply(ranges[axis].at, -stride))
     return Access(
-        emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True
+        emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True, flip
     ), panels
 
 
@@ -87,6 +91,7 @@ class _Copier:
     panels: Panels
     lanes: int
     dtype: str
+    flip: int = 0
 
     def panel(self, source: str, scratch: str, start: Value, filled: int) -> None:
         """Copy one panel, of which `filled` elements of the side are there."""
@@ -148,6 +153,9 @@ class _Copier:
                     shift = constant(8 * step, "int32", lanes)
                     moved = emit.value("z", f"shl {wide} {value}, {shift}")
                     word = emit.value("z", f"or {wide} {word}, {moved}")
+            if self.flip:
+                mask = constant(self.flip * 0x01010101 - (1 << 32), "int32", lanes)
+                word = emit.value("z", f"xor {kind('int32', lanes)} {word}, {mask}")
             where = emit.pointer(write, at * self.panels.group, dtype)
             emit.line(f"store {kind('int32', lanes)} {word}, ptr {where}, align 1")
 

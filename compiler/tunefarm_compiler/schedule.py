@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
@@ -15,6 +15,7 @@ from tunefarm_compiler.threads import MOST_THREADS
 MAX_TILE_VALUES = 256
 MAX_SCRATCH_BYTES = 64 << 20
 BUSY = 0.85  # share of the threads' time that blocks of equal size must fill
+MAX_AHEAD = 1 << 20
 _HINT = "copy one from `tunefarm bench --json` or a tuning record"
 
 
@@ -36,6 +37,19 @@ class Attach:
     stage: str
     depth: int
     schedule: "Schedule"
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """Ask for what tiles touch of `tensor`, `ahead` indices further along `axis`, before they do.
+
+    It is brought into the first cache, or only into the second one, by `cache`.
+    """
+
+    tensor: str
+    axis: str
+    ahead: int
+    cache: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class Schedule:
     group: int = 1
     threads: int = 1
     parallel: str = ""
+    prefetches: tuple[Prefetch, ...] = ()
 
     def to_json(self) -> str:
         """Canonical JSON: equal schedules give equal text."""
@@ -81,6 +96,8 @@ class Schedule:
             data["threads"] = self.threads
         if self.parallel:
             data["parallel"] = self.parallel
+        if self.prefetches:
+            data["prefetches"] = [asdict(one) for one in self.prefetches]
         if self.stages:
             data["stages"] = [
                 {"stage": s.stage, "depth": s.depth, "schedule": s.schedule._data()}
@@ -115,6 +132,10 @@ class Schedule:
             group=int(data.get("group", 1)),
             threads=int(data.get("threads", 1)),
             parallel=str(data.get("parallel", "")),
+            prefetches=tuple(
+                Prefetch(str(p["tensor"]), str(p["axis"]), int(p["ahead"]), int(p["cache"]))
+                for p in data.get("prefetches", [])
+            ),
         )
 
     def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
@@ -253,6 +274,15 @@ def _check_stage(schedule: Schedule, stage: Stage, partial: bool = False) -> Non
         _check_tile(schedule, stage)
     for pack in schedule.packs:
         check_pack(pack, schedule, stage)
+    names = {stage.tensor.name, *(load.tensor.name for load in stage.loads)}
+    for one in schedule.prefetches:
+        known = one.tensor in names and one.axis in extents
+        if not known or one.cache not in (1, 2) or abs(one.ahead) > MAX_AHEAD:
+            raise InvalidScheduleError(
+                f"schedule: prefetch of {one.tensor!r} along {one.axis!r} into cache {one.cache}",
+                f"name one of {', '.join(sorted(names))}, one of the axes, cache 1 or 2, "
+                f"ahead up to {MAX_AHEAD}",
+            )
 
 
 def _check_vector(schedule: Schedule, stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """The register tile: spatial loops unrolled into vectors, carried through the reduce loops."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,9 +15,10 @@ from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Binary, Index, Reduce
+from tunefarm_compiler.te import Binary, Index, Load, Reduce, walk
 from tunefarm_compiler.values import Access, Piece, Values
 
+LINE = 64  # bytes that a prefetch brings
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
 
@@ -90,6 +92,7 @@ class Tile:
                 f"{MAX_TILE_VALUES} is the limit",
                 "add loops with smaller blocks",
             )
+        self._ask(tile)
         if stage.reduce is not None:
             self._run_reduce(stage.reduce, tile, first)
         values.pointers = {key: access.base for key, access in values.accesses.items()}
@@ -110,7 +113,11 @@ class Tile:
         unrolled = f" by {self.schedule.unroll}" if self.schedule.unroll > 1 else ""
         vectors = f"vectors of {self.schedule.lanes} along {self.values.vector}"
         sums = f" over {over}{unrolled}" if over else ""
-        return f"tile of {self.stage.tensor.name}: {sides or 'one number'}{sums}, {vectors}"
+        asked = "".join(
+            f", prefetch of {one.tensor} {one.ahead} ahead in {one.axis}"
+            for one in self.schedule.prefetches
+        )
+        return f"tile of {self.stage.tensor.name}: {sides or 'one number'}{sums}, {vectors}{asked}"
 
     def _pieces(self, ranges: Ranges) -> Iterator[Piece]:
         """The vectors of a tile; points where lanes hold parts of a sum."""
@@ -189,7 +196,7 @@ class Tile:
             values.ranges, values.pointers = ranges, pointers
             return totals
         for part in segments(self.stage.tests, ranges, axis, here.extent, 1):
-            for start, rounds, size in self._blocks(axis, part.start, part.rounds, not inner):
+            for start, rounds, size in self._blocks(axis, part.start, part.rounds, inner):
                 last = start + (rounds - 1) * size
                 values.ranges = {**ranges, axis: here.part(here.at, start, last, size)}
                 if self._skipped(reduce, parts):
@@ -209,10 +216,7 @@ class Tile:
                         values.pointers = dict(zip(values.pointers, moved, strict=True))
                     begun = values.pointers
                     totals = loop.values[: len(totals)]
-                    if inner:
-                        totals = self._loops(reduce, inner, parts, totals)
-                    else:
-                        totals = self._unrolled(reduce, axis, size, parts, totals)
+                    totals = self._unrolled(reduce, axis, inner, size, parts, totals)
                     loop.next = [*totals]
                     if rounds > 1:
                         loop.next += self._moved(begun, axis, size).values()
@@ -250,12 +254,13 @@ class Tile:
         return loop.final
 
     def _blocks(
-        self, axis: str, start: int, extent: int, innermost: bool
+        self, axis: str, start: int, extent: int, inner: Sequence[str]
     ) -> Iterator[tuple[int, int, int]]:
         """(start, rounds, size) of loops over a part of an axis: unrolled, then what is left."""
         step = self.schedule.lanes if axis == self.values.vector else 1
-        step = self.schedule.group if innermost and self.schedule.group > 1 else step
-        unroll = self._unroll(axis) if innermost else 1
+        step = self.schedule.group if not inner and self.schedule.group > 1 else step
+        unroll = self._unroll(axis) // math.prod(self.stage.extents[name] for name in inner)
+        unroll = 1 if inner and self.across else max(1, min(unroll, extent // step))
         sizes = [step * unroll, step, 1]
         if step > 1:
             sizes = [step * unroll, step, extent % step]
@@ -285,26 +290,63 @@ class Tile:
 
     def _skipped(self, reduce: Reduce, parts: list[Piece]) -> bool:
         """Whether conditions make every term here the one that changes nothing."""
-        self.values.steps = {}
         nothing = identity(reduce.op, reduce.dtype)
         return not self.values.certain and all(
             self.values.known(reduce.body, piece, whole=True) == nothing for piece in parts
         )
 
-    def _unrolled(
-        self, reduce: Reduce, axis: str, size: int, parts: list[Piece], totals: list[str]
+    def _unrolled(  # noqa: PLR0917
+        self,
+        reduce: Reduce,
+        axis: str,
+        inner: Sequence[str],
+        size: int,
+        parts: list[Piece],
+        totals: list[str],
     ) -> list[str]:
+        """`size` indices of a reduce axis, written out; what they read in common is read once."""
+        outside = self.values.steps
+        if inner:
+            for number in range(size):
+                self.values.steps = {**outside, axis: number}
+                totals = self._loops(reduce, inner, parts, totals)
+            self.values.steps = outside
+            return totals
         step = min(size, self.schedule.lanes) if axis == self.values.vector else 1
         if self.schedule.group > 1:
             step = self.values.grouped = min(size, self.schedule.group)
-        self.values.forget()
+        self.values.enter()
+        self._ask(parts, range(0, size, step), axis)
         for number in range(size // step):
-            self.values.steps = {axis: number * step}
+            self.values.steps = {**outside, axis: number * step}
             if step < self.schedule.lanes and axis == self.values.vector:
                 parts = [replace(piece, valid=step) for piece in parts]
             totals = self._step(reduce, parts, totals, number % self.chains)
-        self.values.steps = {}
+        self.values.steps = outside
         return totals
+
+    def _ask(self, pieces: list[Piece], steps: Sequence[int] = (0,), axis: str = "") -> None:
+        """Prefetch what tiles further on touch: what steps of an axis read, or else the rest."""
+        values, summed = self.values, walk(self.stage.reduce.body) if self.stage.reduce else []
+        terms = {expr.key() for expr in summed if isinstance(expr, Load)}
+        for one in self.schedule.prefetches:
+            asked = [
+                (values.accesses[load.key()], values.pointers[load.key()], 0)
+                for load in self.stage.loads
+                if load.tensor.name == one.tensor and (load.key() in terms) == bool(axis)
+            ]
+            if one.tensor == self.stage.tensor.name and not axis:
+                asked.append((self.output, self.output.base, 1))
+            for access, pointer, writes in asked:
+                reach, step = one.ahead * access.outer.get(one.axis, 0), access.strides.get(axis, 0)
+                line, end = LINE // llvm.SIZES[access.dtype], -math.inf
+                at = {values.offset(access.strides, p) + n * step for p in pieces for n in steps}
+                for offset in sorted(at):
+                    if offset >= end:
+                        end = offset + line
+                        where = self.emit.pointer(pointer, offset + reach, access.dtype)
+                        flags = f"i32 {writes}, i32 {4 - one.cache}, i32 1"
+                        self.emit.line(f"call void @llvm.prefetch.p0(ptr {where}, {flags})")
 
     def _step(self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
         """One term more in one of the chains of every total."""

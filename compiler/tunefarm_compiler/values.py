@@ -45,6 +45,7 @@ class Access:
     outer: Mapping[str, int]
     dtype: str = "float32"
     packed: bool = False
+    flip: int = 0  # each byte was xored with it when it was packed
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Values:
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
         self.grouped = 1  # indices in a step, where one instruction does several
-        self._loaded: dict[object, str] = {}
+        self._loaded: dict[object, str] = {}  # by pointer and offset
+        self._block = ""
         self._memo: dict[tuple[int, Piece, Guard], str] = {}
 
     @property
@@ -119,6 +121,12 @@ class Values:
         """The loops have moved on: nothing loaded or computed holds any longer."""
         self._loaded.clear()
         self._memo.clear()
+
+    def enter(self) -> None:
+        """In another block of the code, nothing that was loaded holds."""
+        if self._block != self.emit.block:
+            self._block = self.emit.block
+            self.forget()
 
     def step_on(self) -> None:
         """An unrolled step further: what was loaded from a constant offset still holds."""
@@ -336,6 +344,8 @@ class Values:
                 return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
             case Bits(value):
                 return self.word(value, piece, guard)
+            case Binary("xor", Load() as load) if self.accesses[load.key()].flip:
+                return self._load_word(load, piece, guard)
             case Binary("xor" | "and" | "or" as op, left, right):
                 one, two = self.word(left, piece, guard), self.word(right, piece, guard)
                 return self.emit.value("x", f"{op} {kind('int32', lanes)} {one}, {two}")
@@ -361,7 +371,7 @@ class Values:
         key = load.key()
         access = self.accesses[key]
         offset, lanes = self.offset(access.strides, piece), piece.lanes
-        found = ("word", key, offset, lanes, only)
+        found = ("word", self.pointers[key], offset, lanes, only)
         if found in self._loaded:
             return self._loaded[found]
         where = self.emit.pointer(self.pointers[key], offset, access.dtype)
@@ -411,7 +421,7 @@ class Values:
         offset, lanes = self.offset(access.strides, piece), piece.lanes
         if along == 0 and lanes > 1:
             scalar = self._scalar(load, offset, guard.every)
-            wide = ("splat", key, offset, lanes, guard.every)
+            wide = ("splat", self.pointers[key], offset, lanes, guard.every)
             if wide not in self._loaded:
                 self._loaded[wide] = self.emit.splat(scalar, access.dtype, lanes)
             return self._loaded[wide]
@@ -420,7 +430,7 @@ class Values:
             if guard.mask:
                 only = self._both(guard.every, guard.mask, 1)
             return self._scalar(load, offset, only)
-        found = (key, offset, lanes, guard)
+        found = (self.pointers[key], offset, lanes, guard)
         if found not in self._loaded:
             if along == 1:
                 made = self._contiguous(load, offset, lanes, guard)
@@ -433,7 +443,7 @@ class Values:
 
     def _scalar(self, load: Load, offset: int, only: str) -> str:
         key, dtype = load.key(), load.dtype
-        found = (key, offset, only)
+        found = (self.pointers[key], offset, only)
         if found not in self._loaded:
             where = self.emit.pointer(self.pointers[key], offset, dtype)
             if only:
@@ -461,7 +471,7 @@ class Values:
             if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
                 continue
             first = offset - (at - begin)
-            found = ("turned", load.key(), first, lanes)
+            found = ("turned", self.pointers[load.key()], first, lanes)
             if (*found, at - begin) not in self._loaded:
                 rows = [
                     self._contiguous(load, first + lane * along, lanes, Guard())

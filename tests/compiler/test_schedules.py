@@ -4,9 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
-from tunefarm_compiler import Schedule, build, defaults, targets, workload
-from tunefarm_compiler.schedule import Attach, Pack
-from tunefarm_compiler.stages import inputs, plan
+from tunefarm_compiler import Schedule, build, defaults, targets, te, workload
+from tunefarm_compiler.codegen import lowered
+from tunefarm_compiler.schedule import Attach, Pack, Prefetch
+from tunefarm_compiler.stages import cache, inputs, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -68,15 +69,24 @@ def nests(draw, stage, names):
         Pack(name, draw(st.integers(0, len(loops)))) for name in names if draw(st.booleans())
     )
     reduced = [axis.name for axis in stage.reduce_axes]
+    tensors = [stage.tensor.name, *(load.tensor.name for load in stage.loads)]
+    prefetch = st.builds(
+        Prefetch,
+        st.sampled_from(tensors),
+        st.sampled_from([*stage.extents]),
+        st.integers(-3, 40),
+        st.sampled_from([1, 2]),
+    )
     return Schedule(
         loops,
         draw(st.sampled_from([1, 2, 4, 8, 16])),
-        draw(st.integers(1, 4)),
+        draw(st.integers(1, 9)),
         packs,
         draw(st.sampled_from(["", *stage.extents])),
         tuple(draw(st.permutations(reduced))),
         (),
         draw(st.sampled_from([1, 1, 4])),
+        prefetches=tuple(draw(st.lists(prefetch, max_size=2))),
     )
 
 
@@ -84,7 +94,10 @@ def nests(draw, stage, names):
 def schedules(draw, output):
     output = suited(output, SPEC)
     names = [tensor.name for tensor in inputs(output)]
-    *before, last = plan(output, defaults.kept(output))
+    kept = defaults.kept(output)
+    if not kept and any(isinstance(expr, te.Reduce) for expr in te.walk(output.compute.body)):
+        kept = draw(st.sampled_from([[], [cache(output)]]))
+    *before, last = plan(output, kept)
     main = draw(nests(last, names))
     attached = tuple(
         Attach(stage.tensor.name, draw(st.integers(0, len(main.loops))), draw(nests(stage, [])))
@@ -92,7 +105,7 @@ def schedules(draw, output):
     )
     return Schedule(
         main.loops, main.lanes, main.unroll, main.packs, main.vector, main.order, attached,
-        main.group,
+        main.group, prefetches=main.prefetches,
     )  # fmt: skip
 
 
@@ -121,3 +134,58 @@ def test_a_random_schedule_is_right_or_refused(text):
 @pytest.mark.parametrize("text", MORE)
 def test_a_random_schedule_of_another_type_is_right_or_refused(text):
     right_or_refused(text, 5)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("text", [*TEXTS, *MORE])
+def test_many_random_schedules_are_right_or_refused(text):
+    right_or_refused(text, 300)
+
+
+CACHED = Schedule(
+    (("j", 32), ("i", 4)),
+    16,
+    stages=(Attach("C.cache", 1, Schedule((("k", 7), ("i", 5)), 16, 2, (Pack("B", 1),))),),
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["matmul:m=23,n=70,k=31", "matmul:m=23,n=70,k=31,dtype=float16", "max:m=23,n=70,axis=0"]
+)
+def test_a_sum_gathered_in_scratch_is_right(text):
+    parsed = workload.parse(text)
+    schedule = CACHED
+    if parsed.name == "max":
+        inner = Schedule((("r", 3),), 16)
+        schedule = Schedule((("i", 32),), 16, stages=(Attach("C.cache", 1, inner),))
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    run(build(parsed, SPEC, schedule), parsed)
+
+
+def test_prefetches_are_kept_written_and_harmless():
+    parsed = workload.parse("matmul:m=23,n=70,k=31")
+    asked = (Prefetch("A", "i", 6), Prefetch("B", "j", 64, 2), Prefetch("C", "i", 900))
+    schedule = Schedule((("j", 64), ("i", 6)), 16, 2, prefetches=asked)
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    assert "prefetches" not in Schedule((), 1).to_json()
+    run(build(parsed, SPEC, schedule), parsed)
+    text = lowered(parsed, SPEC, schedule)
+    for kind in ("i32 0, i32 3", "i32 0, i32 2", "i32 1, i32 3"):
+        assert f", {kind}, i32 1)" in text
+
+
+@pytest.mark.parametrize(
+    "asked", [Prefetch("D", "i", 6), Prefetch("A", "q", 6), Prefetch("A", "i", 6, 3)]
+)
+def test_a_prefetch_of_what_is_not_there_is_refused(asked):
+    parsed = workload.parse("matmul:m=23,n=70,k=31")
+    with pytest.raises(InvalidScheduleError, match="prefetch of"):
+        build(parsed, SPEC, Schedule((("j", 64), ("i", 6)), 16, prefetches=(asked,)))
+
+
+@pytest.mark.parametrize("arch", ["wasm", "rasp3b", "rasp4b", "riscv64"])
+def test_prefetches_build_where_there_is_no_instruction(arch):
+    parsed = workload.parse("matmul:m=23,n=70,k=31")
+    spec = targets.resolve(arch)
+    asked = (Prefetch("A", "i", 6), Prefetch("C", "i", 6, 2))
+    assert build(parsed, spec, Schedule((("j", 16), ("i", 6)), 4, prefetches=asked))
