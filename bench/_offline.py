@@ -11,7 +11,6 @@ import json
 import math
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -87,8 +86,7 @@ def _serve(pipe: Connection, text: str, first: bytes) -> None:
 
     def in_turns(runs: list[Callable[[], float]], rounds: int) -> list[float]:
         taken = [[run() for run in (anchor, *runs)] for _ in range(rounds)]
-        ratios = zip(*([one / row[0] for one in row[1:]] for row in taken), strict=True)
-        return [statistics.median(column) * usual for column in ratios]
+        return [min(column) for column in list(zip(*taken, strict=True))[1:]]
 
     while True:
         bundles, rounds = pipe.recv()
@@ -174,8 +172,8 @@ class Offline:
         found: list[tuple[float, str]] = pipe.recv()
         return found
 
-    def retimed(self, candidates: Sequence[str], rounds: int = 15) -> dict[str, float]:
-        """Seconds of candidates that work, timed in turns: the medians of ratios to the default."""
+    def retimed(self, candidates: Sequence[str], rounds: int = 25) -> dict[str, float]:
+        """Seconds of candidates that work, timed in turns: the least of each."""
         builds = [
             self._pool.submit(str(self.parsed), self.spec, Schedule.from_json(one))
             for one in candidates

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.reuse import Nest, StageFacts, traffic
-from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.schedule import Schedule, blocks, dealt
+from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
 
 NAMES = (
@@ -71,6 +72,7 @@ NAMES = (
     "order of sums",
     "window reads again",
     "threads",
+    "threads that are busy",
     "even rows",
     "grouped",
     "type's size",
@@ -105,7 +107,7 @@ def features(schedule: Schedule, facts: Sequence[StageFacts], spec: TargetSpec) 
         scratch += size * one.total_size
         again += whole_nest.calls(attach.depth) * math.prod(part.values()) / max(1, heavy.points)
     return [*_target(spec), *_work(facts, heavy, again, scratch), *_tile(nest), *_memory(nest),
-            *_loops(nest, schedule)]  # fmt: skip
+            *_loops(nest, schedule, last.stage)]  # fmt: skip
 
 
 def _target(spec: TargetSpec) -> list[float]:
@@ -210,7 +212,16 @@ def _memory(nest: Nest) -> list[float]:
     ]
 
 
-def _loops(nest: Nest, schedule: Schedule) -> list[float]:
+def _busy(schedule: Schedule, stage: Stage) -> float:
+    """Share of the threads' time that the blocks dealt out fill."""
+    depth = dealt(schedule, stage)
+    if depth < 0:
+        return 1.0 / schedule.threads
+    count = blocks(schedule, stage)[depth]
+    return count / (-(-count // schedule.threads) * schedule.threads)
+
+
+def _loops(nest: Nest, schedule: Schedule, last_stage: Stage) -> list[float]:
     facts, own = nest.facts, nest.schedule
     summed = [
         (a, rounds) for a, rounds, _ in nest.levels[1 : len(own.loops) + 1] if a in facts.summed
@@ -242,7 +253,8 @@ def _loops(nest: Nest, schedule: Schedule) -> list[float]:
         float(kept),
         float(natural),
         sum(window),
-        log2(float(getattr(schedule, "threads", 1) or 1)),
+        log2(schedule.threads),
+        _busy(schedule, last_stage),
         even,
         float(own.group),
         float(facts.total_size),

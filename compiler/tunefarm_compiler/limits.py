@@ -23,7 +23,7 @@ def fault(nest: Nest) -> str:
         return "its code is too large"
     scratch, copied = 0, 0
     for size, times, _ in nest.pack_bytes():
-        scratch += size
+        scratch += size  # each thread has its own
         copied += size * times
     if scratch > MAX_SCRATCH_BYTES or scratch > 2 * caches(facts.spec).last:
         return "its packs do not fit in the last cache"

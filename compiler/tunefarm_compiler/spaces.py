@@ -32,8 +32,8 @@ TRIES = 200
 class Tuned(Protocol):
     """Where the best known schedules are looked up."""
 
-    def schedule(self, workload: Workload, spec: TargetSpec) -> Schedule | None:
-        """The best one known for that, if any."""
+    def schedule(self, workload: Workload, spec: TargetSpec, threads: int) -> Schedule | None:
+        """The best one known for that, if any, dealt out to so many threads."""
 
 
 def default_schedule(
@@ -43,8 +43,9 @@ def default_schedule(
 
     Its loops are dealt out to so many threads.
     """
-    found = tuned.schedule(workload, spec) if tuned is not None else None
-    return on_threads(found or defaults.default(workload.output, spec), workload, spec, threads)
+    if tuned is not None and (found := tuned.schedule(workload, spec, threads)) is not None:
+        return found
+    return on_threads(defaults.default(workload.output, spec), workload, spec, threads)
 
 
 class Odometer:
@@ -106,17 +107,17 @@ class Layout:
 
 
 class ScheduleRules:
-    """All schedules of an expression on a target that are worth building."""
+    """All schedules of an expression on a target that are worth building, on so many threads."""
 
-    def __init__(self, workload: Workload, spec: TargetSpec) -> None:
-        self.workload, self.spec = workload, spec
+    def __init__(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> None:
+        self.workload, self.spec, self.threads = workload, spec, threads
         self.output = suited(workload.output, spec)
         self._layouts: dict[frozenset[str], Layout] = {}
 
     @cached_property
     def default(self) -> Schedule:
         """What is built where nothing was tuned."""
-        return defaults.default(self.workload.output, self.spec)
+        return default_schedule(self.workload, self.spec, self.threads)
 
     def layout(self, kept: Sequence[str]) -> Layout:
         """The stages where those are not inlined. Raises: InvalidScheduleError."""
@@ -168,6 +169,44 @@ class ScheduleRules:
 
     def draw(self, choose: Choose) -> Schedule:
         """A schedule by decisions; it may still have a fault."""
+        made = self._drawn(choose)
+        if self.threads > 1 and len(axes := self._parallel(made)) > 1:
+            # Mostly the loop that keeps the threads busy is left to be found.
+            weights = [float(len(axes)), *[1.0] * len(axes)]
+            made = replace(made, parallel=choose("parallel", ["", *axes], weights))
+        return self.dealt_out(made)
+
+    def _parallel(self, schedule: Schedule) -> list[str]:
+        """Axes whose loops can be dealt out."""
+        last = self.layout([attach.stage for attach in schedule.stages]).facts[-1]
+        return list(dict.fromkeys(axis for axis, _ in schedule.loops if axis in last.spatial))
+
+    def dealt_out(self, schedule: Schedule) -> Schedule:
+        """Its loops dealt out to the threads of this space, as far as there are any."""
+        layout = self.layout([attach.stage for attach in schedule.stages])
+
+        def nest(one: Schedule, facts: StageFacts) -> Schedule:
+            axes = {axis for axis, _ in one.loops if axis in facts.spatial}
+            if self.threads == 1 or not axes:
+                return replace(one, threads=1, parallel="")
+            kept = one.parallel if one.parallel in axes else ""
+            return replace(one, threads=self.threads, parallel=kept)
+
+        if self.threads == 1 and schedule.threads == 1:
+            return schedule
+        facts = {one.stage.tensor.name: one for one in layout.facts}
+        stages = tuple(
+            replace(
+                a,
+                schedule=replace(a.schedule, threads=1, parallel="")
+                if a.depth
+                else nest(a.schedule, facts[a.stage]),
+            )
+            for a in schedule.stages
+        )
+        return nest(replace(schedule, stages=stages), layout.facts[-1])
+
+    def _drawn(self, choose: Choose) -> Schedule:
         weights = [1.0, *[0.1] * (len(self.layouts) - 1)]
         names = ["+".join(sorted(kept)) for kept in self.layouts]
         kept = self.layouts[names.index(choose("stages", names, weights))]
@@ -212,12 +251,14 @@ class ScheduleRules:
     def mutate(self, schedule: Schedule, rng: random.Random) -> Schedule:
         """A neighbour without faults; another sample where none was found."""
         for _ in range(TRIES // 4):
-            made = self._moved(schedule, rng)
+            made = self.dealt_out(self._moved(schedule, rng))
             if made != schedule and not self.fault(made):
                 return made
         return self.sample(rng)
 
     def _moved(self, schedule: Schedule, rng: random.Random) -> Schedule:
+        if self.threads > 1 and rng.random() < 0.15:
+            return replace(schedule, parallel=rng.choice(["", *self._parallel(schedule)]))
         layout = self.layout([attach.stage for attach in schedule.stages])
         if schedule.stages and rng.random() < 0.1:
             return self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
@@ -242,7 +283,7 @@ class ScheduleRules:
     def cross(self, one: Schedule, other: Schedule, rng: random.Random) -> Schedule:
         """A child without faults; a neighbour of one parent where none was found."""
         for _ in range(4):
-            made = self._crossed(one, other, rng)
+            made = self.dealt_out(self._crossed(one, other, rng))
             if made not in (one, other) and not self.fault(made):
                 return made
         return self.mutate(one, rng)
@@ -291,11 +332,11 @@ class ScheduleRules:
 
         stages = tuple(replace(a, schedule=nest(a.stage, a.schedule)) for a in schedule.stages)
         last = layout.stages[-1].tensor.name
-        made = replace(nest(last, schedule), stages=stages)
+        made = self.dealt_out(replace(nest(last, schedule), stages=stages))
         for _ in range(32):
             if not self.fault(made):
                 return made
-            smaller = moves.shrunk(made, layout.rules(last, single))
+            smaller = self.dealt_out(moves.shrunk(made, layout.rules(last, single)))
             if smaller == made:
                 break
             made = smaller

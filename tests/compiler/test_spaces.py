@@ -45,10 +45,10 @@ def any_workload(draw):
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
-@given(any_workload(), st.sampled_from(TARGETS), st.integers(0, 1000))
-def test_whatever_is_made_can_be_applied_and_is_canonical(parsed, target, seed):
+@given(any_workload(), st.sampled_from(TARGETS), st.integers(0, 1000), st.sampled_from((1, 1, 4)))
+def test_whatever_is_made_can_be_applied_and_is_canonical(parsed, target, seed, threads):
     spec, rng = targets.resolve(target), random.Random(seed)
-    rules = ScheduleRules(parsed, spec)
+    rules = ScheduleRules(parsed, spec, threads)
     one, other = rules.sample(rng), rules.sample(rng)
     mutant = rules.mutate(one, rng)
     child = rules.cross(mutant, other, rng)
@@ -59,6 +59,7 @@ def test_whatever_is_made_can_be_applied_and_is_canonical(parsed, target, seed):
         check(made, rules.output)
         assert made == rules.default or not rules.fault(made)
         assert Schedule.from_json(made.to_json()) == made
+        assert made.threads in (1, threads)
         numbers = rules.features(made)
         assert len(numbers) == len(NAMES) and all(map(math.isfinite, numbers))
 

@@ -61,6 +61,12 @@ def test_it_is_what_default_schedules_ask():
     found = Database([entry(9, 0.5)])
     assert default_schedule(CUBE, ZEN4, tuned=found) == schedule(9) != default_schedule(CUBE, ZEN4)
     assert default_schedule(CUBE, PI, tuned=found) == default_schedule(CUBE, PI)
+    # What was tuned for one thread says nothing of four, and the other way round.
+    assert default_schedule(CUBE, ZEN4, 4, found) == default_schedule(CUBE, ZEN4, 4)
+    many = ScheduleRules(CUBE, ZEN4, 4).sample(random.Random(0))
+    assert found.add(Entry.of(CUBE, ZEN4, many.to_json(), 0.2)) and len(found) == 2
+    assert default_schedule(CUBE, ZEN4, 4, found) == many
+    assert default_schedule(CUBE, ZEN4, tuned=found) == schedule(9)
 
 
 def test_a_schedule_that_can_no_longer_be_applied_is_passed_over():

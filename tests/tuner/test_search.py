@@ -78,7 +78,7 @@ def test_nothing_is_proposed_twice_whatever_is_told_and_when(name, seed, sizes):
 def test_a_small_space_is_tried_whole_and_then_the_search_is_through(name):
     space = knobs()
     search = strategy(name, space, 1)
-    assert set(walked(search, 40, 16)) == set(space.candidates())
+    assert set(walked(search, 8, 64)) == set(space.candidates())
     assert search.propose(4) == []
 
 

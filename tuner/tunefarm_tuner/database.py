@@ -2,7 +2,7 @@
 
     {"cpu": "znver4", "features": [...], "schedule": {...}, "seconds": 0.018, "workload": ...}
 
-One line for each workload and target, sorted, so that two files can be compared line by line.
+One line for each workload, target and number of threads, sorted: two files compare line by line.
 """
 
 import json
@@ -25,6 +25,9 @@ from tunefarm_tuner.search.transfer import distance
 
 VERSION = 1
 NEAR = 4.0  # powers of two that the sizes of a shape in place of another may differ by in all
+
+
+Key = tuple[str, TargetSpec, int]
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,14 @@ class Entry:
         return TargetSpec(self.triple, self.cpu, self.features)
 
     @property
-    def key(self) -> tuple[str, TargetSpec]:
+    def threads(self) -> int:
+        """How many its loops are dealt out to."""
+        return Schedule.from_json(self.schedule).threads
+
+    @property
+    def key(self) -> Key:
         """What there is one entry for."""
-        return self.workload, self.spec
+        return self.workload, self.spec, self.threads
 
     def to_json(self) -> str:
         """One line."""
@@ -91,15 +99,15 @@ class Database:
     """Best schedules by workload and target; a `spaces.Tuned`."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._entries: dict[tuple[str, TargetSpec], Entry] = {}
+        self._entries: dict[Key, Entry] = {}
         self.merge(entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        order = sorted(self._entries.values(), key=lambda e: (e.workload, e.triple, e.cpu))
-        return iter(order)
+        order = sorted(self._entries, key=lambda k: (k[0], k[1].triple, k[1].cpu, k[2]))
+        return iter([self._entries[key] for key in order])
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Database":
@@ -128,11 +136,13 @@ class Database:
         Path(made.name).replace(file)
 
     def add(self, entry: Entry) -> bool:
-        """Keep an entry if it is the fastest of its workload and target; whether it is.
+        """Keep an entry if it is the fastest of its workload, target and threads; whether it is.
 
-        One of the schedule that is kept already is a newer measurement, and takes its place.
+        Of two measurements of one schedule the newer one holds.
         """
         old = self._entries.get(entry.key)
+        if old and old.schedule == entry.schedule and old.recorded_at > entry.recorded_at:
+            return False
         if old and old.schedule != entry.schedule and old.seconds <= entry.seconds:
             return False
         self._entries[entry.key] = entry
@@ -148,13 +158,13 @@ class Database:
 
     # Looking up
 
-    def lookup(self, workload: Workload, spec: TargetSpec) -> Found | None:
+    def lookup(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> Found | None:
         """The best known: of the very workload and target, of a target like it, of a shape near.
 
         None where nothing is near. A schedule that this version cannot apply is passed over.
         """
-        rules = _rules(workload, spec)
-        alike = [entry for entry in self if _alike(entry.spec, spec)]
+        rules = _rules(workload, spec, threads)
+        alike = [entry for entry in self if _alike(entry.spec, spec) and entry.threads == threads]
         alike.sort(key=lambda entry: (entry.spec != spec, entry.cpu != spec.cpu, entry.seconds))
         for entry in alike:
             if entry.workload == str(workload):
@@ -175,20 +185,21 @@ class Database:
             if far <= NEAR and other.dtype == rules.workload.dtype:
                 shapes.append((far, entry, other))
         for _, entry, other in sorted(shapes, key=lambda one: one[0]):
-            schedule = rules.adapt(Schedule.from_json(entry.schedule), _rules(other, entry.spec))
+            source = _rules(other, entry.spec, rules.threads)
+            schedule = rules.adapt(Schedule.from_json(entry.schedule), source)
             if schedule is not None:
                 return Found(schedule, "shape", entry)
         return None
 
-    def schedule(self, workload: Workload, spec: TargetSpec) -> Schedule | None:
+    def schedule(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> Schedule | None:
         """The schedule of `lookup`, if any."""
-        found = self.lookup(workload, spec)
+        found = self.lookup(workload, spec, threads)
         return found.schedule if found else None
 
 
 @lru_cache(64)
-def _rules(workload: Workload, spec: TargetSpec) -> ScheduleRules:
-    return ScheduleRules(workload, spec)
+def _rules(workload: Workload, spec: TargetSpec, threads: int) -> ScheduleRules:
+    return ScheduleRules(workload, spec, threads)
 
 
 def _alike(one: TargetSpec, other: TargetSpec) -> bool:

@@ -17,11 +17,11 @@ _read = lru_cache(4096)(Schedule.from_json)
 
 
 class ScheduleSpace:
-    """Every schedule of a workload on a target that is worth building; a `Space`."""
+    """Every schedule of a workload on a target, on so many threads, that is worth building."""
 
-    def __init__(self, workload: Workload, spec: TargetSpec) -> None:
-        self.workload, self.spec = workload, spec
-        self.rules = ScheduleRules(workload, spec)
+    def __init__(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> None:
+        self.workload, self.spec, self.threads = workload, spec, threads
+        self.rules = ScheduleRules(workload, spec, threads)
 
     def default(self) -> Candidate:
         """The schedule of the compiler's own rules."""
