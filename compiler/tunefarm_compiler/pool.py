@@ -8,12 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Self
 
 from tunefarm_proto.bundle import Bundle
-from tunefarm_proto.errors import BuildFailedError, CompilerCrashedError, from_proto
+from tunefarm_proto.errors import (
+    BuildFailedError,
+    CompilerCrashedError,
+    TunefarmError,
+    from_proto,
+)
 from tunefarm_proto.v1 import common_pb2 as pb
 
 from tunefarm_compiler.schedule import Schedule
@@ -29,7 +35,7 @@ class Build(Future[Bundle]):
     seconds = 0.0
 
 
-_Job = tuple[bytes, Build]
+_Job = tuple[bytes | Callable[[], Bundle], Build]
 
 
 class BuildPool:
@@ -64,9 +70,16 @@ class BuildPool:
         """
         text = schedule.to_json() if schedule else ""
         job = {"workload": workload, "target": asdict(target), "schedule": text}
+        return self._put(json.dumps(job).encode() + b"\n")
+
+    def call(self, function: Callable[[], Bundle]) -> Build:
+        """Have a function make the bundle, on a thread of this process, as many at a time."""
+        return self._put(function)
+
+    def _put(self, work: bytes | Callable[[], Bundle]) -> Build:
         future = Build()
         with self._lock:
-            self._jobs.put((json.dumps(job).encode() + b"\n", future))
+            self._jobs.put((work, future))
             if len(self._threads) < self._limit:
                 thread = threading.Thread(target=self._serve, name="tunefarm-build", daemon=True)
                 self._threads.append(thread)
@@ -79,6 +92,9 @@ class BuildPool:
             line, future = job
             if self._closing.is_set():
                 future.cancel()
+                continue
+            if not isinstance(line, bytes):
+                _call(line, future)
                 continue
             for tried in range(KILLED_TRIES):
                 if worker is None:
@@ -128,6 +144,21 @@ class BuildPool:
         else:
             future.set_result(Bundle(data))
         return None
+
+
+def _call(function: Callable[[], Bundle], future: Build) -> None:
+    """What it raises is the candidate's failure."""
+    began = time.perf_counter()
+    try:
+        found = function()
+    except TunefarmError as error:
+        future.set_exception(error)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        future.set_exception(BuildFailedError(said))
+    else:
+        future.seconds = time.perf_counter() - began
+        future.set_result(found)
 
 
 def _ended(worker: "subprocess.Popen[bytes]") -> int:
