@@ -6,29 +6,46 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tunefarm import Device, Tracker, request_device
 from tunefarm.request import Where, current_user
 from tunefarm_compiler import targets, workload
 from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_tuner.bench import target_of_key
+from tunefarm_tuner.database import Database
+from tunefarm_tuner.experience import entries_of, experience_of
 from tunefarm_tuner.finals import Finalist
 from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish
 from tunefarm_tuner.progress import Progress, Reporter
 from tunefarm_tuner.recording import target_text
-from tunefarm_tuner.records import Record, RecordFile
+from tunefarm_tuner.records import Record, RecordFile, read
 from tunefarm_tuner.result import DeviceUse, TaskResult, TuneResult
+from tunefarm_tuner.search import (
+    STRATEGIES,
+    Experience,
+    Patience,
+    RoundRobin,
+    ScheduleSpace,
+    TaskScheduler,
+    WarmStart,
+    warm_start,
+)
+from tunefarm_tuner.search import Task as Scheduled
+from tunefarm_tuner.search import strategy as strategy_of
 from tunefarm_tuner.seats import Seat
-from tunefarm_tuner.simple import GridSpace, Shuffled
-from tunefarm_tuner.tasks import Task
+from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
 
-STRATEGIES = ("random",)
-DEFAULT_STRATEGY = "random"
+DEFAULT_STRATEGY = "model"
+SCHEDULERS = {"gradient": TaskScheduler, "round-robin": RoundRobin}
+ANY = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,14 @@ class Tuned:
 
     workload: str
     weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.workload
+
+
+Wanted: TypeAlias = str | Tuned | Custom
 
 
 @dataclass(frozen=True)
@@ -51,12 +76,16 @@ class Asked:
 
 
 def tune(
-    tasks: str | Tuned | Sequence[str | Tuned],
+    tasks: Wanted | Sequence[Wanted],
     devices: str | Sequence[str] | Mapping[str, int],
     *,
     trials: int,
     records: str | os.PathLike[str],
     strategy: str = DEFAULT_STRATEGY,
+    scheduler: str = "gradient",
+    patience: int = 0,
+    transfer: Sequence[str | os.PathLike[str]] = (),
+    best: str | os.PathLike[str] | None = None,
     seed: int = 0,
     screen: Screen | None = None,
     finals: bool = True,
@@ -71,11 +100,17 @@ def tune(
 ) -> TuneResult:
     """Measure up to `trials` candidates of each task, those already in `records` counted in.
 
-    `tasks` are workloads, as in "matmul:m=512,n=512,k=512"; `devices` are keys, each with how many
-    boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for each key. Every
-    candidate leaves a record, a failure with its reason; candidates whose code is that of an
-    earlier one are recorded and not measured. At the end the best and the default of each task are
-    timed in turns by the full protocol, so that the winner is no lucky sample (`finals`).
+    `tasks` are workloads, as in "matmul:m=512,n=512,k=512", or `Custom` ones; `devices` are keys,
+    each with how many boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for
+    each key. Every candidate leaves a record, a failure with its reason; candidates whose code is
+    that of an earlier one are recorded and not measured. At the end the best and the default of
+    each task are timed in turns by the full protocol, so that the winner is no lucky sample
+    (`finals`).
+
+    `strategy` is one of `STRATEGIES`. Of several tasks, "gradient" gives the trials of all to those
+    where most is to be gained for the whole, "round-robin" as many to each. A task ends early after
+    `patience` trials without gain (0: never). The model begins with what `records`, and the files
+    in `transfer`, say of other shapes and targets. The winners go into the database `best`.
 
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
@@ -85,7 +120,8 @@ def tune(
     what else `request_device` raises; never an error of a candidate.
     """
     keys = _keys(devices)
-    wanted = [Tuned(one) if isinstance(one, str) else one for one in _listed(tasks)]
+    listed = [tasks] if isinstance(tasks, str | Tuned | Custom) else list(tasks)
+    wanted = [Tuned(one) if isinstance(one, str) else one for one in listed]
     if trials < 1 or not keys or not wanted:
         raise errors.InvalidRequestError(
             f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys", "give 1 or more"
@@ -94,8 +130,14 @@ def tune(
         raise errors.InvalidRequestError(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
         )
+    if scheduler not in SCHEDULERS or patience < 0:
+        raise errors.InvalidRequestError(
+            f"no scheduler {scheduler!r} with patience {patience}",
+            f"known are {', '.join(SCHEDULERS)}; a patience is 0 or more",
+        )
     for one in wanted:
-        workload.parse(one.workload)
+        if isinstance(one, Tuned):
+            workload.parse(one.workload)
     asked = Asked(tracker, priority, timeout, wait_for_key, where)
     wish = Wish(
         screen=screen or Screen(),
@@ -105,15 +147,17 @@ def tune(
         seed=seed,
     )
     with RecordFile(Path(records)) as file, BuildPool(workers=wish.workers) as pool:
-        run = Run(
-            file, pool, wish, asked, wanted=wanted, keys=keys, trials=trials, strategy=strategy
-        )
+        plan = Plan(wanted, keys, trials, strategy, scheduler, patience)
+        run = Run(file, pool, wish, asked, plan)
         run.on_record, run.on_progress = on_record, on_progress
-        return run.go()
-
-
-def _listed(tasks: str | Tuned | Sequence[str | Tuned]) -> list[str | Tuned]:
-    return [tasks] if isinstance(tasks, str | Tuned) else list(tasks)
+        for other in transfer:
+            run.known += experience_of(read(Path(other)))
+        result = run.go()
+        if best is not None:
+            entries = Database.read(best)
+            if entries.merge(entries_of(file.records)):
+                entries.write(best)
+        return result
 
 
 def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
@@ -128,6 +172,18 @@ def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
     return keys
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is for."""
+
+    wanted: Sequence[Tuned | Custom]
+    keys: dict[str, int]
+    trials: int
+    strategy: str
+    scheduler: str
+    patience: int
+
+
 class Run:
     """One call of `tune`."""
 
@@ -137,20 +193,18 @@ class Run:
         pool: BuildPool,
         wish: Wish,
         asked: Asked,
-        *,
-        wanted: Sequence[Tuned],
-        keys: dict[str, int],
-        trials: int,
-        strategy: str,
+        plan: "Plan",
     ) -> None:
         self.on_record: Callable[[int, Record], None] | None = None
         self.on_progress: Callable[[tpb.TuningRun], None] | None = None
         self._file, self._pool = file, pool
-        self._wanted, self._keys, self._trials = wanted, keys, trials
+        self._plan, self._wanted, self._keys = plan, plan.wanted, plan.keys
         self._wish, self._asked = wish, asked
+        self.known = experience_of(file.records)
+        self._tasks = SCHEDULERS[plan.scheduler]([])
         self._ledger = Ledger()
         self._winners: dict[Line, list[Finalist]] = {}
-        self._progress = Progress(wish.run, current_user(), strategy)
+        self._progress = Progress(wish.run, current_user(), plan.strategy)
         self._known: set[tuple[str, str]] = set()
         self._report: Callable[[tpb.TuningRun], None] = lambda run: None
 
@@ -163,7 +217,12 @@ class Run:
                     self._add_tasks(key, target)
             hooks = Hooks(self._recorded, self._tick, self._winner, self._join)
             pipeline = Pipeline(
-                self._ledger, self._pool, self._file, hooks=hooks, choose=fewest, wish=self._wish
+                self._ledger,
+                self._pool,
+                self._file,
+                hooks=hooks,
+                choose=self._choose,
+                wish=self._wish,
             )
             pipeline.keys = frozenset(self._keys)
             reporter = Reporter(self._asked.tracker)
@@ -197,7 +256,7 @@ class Run:
                 priority=asked.priority,
                 timeout=asked.timeout,
                 wait_for_key=asked.wait_for_key,
-                purpose=f"tune {', '.join(one.workload for one in self._wanted)}"[:200],
+                purpose=f"tune {', '.join(one.name for one in self._wanted)}"[:200],
             )
 
         return Seat(key, request, pipeline.post)
@@ -209,17 +268,60 @@ class Run:
             return
         self._known.add((key, text))
         spec = targets.from_device(target)
+        seed = self._wish.seed
         for one in self._wanted:
-            parsed = workload.parse(one.workload)
-            space = GridSpace(parsed, spec)
-            task = Task(parsed, spec, key, text, space, weight=one.weight, seed=self._wish.seed)
-            found = Shuffled(space, self._wish.seed)
-            self._ledger.add(task, found, self._trials, self._file.records)
+            task: Task
+            start = WarmStart()
+            if isinstance(one, Custom):
+                task = CustomTask(one, spec, key=key, target=text, seed=seed)
+            else:
+                parsed = workload.parse(one.workload)
+                space = ScheduleSpace(parsed, spec)
+                start = warm_start(space, self._foreign(parsed, spec), seed=seed)
+                task = WorkloadTask(
+                    parsed, spec, space, key=key, target=text, weight=one.weight, seed=seed
+                )
+            self._add(task, start, alike=one.name.partition(":")[0])
+
+    def _foreign(self, parsed: Workload, spec: TargetSpec) -> list[Experience]:
+        """What is known of other tasks: the records of its own are told to the strategy."""
+        return [one for one in self.known if (one.workload, one.spec) != (parsed, spec)]
+
+    def _add(self, task: Task, start: WarmStart, alike: str) -> None:
+        plan = self._plan
+        found = strategy_of(plan.strategy, task.space, self._wish.seed, start)
+        shared = plan.scheduler == "gradient"
+        line = self._ledger.add(
+            task,
+            found,
+            ANY if shared else plan.trials,
+            self._file.records,
+            Patience(plan.patience),
+        )
+        if shared:
+            pot = self._ledger.pots
+            pot[task.key] = pot.get(task.key, 0) + plan.trials
+        name = name_of(line)
+        operations = float(task.operations)
+        self._tasks.tasks[name] = Scheduled(name, task.weight, operations, alike=alike)
+        self._tasks._turns[name] = 0
+        if line.records:
+            self._tasks.observe(name, [one.median_s for one in line.records.values()])
+
+    def _choose(self, lines: Sequence[Line]) -> Line:
+        names = {name_of(line): line for line in lines}
+        for name, task in self._tasks.tasks.items():
+            task.ended = name not in names
+        chosen = self._tasks.next()
+        return names[chosen] if chosen is not None else lines[0]
 
     def _join(self, device: Device) -> None:
         self._add_tasks(device.key, device.target)
 
     def _recorded(self, record: Record) -> None:
+        name = " ".join(record.task)
+        if not record.duplicate_of:
+            self._tasks.observe(name, [record.median_s])
         if self.on_record is not None:
             self.on_record(sum(line.trials for line in self._ledger.lines), record)
 
@@ -244,9 +346,9 @@ class Run:
         )
 
 
-def fewest(lines: Sequence[Line]) -> Line:
-    """The one with the fewest trials so far: each in turn."""
-    return min(lines, key=lambda line: line.trials + len(line.open) + line.asked)
+def name_of(line: Line) -> str:
+    """A task's name among those of the scheduler."""
+    return " ".join(line.task.name)
 
 
 def summed(line: Line, finalists: list[Finalist]) -> TaskResult:
