@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -38,10 +39,12 @@ def open_browser(profile: Path) -> Iterator[webdriver.Chrome]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    # A violation of the content security policy, or an error in our script, is told here.
-    told = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    driver.quit()
+    try:
+        yield driver
+        # A violation of the content security policy, or an error in our script, is told here.
+        told = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    finally:
+        driver.quit()
     assert told == []
 
 
@@ -50,7 +53,11 @@ def text(browser: webdriver.Chrome, section: str) -> str:
 
 
 def wait_for(browser: webdriver.Chrome, section: str, words: str, *, there: bool = True) -> None:
-    WebDriverWait(browser, 20, 0.05).until(lambda _: (words in text(browser, section)) == there)
+    def holds(_: object) -> bool:
+        return (words in text(browser, section)) == there
+
+    # htmx puts a new element in the place of the section that is looked at.
+    WebDriverWait(browser, 20, 0.05, [StaleElementReferenceException]).until(holds)
 
 
 def style(browser: webdriver.Chrome, selector: str, name: str) -> str:
