@@ -1,4 +1,4 @@
-"""Schemathesis asks everything that the OpenAPI schema tells of, with odd values: no server error."""
+"""Schemathesis asks all that the OpenAPI schema tells of, with odd values: no server error."""
 
 import os
 from pathlib import Path
