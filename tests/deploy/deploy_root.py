@@ -7,6 +7,7 @@ may write to.
 
 import os
 import shutil
+import signal
 import subprocess
 import textwrap
 import time
@@ -117,13 +118,16 @@ def booted(root: Path) -> Iterator[System]:
     boot = root.with_name("boot.sh")
     boot.write_text(_BOOT % PATHS)
     process = subprocess.Popen(["sh", str(boot), str(root), str(group)])
+    first = 0
     try:
-        system = System(root, _first_process(process.pid))
+        first = _first_process(process.pid)
+        system = System(root, first)
         _wait_until_up(system)
         system.run("python3", "-c", textwrap.dedent(_LOOPBACK_UP))
         yield system
     finally:
-        process.terminate()  # its first process goes with it, and with that all others
+        # With the first process all others in there go. (`unshare` itself ignores SIGTERM.)
+        os.kill(first or process.pid, signal.SIGKILL)
         process.wait(30)
         for _ in range(50):
             with suppress(OSError):

@@ -196,8 +196,7 @@ def _run(*words: str, why: Sequence[str] = ()) -> None:
     hint = f"`journalctl -u {words[-1]}` tells more"
     if why:
         log = subprocess.run(why, capture_output=True, text=True, timeout=30, check=False).stdout
-        ours = [line for line in log.splitlines() if line.startswith("tunefarm")]
-        said = ours[-1:] or said
+        said = [one for one in log.splitlines() if not one.startswith(words[-1])][-1:] or said
     raise InternalError(f"{' '.join(words[:2])} failed: {said[0]}", hint)
 
 
