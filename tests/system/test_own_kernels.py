@@ -66,5 +66,5 @@ def test_wrong_words_get_one_line(farm, gemm, tmp_path, monkeypatch, words, said
     monkeypatch.chdir(tmp_path)
     build_c(gemm, "local", ARGS).write("gemm.tf")
     done = farm.run("bench", *words, "--device", "one")
-    assert done.returncode == 1 and said in done.stderr
+    assert done.returncode == 2 and said in done.stderr
     assert len(done.stderr.splitlines()) == 1
