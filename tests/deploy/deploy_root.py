@@ -35,6 +35,7 @@ for one in null zero random urandom full tty; do
 done
 mkdir -p "$1/dev/pts" "$1/dev/shm" "$1/before"
 mount -t devpts devpts "$1/dev/pts" -o newinstance,ptmxmode=0666
+ln -s pts/ptmx "$1/dev/ptmx"
 mount -t tmpfs tmpfs "$1/dev/shm"
 mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
 cd "$1"

@@ -57,7 +57,7 @@ def test_a_bundle_is_timed_and_its_answer_is_not_judged(farm, gemm, tmp_path):
     [
         (["absent.tf"], "absent.tf"),
         (["gemm.tf", "--function", "other"], "no function 'other'"),
-        (["gemm.tf", "--seed", "-1"], "a seed is 0 or more"),
+        (["gemm.tf", "--seed", "-1"], "0 or more"),
         (["gemm.tf", "--schedule", "{}"], "is of workloads"),
         (["add:n=16", "--fill", "zeros"], "is of bundles"),
     ],
