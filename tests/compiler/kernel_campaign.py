@@ -16,8 +16,8 @@ from tunefarm_compiler.lower import function
 from tunefarm_compiler.spaces import ScheduleRules
 
 CHUNK = 16
-SPACES = 3  # of so many shapes one is also run by a schedule of the tuner's space
-WILD = 3  # of so many shapes one is also run by a schedule of no space, where one is accepted
+SPACES = 4  # of so many shapes one is also run by a schedule of the tuner's space
+WILD = 8  # of so many shapes one is also run by a schedule of no space, where one is accepted
 LONGEST = 200_000  # characters of a kernel's text: larger ones take long to compile
 
 
