@@ -25,7 +25,7 @@ test-slow: install
 test-emulation: install
 	$(BIN)/pytest -m emulation --timeout 900
 
-# 20 minutes. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
+# Minutes for each of nine targets. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
 test-kernels: install
 	$(BIN)/pytest -m kernels -s --timeout 900 tests/compiler
 
