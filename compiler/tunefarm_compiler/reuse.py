@@ -244,7 +244,9 @@ class Nest:
         values = self.rows * self.vectors
         unroll = self.schedule.unroll
         inner = self.tile[order[-1]] if order else 1
-        steps = min(unroll, inner) + (1 if unroll > 1 and inner % unroll else 0)
+        every = math.prod(self.tile[axis] for axis in order)
+        steps = min(unroll, every if unroll > inner else inner)
+        steps += 1 if unroll > 1 and inner % unroll else 0
         step = values * max(1, facts.work // 3) + 2 * sum(self.operand_vectors)
         turned = sum(20 * facts.spec.lanes for _, _, turned in self.pack_bytes() if turned)
         # Of what conditions cut, most combinations are never reached.
