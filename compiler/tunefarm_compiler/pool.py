@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Self
 
@@ -35,7 +35,8 @@ class Build(Future[Bundle]):
     seconds = 0.0
 
 
-_Task = tuple[Job, Build]
+_Work = Job | Callable[[], Bundle]
+_Task = tuple[_Work, Build]
 
 
 class BuildPool:
@@ -81,6 +82,12 @@ class BuildPool:
         """
         return self.submit_many([Kernel(workload, schedule)], target)
 
+    def call(self, function: Callable[[], Bundle]) -> Build:
+        """Have a function make the bundle, on a thread of this process, as many at a time."""
+        future = Build()
+        self._enqueue(function, future)
+        return future
+
     def submit_many(self, kernels: Sequence[Kernel], target: Targets) -> Build:
         """Compile several kernels into one bundle, as `compile_many` does, by one worker."""
         future = Build()
@@ -97,9 +104,9 @@ class BuildPool:
             self._enqueue(asked, future)
         return future
 
-    def _enqueue(self, asked: Job, future: Build) -> None:
+    def _enqueue(self, work: _Work, future: Build) -> None:
         with self._lock:
-            self._jobs.put((asked, future))
+            self._jobs.put((work, future))
             if len(self._threads) < self._limit:
                 thread = threading.Thread(target=self._serve, name="tunefarm-build", daemon=True)
                 self._threads.append(thread)
@@ -143,6 +150,12 @@ class BuildPool:
             if self._closing.is_set():
                 future.cancel()
                 continue
+            if not isinstance(asked, Job):
+                _call(asked, future)
+                continue
+            if not isinstance(asked, Job):
+                _call(asked, future)
+                continue
             for tried in range(KILLED_TRIES):
                 if worker is None:
                     worker = _start()
@@ -183,6 +196,36 @@ class BuildPool:
         future.seconds = time.perf_counter() - began
         self._settle(asked, future, head, data)
         return None
+
+
+def _call(function: Callable[[], Bundle], future: Build) -> None:
+    """What it raises is the candidate's failure."""
+    began = time.perf_counter()
+    try:
+        found = function()
+    except TunefarmError as error:
+        future.set_exception(error)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        future.set_exception(BuildFailedError(said))
+    else:
+        future.seconds = time.perf_counter() - began
+        future.set_result(found)
+
+
+def _call(function: Callable[[], Bundle], future: Build) -> None:
+    """What it raises is the candidate's failure."""
+    began = time.perf_counter()
+    try:
+        found = function()
+    except TunefarmError as error:
+        future.set_exception(error)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        future.set_exception(BuildFailedError(said))
+    else:
+        future.seconds = time.perf_counter() - began
+        future.set_result(found)
 
 
 def _ended(worker: "subprocess.Popen[bytes]") -> int:

@@ -74,7 +74,7 @@ def remeasure(device: Device, final: Final) -> list[Finalist]:
 
 def _check(task: Task, function: Function, arguments: list[Array], outputs: list[Array]) -> None:
     function(*arguments)
-    if not task.parsed.check([output.numpy() for output in outputs], task.expected()):
+    if not task.agrees([output.numpy() for output in outputs], task.expected()):
         raise errors.WrongAnswerError("the answer differs from the reference")
 
 

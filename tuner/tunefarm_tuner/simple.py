@@ -3,11 +3,12 @@
 import random
 from collections.abc import Iterator, Sequence
 
-from tunefarm_compiler import default_schedule, space
+from tunefarm_compiler import default_schedule
+from tunefarm_compiler import space as grid
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
-from tunefarm_tuner.search.base import Candidate, Observation
+from tunefarm_tuner.search.base import Candidate, Observation, Space
 
 
 class GridSpace:
@@ -15,7 +16,7 @@ class GridSpace:
 
     def __init__(self, workload: Workload, spec: TargetSpec) -> None:
         self._default = default_schedule(workload, spec).to_json()
-        self._all = [one.to_json() for one in space(workload, spec)]
+        self._all = [one.to_json() for one in grid(workload, spec)]
 
     def default(self) -> Candidate | None:
         """The default schedule."""
@@ -45,7 +46,7 @@ class GridSpace:
 class Shuffled:
     """The default first, then all others in a random order."""
 
-    def __init__(self, space: GridSpace, seed: int = 0) -> None:
+    def __init__(self, space: Space, seed: int = 0) -> None:
         first = space.default()
         rest = [one for one in space.candidates() if one != first]
         random.Random(seed).shuffle(rest)  # noqa: S311 (an order, not a secret)

@@ -3,17 +3,18 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tunefarm import Bundle
-from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.pool import Build, BuildPool
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.stages import inputs
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.seeded import seeded_bytes
+from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 from tunefarm_tuner.search.base import Candidate, Space
@@ -26,29 +27,32 @@ class Task:
     """One workload on one target and key, in a space of candidates. `target` is its name.
 
     `weight` is how much a second of it counts in the whole, as in how often a model calls it.
+    Subclasses say how a candidate is built (`submit`), what the kernel takes (`signature`), what is
+    right (`reference`, of inputs; `agrees`).
     """
 
     def __init__(
         self,
-        workload: Workload,
+        workload: str,
+        signature: bpb.FunctionSignature,
         spec: TargetSpec,
-        key: str,
-        target: str,
         space: Space,
         *,
+        key: str,
+        target: str,
         weight: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.parsed = workload
-        self.workload = str(workload)
+        self.workload = workload
+        self.signature = signature
+        self.function = signature.name
+        self.operations = signature.operations
         self.spec = spec
         self.key = key
+        self.target = target
         self.space = space
         self.weight = weight
         self.seed = seed
-        self.operations = workload.operations
-        self.function = workload.function
-        self.target = target
         self._answers: OrderedDict[str, bool] = OrderedDict()
         self._expected: list[Array] | None = None
         self._computing = threading.Lock()
@@ -58,31 +62,43 @@ class Task:
         """As `Record.task`."""
         return self.workload, self.key, self.target
 
-    def submit(self, pool: BuildPool, candidate: Candidate) -> "Future[Bundle]":
-        """Build a candidate. The future raises CompileErrors."""
-        return pool.submit(self.workload, self.spec, Schedule.from_json(candidate))
+    def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
+        """Build a candidate. The future raises TunefarmErrors."""
+        raise NotImplementedError
+
+    def reference(self, inputs: list[Array]) -> list[Array]:
+        """The right outputs."""
+        raise NotImplementedError
+
+    def agrees(self, outputs: list[Array], expected: list[Array]) -> bool:
+        """Whether outputs are right, to rounding."""
+        raise NotImplementedError
 
     def arguments(self) -> list[dpb.ArgumentData]:
         """Of each argument, how the device fills it: inputs from seeds, outputs with zeros."""
-        given = len(inputs(self.parsed.output))
-        seeds = [dpb.SeededData(seed=self.seed + index) for index in range(given)]
-        return [*(dpb.ArgumentData(seeded=one) for one in seeds), dpb.ArgumentData()]
+        return [
+            dpb.ArgumentData()
+            if argument.output
+            else dpb.ArgumentData(seeded=dpb.SeededData(seed=self.seed + index))
+            for index, argument in enumerate(self.signature.arguments)
+        ]
 
     def inputs(self) -> list[Array]:
-        """What the device makes of the seeds."""
-        tensors = inputs(self.parsed.output)
-        return [self._input(t.outside, t.dtype, index) for index, t in enumerate(tensors)]
-
-    def _input(self, shape: tuple[int, ...], dtype: str, index: int) -> Array:
-        kind = np.dtype(dtype)
-        size = int(np.prod(shape)) * kind.itemsize
-        return np.frombuffer(seeded_bytes(self.seed + index, dtype, size), kind).reshape(shape)
+        """What the device makes of the seeds; shapes as in memory."""
+        found = []
+        for index, argument in enumerate(self.signature.arguments):
+            if not argument.output:
+                kind, shape = np.dtype(argument.dtype), tuple(argument.shape)
+                size = int(np.prod(shape)) * kind.itemsize
+                data = seeded_bytes(self.seed + index, argument.dtype, size)
+                found.append(np.frombuffer(data, kind).reshape(shape))
+        return found
 
     def expected(self) -> list[Array]:
         """The reference, computed once."""
         with self._computing:
             if self._expected is None:
-                self._expected = self.parsed.reference(self.inputs())
+                self._expected = self.reference(self.inputs())
             return self._expected
 
     def known_outputs(self) -> list[str]:
@@ -98,17 +114,69 @@ class Task:
             return self._answers.get(digest, False)
         found = hashlib.sha256(b"".join(outputs)).hexdigest()
         if found not in self._answers:
-            expected = self.expected()
-            sized = len(outputs) == len(expected) and all(
-                len(got) == want.nbytes for got, want in zip(outputs, expected, strict=True)
-            )
-            self._answers[found] = sized and bool(
-                self.parsed.check(
-                    [
-                        np.frombuffer(got, want.dtype).reshape(want.shape)
-                        for got, want in zip(outputs, expected, strict=True)
-                    ],
-                    expected,
-                )
-            )
+            self._answers[found] = self._compared(outputs, self.expected())
         return found == digest and self._answers[found]
+
+    def _compared(self, outputs: list[bytes], expected: list[Array]) -> bool:
+        if [len(got) for got in outputs] != [want.nbytes for want in expected]:
+            return False
+        pairs = zip(outputs, expected, strict=True)
+        shaped = [np.frombuffer(got, want.dtype).reshape(want.shape) for got, want in pairs]
+        return self.agrees(shaped, expected)
+
+
+class WorkloadTask(Task):
+    """A workload of the compiler, in a space of schedules."""
+
+    def __init__(self, parsed: Workload, spec: TargetSpec, space: Space, **more: Any) -> None:
+        super().__init__(str(parsed), parsed.signature(), spec, space, **more)
+        self.parsed = parsed
+
+    def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
+        return pool.submit(self.workload, self.spec, Schedule.from_json(candidate))
+
+    def reference(self, inputs: list[Array]) -> list[Array]:
+        return self.parsed.reference(inputs)
+
+    def agrees(self, outputs: list[Array], expected: list[Array]) -> bool:
+        return self.parsed.check(outputs, expected)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A kernel that any Python function builds: `build(candidate, spec)` gives its bundle.
+
+    `reference(inputs)` gives the right outputs of the function of that signature, compared within
+    `tolerance`, relative and absolute. `build` is called on threads, several at a time.
+    """
+
+    name: str
+    space: Space
+    build: Callable[[Candidate, TargetSpec], Bundle]
+    signature: bpb.FunctionSignature
+    reference: Callable[[list[Array]], list[Array]]
+    tolerance: float = 1e-4
+    weight: float = 1.0
+
+
+class CustomTask(Task):
+    """A kernel that a Python function builds."""
+
+    def __init__(self, custom: Custom, spec: TargetSpec, **more: Any) -> None:
+        super().__init__(
+            custom.name, custom.signature, spec, custom.space, weight=custom.weight, **more
+        )
+        self.custom = custom
+
+    def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
+        return pool.call(lambda: self.custom.build(candidate, self.spec))
+
+    def reference(self, inputs: list[Array]) -> list[Array]:
+        return self.custom.reference(inputs)
+
+    def agrees(self, outputs: list[Array], expected: list[Array]) -> bool:
+        near = self.custom.tolerance
+        return all(
+            np.allclose(got, want, rtol=near, atol=near)
+            for got, want in zip(outputs, expected, strict=True)
+        )

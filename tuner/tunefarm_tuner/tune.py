@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tunefarm import Device, Tracker, request_device
 from tunefarm.request import Where, current_user
@@ -25,7 +26,7 @@ from tunefarm_tuner.records import Record, RecordFile
 from tunefarm_tuner.result import DeviceUse, TaskResult, TuneResult
 from tunefarm_tuner.seats import Seat
 from tunefarm_tuner.simple import GridSpace, Shuffled
-from tunefarm_tuner.tasks import Task
+from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
 
 STRATEGIES = ("random",)
 DEFAULT_STRATEGY = "random"
@@ -37,6 +38,14 @@ class Tuned:
 
     workload: str
     weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.workload
+
+
+Wanted: TypeAlias = str | Tuned | Custom
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Asked:
 
 
 def tune(
-    tasks: str | Tuned | Sequence[str | Tuned],
+    tasks: Wanted | Sequence[Wanted],
     devices: str | Sequence[str] | Mapping[str, int],
     *,
     trials: int,
@@ -71,11 +80,12 @@ def tune(
 ) -> TuneResult:
     """Measure up to `trials` candidates of each task, those already in `records` counted in.
 
-    `tasks` are workloads, as in "matmul:m=512,n=512,k=512"; `devices` are keys, each with how many
-    boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for each key. Every
-    candidate leaves a record, a failure with its reason; candidates whose code is that of an
-    earlier one are recorded and not measured. At the end the best and the default of each task are
-    timed in turns by the full protocol, so that the winner is no lucky sample (`finals`).
+    `tasks` are workloads, as in "matmul:m=512,n=512,k=512", or `Custom` ones; `devices` are keys,
+    each with how many boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for
+    each key. Every candidate leaves a record, a failure with its reason; candidates whose code is
+    that of an earlier one are recorded and not measured. At the end the best and the default of
+    each task are timed in turns by the full protocol, so that the winner is no lucky sample
+    (`finals`).
 
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
@@ -85,7 +95,8 @@ def tune(
     what else `request_device` raises; never an error of a candidate.
     """
     keys = _keys(devices)
-    wanted = [Tuned(one) if isinstance(one, str) else one for one in _listed(tasks)]
+    listed = [tasks] if isinstance(tasks, str | Tuned | Custom) else list(tasks)
+    wanted = [Tuned(one) if isinstance(one, str) else one for one in listed]
     if trials < 1 or not keys or not wanted:
         raise errors.InvalidRequestError(
             f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys", "give 1 or more"
@@ -95,7 +106,8 @@ def tune(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
         )
     for one in wanted:
-        workload.parse(one.workload)
+        if isinstance(one, Tuned):
+            workload.parse(one.workload)
     asked = Asked(tracker, priority, timeout, wait_for_key, where)
     wish = Wish(
         screen=screen or Screen(),
@@ -110,10 +122,6 @@ def tune(
         )
         run.on_record, run.on_progress = on_record, on_progress
         return run.go()
-
-
-def _listed(tasks: str | Tuned | Sequence[str | Tuned]) -> list[str | Tuned]:
-    return [tasks] if isinstance(tasks, str | Tuned) else list(tasks)
 
 
 def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
@@ -138,7 +146,7 @@ class Run:
         wish: Wish,
         asked: Asked,
         *,
-        wanted: Sequence[Tuned],
+        wanted: Sequence[Tuned | Custom],
         keys: dict[str, int],
         trials: int,
         strategy: str,
@@ -197,7 +205,7 @@ class Run:
                 priority=asked.priority,
                 timeout=asked.timeout,
                 wait_for_key=asked.wait_for_key,
-                purpose=f"tune {', '.join(one.workload for one in self._wanted)}"[:200],
+                purpose=f"tune {', '.join(one.name for one in self._wanted)}"[:200],
             )
 
         return Seat(key, request, pipeline.post)
@@ -209,11 +217,18 @@ class Run:
             return
         self._known.add((key, text))
         spec = targets.from_device(target)
+        seed = self._wish.seed
         for one in self._wanted:
-            parsed = workload.parse(one.workload)
-            space = GridSpace(parsed, spec)
-            task = Task(parsed, spec, key, text, space, weight=one.weight, seed=self._wish.seed)
-            found = Shuffled(space, self._wish.seed)
+            task: Task
+            if isinstance(one, Custom):
+                task = CustomTask(one, spec, key=key, target=text, seed=seed)
+            else:
+                parsed = workload.parse(one.workload)
+                space = GridSpace(parsed, spec)
+                task = WorkloadTask(
+                    parsed, spec, space, key=key, target=text, weight=one.weight, seed=seed
+                )
+            found = Shuffled(task.space, seed)
             self._ledger.add(task, found, self._trials, self._file.records)
 
     def _join(self, device: Device) -> None:

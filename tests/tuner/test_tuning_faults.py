@@ -1,0 +1,24 @@
+"""Whatever is killed, each trial is recorded once, and no wrong answer is taken as good."""
+
+import os
+import random
+
+import pytest
+from tuning_campaign import Campaign
+
+
+def test_a_short_campaign(tmp_path):
+    campaign = Campaign(tmp_path, trials=60, seed=3)
+    campaign.run(limit_s=100, pause_s=0.7, kills=6)
+    found = campaign.judge()
+    assert found["good"] and found["WrongAnswerError"]
+
+
+@pytest.mark.faults
+def test_a_thousand_trials(tmp_path):
+    seed = int(os.environ.get("FAULTS_SEED", random.randrange(10**6)))
+    print(f"FAULTS_SEED={seed}")
+    campaign = Campaign(tmp_path, trials=1000, seed=seed)
+    killed = campaign.run(limit_s=1500, pause_s=1.5, kills=100)
+    print(f"killed {dict(killed)}; became {dict(campaign.judge())}")
+    assert min(killed[kind] for kind in ("tracker", "device", "worker", "tuner")) >= 3
