@@ -81,7 +81,7 @@ def build_libraries(folder: Path) -> None:
 
 
 def kernels(folder: Path, count: int) -> Custom:
-    """`count` candidates from those libraries; 0 to 9 and 10 to 19 have the same code, and so on."""
+    """`count` candidates from those libraries; the code of 10 to 19 is that of 0 to 9, and so on."""
     libraries = {kind: (folder / f"kind{kind}.so").read_bytes() for kind in [0, *KINDS]}
 
     def build(candidate: str, spec: TargetSpec) -> Bundle:
@@ -90,8 +90,6 @@ def kernels(folder: Path, count: int) -> Custom:
         manifest = bpb.BundleManifest(workload="twice", functions=[SIGNATURE], schedule=candidate)
         # What follows the last section belongs to nothing: it makes the code another one.
         data = whole + (number // 20 * 10 + number % 10).to_bytes(8, "little")
-            8, "little"
-        )
         return bundle_file.pack(manifest, [(pb.Target(triple=spec.triple), data)])
 
     def reference(inputs: list[np.ndarray]) -> list[np.ndarray]:
