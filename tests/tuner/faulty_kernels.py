@@ -81,7 +81,7 @@ def build_libraries(folder: Path) -> None:
 
 
 def kernels(folder: Path, count: int) -> Custom:
-    """`count` candidates from those libraries; the code of 10 to 19 is that of 0 to 9, and so on."""
+    """`count` candidates of those libraries; the code of 10 to 19 is that of 0 to 9, and so on."""
     libraries = {kind: (folder / f"kind{kind}.so").read_bytes() for kind in [0, *KINDS]}
 
     def build(candidate: str, spec: TargetSpec) -> Bundle:

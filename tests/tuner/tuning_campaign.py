@@ -43,6 +43,7 @@ def run_tuner(folder: Path, address: str, trials: int) -> None:
         trials=trials_of_each(trials),
         records=folder / "records.jsonl",
         strategy="random",
+        scheduler="round-robin",
         workers=2,
         finals=False,
         tracker=address,

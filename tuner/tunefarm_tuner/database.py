@@ -24,10 +24,19 @@ from tunefarm_proto.errors import InvalidRequestError, InvalidScheduleError, Unk
 from tunefarm_tuner.search.transfer import distance
 
 VERSION = 1
+VARIABLE = "TUNEFARM_BEST"
 NEAR = 4.0  # powers of two that the sizes of a shape in place of another may differ by in all
 
 
 Key = tuple[str, TargetSpec, int]
+
+
+def default_path() -> Path:
+    """The database that holds where none is named: TUNEFARM_BEST, or one of this user."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "tunefarm" / "best.jsonl"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from tunefarm import Bundle
 
 from tunefarm_tuner.records import SCREEN, Record, trial_id
 from tunefarm_tuner.search.base import Candidate, Observation, Strategy
+from tunefarm_tuner.search.stopping import Patience
 from tunefarm_tuner.tasks import Task
 
 MOST_FAULTS = 4  # of devices, with the same trial under way: then the trial is to blame
+BATCH = 8  # candidates that are asked of one task before another has its turn
 MOST_TWINS = 8  # for each trial: a strategy that finds nothing else is through
 
 
@@ -42,10 +44,13 @@ class Trial:
 class Line:
     """One task's trials. `wanted` counts those that were measured or failed; twins come on top."""
 
-    def __init__(self, task: Task, strategy: Strategy, wanted: int) -> None:
+    def __init__(
+        self, task: Task, strategy: Strategy, wanted: int, patience: Patience | None = None
+    ) -> None:
         self.task = task
         self.strategy = strategy
         self.wanted = wanted
+        self.patience = patience or Patience(0)
         self.trials = 0
         self.failed = 0
         self.twins = 0
@@ -63,19 +68,22 @@ class Line:
     @property
     def missing(self) -> int:
         """Trials that are still to be proposed."""
-        if self.through:
-            return 0
+        return 0 if self.through else max(self.wanted - self.spent, 0)
+
+    @property
+    def spent(self) -> int:
+        """Trials done, under way, and asked for."""
         originals = sum(not self._is_twin(trial) for trial in self.open.values())
-        return max(self.wanted - self.trials - originals - self.asked, 0)
+        return self.trials + originals + self.asked
 
     def _is_twin(self, trial: Trial) -> bool:
         first = self.by_object.get(trial.object_digest)
         return bool(trial.object_digest) and first not in (None, trial.id)
 
     @property
-    def over(self) -> bool:
-        """Whether nothing of it is missing or under way."""
-        return not self.missing and not self.open and not self.asked
+    def idle(self) -> bool:
+        """Whether nothing of it is under way."""
+        return not self.open and not self.asked
 
     def keep(self, record: Record) -> None:
         """Count a record of this task, of this run or of an earlier one."""
@@ -92,20 +100,30 @@ class Line:
             self.best = record
         cost = record.median_s if good else float("inf")
         self.news.append(Observation(record.schedule, cost, record.error))
+        self.patience.observe(self.news[-1:])
+        self.through = self.through or self.patience.through
         if self.twins > MOST_TWINS * max(self.wanted, 1):
             self.through = True
 
 
 class Ledger:
-    """All lines of a run."""
+    """All lines of a run. `pots` are trials that the tasks of a key have together, by key."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+        self.pots: dict[str, int] = {}
         self._turn = 0
 
-    def add(self, task: Task, strategy: Strategy, wanted: int, held: Sequence[Record]) -> Line:
+    def add(
+        self,
+        task: Task,
+        strategy: Strategy,
+        wanted: int,
+        held: Sequence[Record],
+        patience: Patience | None = None,
+    ) -> Line:
         """A task, with the records that there are of it."""
-        line = Line(task, strategy, wanted)
+        line = Line(task, strategy, wanted, patience)
         for record in held:
             if record.task == task.name and record.tier == SCREEN:
                 line.keep(record)
@@ -115,29 +133,38 @@ class Ledger:
     @property
     def over(self) -> bool:
         """Whether every trial has its record."""
-        return all(line.over for line in self.lines)
+        return all(not self.missing(line) and line.idle for line in self.lines)
+
+    def missing(self, line: Line) -> int:
+        """Trials of a task that are still to be proposed: no more than its key's pot has."""
+        pot = self.pots.get(line.task.key)
+        if pot is None:
+            return line.missing
+        spent = sum(one.spent for one in self.lines if one.task.key == line.task.key)
+        return min(line.missing, max(pot - spent, 0))
+
+    def ended(self, line: Line) -> bool:
+        """Whether nothing of a task is missing or under way."""
+        return line.idle and not self.missing(line)
 
     @property
     def under_way(self) -> int:
         """Trials proposed and not done."""
         return sum(len(line.open) + line.asked for line in self.lines)
 
-    def waiting(self, key: str) -> int:
-        """Trials that a device of that key could take, or soon can."""
-        lines = [line for line in self.lines if line.task.key == key]
-        return sum(len(line.open) + line.missing + line.asked for line in lines)
-
     def next_lines(self, count: int, choose: Callable[[Sequence[Line]], Line]) -> dict[int, int]:
         """How many candidates to ask of which line, `count` in all: index of the line, number."""
         asked: dict[int, int] = {}
-        for _ in range(count):
-            open_lines = [line for line in self.lines if line.missing]
+        while count > 0:
+            open_lines = [line for line in self.lines if self.missing(line)]
             if not open_lines:
                 break
             line = choose(open_lines)
-            line.asked += 1
+            batch = min(count, BATCH, self.missing(line))
+            line.asked += batch
+            count -= batch
             index = self.lines.index(line)
-            asked[index] = asked.get(index, 0) + 1
+            asked[index] = asked.get(index, 0) + batch
         return asked
 
     def proposed(self, line: Line, asked: int, found: Sequence[Candidate]) -> list[Trial]:

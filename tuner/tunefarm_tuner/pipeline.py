@@ -282,7 +282,7 @@ class Pipeline:
     def _steal(self, seat: Seat) -> Trial | None:
         """At the end, what a slower device has not begun: the first answer counts."""
         lines = [one for one in self.ledger.lines if one.task.key == seat.key]
-        if any(line.missing or line.asked for line in lines) or self._building:
+        if any(self.ledger.missing(line) or line.asked for line in lines) or self._building:
             return None
         mine = {job.trial for job in seat.flying}
         others = [one for one in self.seats if one is not seat and one.key == seat.key]
@@ -367,7 +367,7 @@ class Pipeline:
         if not self.wish.finals:
             return False
         for index, line in enumerate(self.ledger.lines):
-            if index not in self._finals and line.over:
+            if index not in self._finals and self.ledger.ended(line):
                 self._finals[index] = []
                 self._enter(index, line)
         sent = any(seat.final is not None for seat in self.seats)

@@ -10,7 +10,7 @@ from tunefarm import Tracker
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm_tuner.ledger import Line
+from tunefarm_tuner.ledger import Ledger, Line
 
 if TYPE_CHECKING:
     from tunefarm_tuner.pipeline import Pipeline
@@ -44,9 +44,9 @@ class Progress:
         run.CopyFrom(self._first)
         mix: Counter[str] = Counter()
         for line in pipeline.ledger.lines:
-            run.tasks.append(_task(line))
+            run.tasks.append(_task(line, pipeline.ledger.missing(line)))
             mix.update(record.error for record in line.records.values() if record.error)
-        run.trials_wanted = sum(task.trials_wanted for task in run.tasks)
+        run.trials_wanted = wanted_of(pipeline.ledger)
         run.trials = sum(task.trials for task in run.tasks)
         run.errors.update(mix)
         run.trials_per_s = self.rate(run.trials)
@@ -66,13 +66,24 @@ class Progress:
         return run
 
 
-def _task(line: Line) -> tpb.TuningTask:
+def wanted_of(ledger: Ledger) -> int:
+    """Trials of the whole run: tasks of one pot have it together."""
+    keys = {line.task.key for line in ledger.lines if line.task.key in ledger.pots}
+    spent = sum(line.spent for line in ledger.lines)
+    left = sum(
+        max((ledger.missing(one) for one in ledger.lines if one.task.key == key), default=0)
+        for key in keys
+    )
+    return spent + left + sum(line.missing for line in ledger.lines if line.task.key not in keys)
+
+
+def _task(line: Line, missing: int) -> tpb.TuningTask:
     task, best = line.task, line.best
     told = tpb.TuningTask(
         workload=task.workload,
         weight=task.weight,
         operations=task.operations,
-        trials_wanted=line.trials if line.through else max(line.wanted, line.trials),
+        trials_wanted=line.spent + missing,
         trials=line.trials,
         failed=line.failed,
         duplicates=line.twins,

@@ -12,24 +12,40 @@ from tunefarm import Device, Tracker, request_device
 from tunefarm.request import Where, current_user
 from tunefarm_compiler import targets, workload
 from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_tuner.bench import target_of_key
+from tunefarm_tuner.database import Database
+from tunefarm_tuner.experience import entries_of, experience_of
 from tunefarm_tuner.finals import Finalist
 from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish
 from tunefarm_tuner.progress import Progress, Reporter
 from tunefarm_tuner.recording import target_text
-from tunefarm_tuner.records import Record, RecordFile
+from tunefarm_tuner.records import Record, RecordFile, read
 from tunefarm_tuner.result import DeviceUse, TaskResult, TuneResult
+from tunefarm_tuner.search import (
+    STRATEGIES,
+    Experience,
+    Patience,
+    RoundRobin,
+    ScheduleSpace,
+    TaskScheduler,
+    WarmStart,
+    warm_start,
+)
+from tunefarm_tuner.search import Task as Scheduled
+from tunefarm_tuner.search import strategy as strategy_of
 from tunefarm_tuner.seats import Seat
-from tunefarm_tuner.simple import GridSpace, Shuffled
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
 
-STRATEGIES = ("random",)
-DEFAULT_STRATEGY = "random"
+DEFAULT_STRATEGY = "model"
+SCHEDULERS = {"gradient": TaskScheduler, "round-robin": RoundRobin}
+ANY = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,10 @@ def tune(
     trials: int,
     records: str | os.PathLike[str],
     strategy: str = DEFAULT_STRATEGY,
+    scheduler: str = "gradient",
+    patience: int = 0,
+    transfer: Sequence[str | os.PathLike[str]] = (),
+    best: str | os.PathLike[str] | None = None,
     seed: int = 0,
     screen: Screen | None = None,
     finals: bool = True,
@@ -87,6 +107,11 @@ def tune(
     each task are timed in turns by the full protocol, so that the winner is no lucky sample
     (`finals`).
 
+    `strategy` is one of `STRATEGIES`. Of several tasks, "gradient" gives the trials of all to those
+    where most is to be gained for the whole, "round-robin" as many to each. A task ends early after
+    `patience` trials without gain (0: never). The model begins with what `records`, and the files
+    in `transfer`, say of other shapes and targets. The winners go into the database `best`.
+
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
     trials done and each record, `on_progress` of the whole, about twice a second.
@@ -105,6 +130,11 @@ def tune(
         raise errors.InvalidRequestError(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
         )
+    if scheduler not in SCHEDULERS or patience < 0:
+        raise errors.InvalidRequestError(
+            f"no scheduler {scheduler!r} with patience {patience}",
+            f"known are {', '.join(SCHEDULERS)}; a patience is 0 or more",
+        )
     for one in wanted:
         if isinstance(one, Tuned):
             workload.parse(one.workload)
@@ -117,11 +147,17 @@ def tune(
         seed=seed,
     )
     with RecordFile(Path(records)) as file, BuildPool(workers=wish.workers) as pool:
-        run = Run(
-            file, pool, wish, asked, wanted=wanted, keys=keys, trials=trials, strategy=strategy
-        )
+        plan = Plan(wanted, keys, trials, strategy, scheduler, patience)
+        run = Run(file, pool, wish, asked, plan)
         run.on_record, run.on_progress = on_record, on_progress
-        return run.go()
+        for other in transfer:
+            run.known += experience_of(read(Path(other)))
+        result = run.go()
+        if best is not None:
+            entries = Database.read(best)
+            if entries.merge(entries_of(file.records)):
+                entries.write(best)
+        return result
 
 
 def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
@@ -136,6 +172,18 @@ def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
     return keys
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is for."""
+
+    wanted: Sequence[Tuned | Custom]
+    keys: dict[str, int]
+    trials: int
+    strategy: str
+    scheduler: str
+    patience: int
+
+
 class Run:
     """One call of `tune`."""
 
@@ -145,20 +193,18 @@ class Run:
         pool: BuildPool,
         wish: Wish,
         asked: Asked,
-        *,
-        wanted: Sequence[Tuned | Custom],
-        keys: dict[str, int],
-        trials: int,
-        strategy: str,
+        plan: "Plan",
     ) -> None:
         self.on_record: Callable[[int, Record], None] | None = None
         self.on_progress: Callable[[tpb.TuningRun], None] | None = None
         self._file, self._pool = file, pool
-        self._wanted, self._keys, self._trials = wanted, keys, trials
+        self._plan, self._wanted, self._keys = plan, plan.wanted, plan.keys
         self._wish, self._asked = wish, asked
+        self.known = experience_of(file.records)
+        self._tasks = SCHEDULERS[plan.scheduler]([])
         self._ledger = Ledger()
         self._winners: dict[Line, list[Finalist]] = {}
-        self._progress = Progress(wish.run, current_user(), strategy)
+        self._progress = Progress(wish.run, current_user(), plan.strategy)
         self._known: set[tuple[str, str]] = set()
         self._report: Callable[[tpb.TuningRun], None] = lambda run: None
 
@@ -171,7 +217,12 @@ class Run:
                     self._add_tasks(key, target)
             hooks = Hooks(self._recorded, self._tick, self._winner, self._join)
             pipeline = Pipeline(
-                self._ledger, self._pool, self._file, hooks=hooks, choose=fewest, wish=self._wish
+                self._ledger,
+                self._pool,
+                self._file,
+                hooks=hooks,
+                choose=self._choose,
+                wish=self._wish,
             )
             pipeline.keys = frozenset(self._keys)
             reporter = Reporter(self._asked.tracker)
@@ -220,21 +271,57 @@ class Run:
         seed = self._wish.seed
         for one in self._wanted:
             task: Task
+            start = WarmStart()
             if isinstance(one, Custom):
                 task = CustomTask(one, spec, key=key, target=text, seed=seed)
             else:
                 parsed = workload.parse(one.workload)
-                space = GridSpace(parsed, spec)
+                space = ScheduleSpace(parsed, spec)
+                start = warm_start(space, self._foreign(parsed, spec), seed=seed)
                 task = WorkloadTask(
                     parsed, spec, space, key=key, target=text, weight=one.weight, seed=seed
                 )
-            found = Shuffled(task.space, seed)
-            self._ledger.add(task, found, self._trials, self._file.records)
+            self._add(task, start, alike=one.name.partition(":")[0])
+
+    def _foreign(self, parsed: Workload, spec: TargetSpec) -> list[Experience]:
+        """What is known of other tasks: the records of its own are told to the strategy."""
+        return [one for one in self.known if (one.workload, one.spec) != (parsed, spec)]
+
+    def _add(self, task: Task, start: WarmStart, alike: str) -> None:
+        plan = self._plan
+        found = strategy_of(plan.strategy, task.space, self._wish.seed, start)
+        shared = plan.scheduler == "gradient"
+        line = self._ledger.add(
+            task,
+            found,
+            ANY if shared else plan.trials,
+            self._file.records,
+            Patience(plan.patience),
+        )
+        if shared:
+            pot = self._ledger.pots
+            pot[task.key] = pot.get(task.key, 0) + plan.trials
+        name = name_of(line)
+        operations = float(task.operations)
+        self._tasks.tasks[name] = Scheduled(name, task.weight, operations, alike=alike)
+        self._tasks._turns[name] = 0
+        if line.records:
+            self._tasks.observe(name, [one.median_s for one in line.records.values()])
+
+    def _choose(self, lines: Sequence[Line]) -> Line:
+        names = {name_of(line): line for line in lines}
+        for name, task in self._tasks.tasks.items():
+            task.ended = name not in names
+        chosen = self._tasks.next()
+        return names[chosen] if chosen is not None else lines[0]
 
     def _join(self, device: Device) -> None:
         self._add_tasks(device.key, device.target)
 
     def _recorded(self, record: Record) -> None:
+        name = " ".join(record.task)
+        if not record.duplicate_of:
+            self._tasks.observe(name, [record.median_s])
         if self.on_record is not None:
             self.on_record(sum(line.trials for line in self._ledger.lines), record)
 
@@ -259,9 +346,9 @@ class Run:
         )
 
 
-def fewest(lines: Sequence[Line]) -> Line:
-    """The one with the fewest trials so far: each in turn."""
-    return min(lines, key=lambda line: line.trials + len(line.open) + line.asked)
+def name_of(line: Line) -> str:
+    """A task's name among those of the scheduler."""
+    return " ".join(line.task.name)
 
 
 def summed(line: Line, finalists: list[Finalist]) -> TaskResult:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.exits import Exit
 
 from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
 from tunefarm.timing import format_seconds
 
 if TYPE_CHECKING:
     from tunefarm_proto.v1 import tracker_pb2 as tpb
-
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +29,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--records", type=Path, required=True, metavar="FILE", help="JSON lines; goes on from there"
     )
-    parser.add_argument("--strategy", default="", metavar="NAME", help="how candidates are chosen")
+    parser.add_argument(
+        "--strategy", metavar="NAME", help="model (default), evolution, random or grid"
+    )
+    parser.add_argument(
+        "--scheduler",
+        default="gradient",
+        metavar="NAME",
+        help="which of several workloads is next: gradient (default) or round-robin",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="end a workload after so many trials without gain (default 0: never)",
+    )
+    parser.add_argument(
+        "--transfer",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="records of other searches to learn from; may be given again",
+    )
+    parser.add_argument(
+        "--best", type=Path, metavar="FILE", help="database of the winners (see `tunefarm best`)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of whatever is random (default 0)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that build")
     parser.add_argument(
@@ -41,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the winners. Exit status 1 where a workload has none, 130 after Ctrl-C."""
+    from tunefarm_tuner.database import default_path
     from tunefarm_tuner.tune import DEFAULT_STRATEGY, Tuned, tune
 
     keys = devices_of(arguments.device)
@@ -52,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
             trials=arguments.trials,
             records=arguments.records,
             strategy=arguments.strategy or DEFAULT_STRATEGY,
+            scheduler=arguments.scheduler,
+            patience=arguments.patience,
+            transfer=arguments.transfer,
+            best=arguments.best or default_path(),
             seed=arguments.seed,
             workers=arguments.workers,
             finals=not arguments.quick,
@@ -71,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{task.workload} on {task.device_key}: {task.best or 'no candidate worked'}")
     if result.interrupted:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0 if all(task.best for task in result.tasks) else 1
+        return Exit.INTERRUPTED
+    return Exit.DONE if all(task.best for task in result.tasks) else Exit.NO
 
 
 def devices_of(words: list[str]) -> dict[str, int]:

@@ -1,0 +1,65 @@
+"""What records of earlier searches are for a new one: experience, and entries of the database."""
+
+from collections.abc import Iterable
+
+from tunefarm_compiler import workload
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
+from tunefarm_proto.errors import UnknownWorkloadError
+
+from tunefarm_tuner.database import Entry, replace
+from tunefarm_tuner.records import Record
+from tunefarm_tuner.search import Experience
+
+
+def spec_of(record: Record) -> TargetSpec:
+    """The target that it was built for."""
+    triple, _, cpu = record.target.partition(" ")
+    return TargetSpec(triple, cpu, tuple(record.features))
+
+
+def workload_of(record: Record) -> Workload | None:
+    """The compiler's workload, where it is one."""
+    try:
+        return workload.parse(record.workload)
+    except UnknownWorkloadError:
+        return None
+
+
+def experience_of(records: Iterable[Record]) -> list[Experience]:
+    """Measured candidates of the compiler's workloads; failed ones cost infinitely much."""
+    found = []
+    for record in records:
+        parsed = workload_of(record)
+        if parsed is not None and record.schedule and record.features:
+            spec, cost = spec_of(record), record.median_s
+            found.append(Experience(parsed, spec, record.schedule, cost, record.device_key))
+    return found
+
+
+def entries_of(records: Iterable[Record]) -> list[Entry]:
+    """What the database may keep of them: those that worked on real processors.
+
+    Those timed by the full protocol count before those that were only screened.
+    """
+    good = [one for one in records if one.samples_s and not one.error and not one.emulated]
+    trials: dict[tuple[str, str, str], int] = {}
+    for record in good:
+        trials[record.task] = trials.get(record.task, 0) + 1
+    full = {record.task for record in good if record.tier == "full"}
+    entries = []
+    for record in good:
+        parsed = workload_of(record)
+        if parsed is None or (record.task in full and record.tier != "full"):
+            continue
+        entry = Entry.of(parsed, spec_of(record), record.schedule, record.median_s)
+        entries.append(
+            replace(
+                entry,
+                device=record.device,
+                device_key=record.device_key,
+                trials=trials[record.task],
+                recorded_at=record.recorded_at,
+            )
+        )
+    return entries
