@@ -213,21 +213,6 @@ def _call(function: Callable[[], Bundle], future: Build) -> None:
         future.set_result(found)
 
 
-def _call(function: Callable[[], Bundle], future: Build) -> None:
-    """What it raises is the candidate's failure."""
-    began = time.perf_counter()
-    try:
-        found = function()
-    except TunefarmError as error:
-        future.set_exception(error)
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        future.set_exception(BuildFailedError(said))
-    else:
-        future.seconds = time.perf_counter() - began
-        future.set_result(found)
-
-
 def _ended(worker: "subprocess.Popen[bytes]") -> int:
     """How it ended, or is ended here: its pipes may close a moment before it is gone."""
     try:
