@@ -153,9 +153,6 @@ class BuildPool:
             if not isinstance(asked, Job):
                 _call(asked, future)
                 continue
-            if not isinstance(asked, Job):
-                _call(asked, future)
-                continue
             for tried in range(KILLED_TRIES):
                 if worker is None:
                     worker = _start()

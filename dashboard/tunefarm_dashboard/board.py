@@ -40,6 +40,7 @@ from tunefarm_dashboard.who import Viewer
 T = TypeVar("T")
 # Browsers ask again after a stream that is silent for three of these.
 TICK_S = 5.0
+SWEEP_S = 2.0
 NOBODY = Viewer("", Role.VIEWER)
 
 
@@ -169,7 +170,7 @@ class Board:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(SWEEP_S)
             ended = set(await self.sessions.sweep())
             self.live.close(lambda viewer, ended=ended: viewer.token_id in ended)  # type: ignore[misc]
             if self.closed:  # streams that began while the farm asked nobody

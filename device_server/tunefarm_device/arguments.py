@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nice",
-        type=int,
+        type=_niceness,
         default=0,
         metavar="N",
         help="niceness of kernels, as in -10; negative ones need the right to it (default 0)",
@@ -84,13 +86,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     found_out = parser.add_argument_group("what is found out where it is left out")
     found_out.add_argument("--emulated", metavar="NAME", help="what emulates this processor")
     found_out.add_argument("--cpu", metavar="NAME", help="LLVM's name of the processor")
-    found_out.add_argument("--timing-cpu", type=int, metavar="N", help="processor to time on")
+    found_out.add_argument(
+        "--timing-cpu", type=_processor, metavar="N", help="processor to time on"
+    )
     parser.add_argument("--json", action="store_true", help="print a line of JSON when it serves")
 
 
 def _port(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 65536):
+    if not (re.fullmatch(r"[0-9]{1,5}", text) and int(text) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no port; give 0 to 65535")
+    return int(text)
+
+
+def _niceness(text: str) -> int:
+    if not (re.fullmatch(r"-?[0-9]{1,2}", text) and -20 <= int(text) <= 19):
+        raise argparse.ArgumentTypeError(f"{text!r} is no niceness; give -20 to 19")
+    return int(text)
+
+
+def _processor(text: str) -> int:
+    if not (re.fullmatch(r"[0-9]{1,5}", text) and int(text) in os.sched_getaffinity(0)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no processor that this process may use")
     return int(text)
 
 

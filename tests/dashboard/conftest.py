@@ -1,9 +1,11 @@
 """A farm for the dashboard to show, and the dashboard that shows it."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import open_browser
 from fake_tracker import (
     FakeTracker,
     ago,
@@ -15,6 +17,7 @@ from fake_tracker import (
     result,
     serving_dashboard,
 )
+from selenium import webdriver
 from tunefarm.cli.processes import free_port
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -84,3 +87,9 @@ def url(tracker: FakeTracker) -> Iterator[str]:
 def serve_dashboard() -> Callable[..., Any]:
     """Serves the dashboard of any tracker, at a port of its own or a given one."""
     return serving_dashboard
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    with open_browser(tmp_path / "profile") as driver:
+        yield driver

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import uvicorn
 from google.protobuf.timestamp_pb2 import Timestamp
 from tunefarm.cli.processes import free_port
+from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.server import create_app
 from tunefarm_proto import serving
 from tunefarm_proto.security import Credentials
@@ -251,6 +252,14 @@ def result(name: str, of: tpb.Device, workload: str, samples: list[float], **fie
     )
 
 
+_boards: dict[str, Board] = {}
+
+
+def board_at(url: str) -> Board:
+    """The inside of a dashboard that is served."""
+    return _boards[url]
+
+
 @contextmanager
 def serving_dashboard(
     address: str, port: int = 0, credentials: Credentials | None = None
@@ -265,8 +274,10 @@ def serving_dashboard(
     while not server.started:
         assert time.monotonic() < limit
         time.sleep(0.02)
+    url = f"http://127.0.0.1:{port}"
+    _boards[url] = app.state.board
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield url
     finally:
         _loop().call_soon_threadsafe(app.state.board.live.close)
         server.should_exit = True

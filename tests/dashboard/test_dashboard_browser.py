@@ -1,61 +1,14 @@
 """The page in a real browser: live, right again after a lost tracker, by keyboard, on a phone."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
+from browsing import needs_browser, style, text, wait_for
 from fake_tracker import FakeTracker, device
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-CHROMIUM = shutil.which("chromium")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
-
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no browser: `apt-get install chromium chromium-driver`"
-)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,1000"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    # A violation of the content security policy, or an error in our script, is told here.
-    told = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    driver.quit()
-    assert told == []
-
-
-def text(browser: webdriver.Chrome, section: str) -> str:
-    return browser.find_element(By.CSS_SELECTOR, f'[data-topic^="{section}"]').text
-
-
-def wait_for(browser: webdriver.Chrome, section: str, words: str, *, there: bool = True) -> None:
-    WebDriverWait(browser, 20, 0.05).until(lambda _: (words in text(browser, section)) == there)
-
-
-def style(browser: webdriver.Chrome, selector: str, name: str) -> str:
-    return browser.find_element(By.CSS_SELECTOR, selector).value_of_css_property(name)
+pytestmark = needs_browser
 
 
 def test_live_lost_and_right_again_without_a_reload(tracker: FakeTracker, url, browser):

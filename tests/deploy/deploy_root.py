@@ -7,6 +7,7 @@ may write to.
 
 import os
 import shutil
+import signal
 import subprocess
 import textwrap
 import time
@@ -34,6 +35,7 @@ for one in null zero random urandom full tty; do
 done
 mkdir -p "$1/dev/pts" "$1/dev/shm" "$1/before"
 mount -t devpts devpts "$1/dev/pts" -o newinstance,ptmxmode=0666
+ln -s pts/ptmx "$1/dev/ptmx"
 mount -t tmpfs tmpfs "$1/dev/shm"
 mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
 cd "$1"
@@ -117,13 +119,16 @@ def booted(root: Path) -> Iterator[System]:
     boot = root.with_name("boot.sh")
     boot.write_text(_BOOT % PATHS)
     process = subprocess.Popen(["sh", str(boot), str(root), str(group)])
+    first = 0
     try:
-        system = System(root, _first_process(process.pid))
+        first = _first_process(process.pid)
+        system = System(root, first)
         _wait_until_up(system)
         system.run("python3", "-c", textwrap.dedent(_LOOPBACK_UP))
         yield system
     finally:
-        process.terminate()  # its first process goes with it, and with that all others
+        # With the first process all others in there go. (`unshare` itself ignores SIGTERM.)
+        os.kill(first or process.pid, signal.SIGKILL)
         process.wait(30)
         for _ in range(50):
             with suppress(OSError):

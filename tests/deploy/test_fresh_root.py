@@ -14,18 +14,9 @@ from deploy_root import System
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1200)]
 
-REPO = Path(__file__).parents[2]
-WHEELHOUSE = REPO / "deploy" / "wheelhouse.py"
 TUNEFARM = "/opt/tunefarm/bin/tunefarm"
 TRACKER = "127.0.0.1:9190"
 SERVICES = ("tunefarm-tracker", "tunefarm-device")
-
-
-@pytest.fixture(scope="module")
-def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheels") / "wheelhouse"
-    subprocess.run([sys.executable, str(WHEELHOUSE), str(folder)], check=True, timeout=600)
-    return folder
 
 
 @pytest.fixture(scope="module")

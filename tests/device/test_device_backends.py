@@ -142,7 +142,7 @@ def test_each_unit_of_a_backend_is_a_device(tmp_path, monkeypatch, key, expected
 def test_an_unknown_name_lists_the_known_ones(capfd, tmp_path):
     from tunefarm.cli import main
 
-    assert main(["device", "--key", "box", "--backend", "cuba", "--state", str(tmp_path)]) == 1
+    assert main(["device", "--key", "box", "--backend", "cuba", "--state", str(tmp_path)]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1
     assert "there is no backend 'cuba'" in said

@@ -231,13 +231,13 @@ def test_bad_words_are_refused_in_one_line(tmp_path, key, tracker):
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_two_servers_do_not_share_a_folder(own_box):
     second = DeviceProcess(own_box.tracker.address, own_box.device.state)
-    assert second.process.wait(20) == 1
+    assert second.process.wait(20) == 2
     assert "another device server uses" in second.log.read_text()
 
 

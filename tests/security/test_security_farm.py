@@ -99,7 +99,7 @@ def test_a_user_measures_over_tls_and_manages_nothing(secure: SecureFarm):
     assert done.returncode == 0, done.stderr
     for words in (["token", "list"], ["token", "create", "eve", "--role", "operator"], ["audit"]):
         done = tunefarm(*words, env=secure.environment("user"))
-        assert done.returncode == 1 and "role operator" in done.stderr
+        assert done.returncode == 5 and "role operator" in done.stderr
         assert done.stdout == ""
 
 
@@ -178,14 +178,14 @@ def test_the_command_line_makes_and_revokes_tokens(secure: SecureFarm, tmp_path:
     carol = {**secure.environment(), "TUNEFARM_TOKEN_FILE": str(out)}
     assert tunefarm("status", env=carol).returncode == 0
     again = tunefarm("token", "create", "carol", "--role", "viewer", "--out", str(out), env=env)
-    assert again.returncode == 1 and "exists already" in again.stderr
+    assert again.returncode == 2 and "exists already" in again.stderr
     # The other way: straight on the file, while the tracker runs.
     state = ["--state", str(secure.folder / "tracker")]
     listed = tunefarm("token", "list", *state)
     assert "carol" in listed.stdout and secret not in listed.stdout
     assert tunefarm("token", "revoke", "carol", *state).returncode == 0
     refused = tunefarm("status", env=carol)
-    assert refused.returncode == 1 and "carol was revoked" in refused.stderr
+    assert refused.returncode == 5 and "carol was revoked" in refused.stderr
     shown = tunefarm("token", "create", "dave", "--role", "viewer", *state)
     (tmp_path / "dave").write_text(shown.stdout)
     words = ["--token-file", str(tmp_path / "dave")]

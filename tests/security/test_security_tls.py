@@ -118,12 +118,12 @@ def test_nobody_listens_beyond_loopback_without_tls_and_tokens(
         (["--require-tokens"], ["TLS"]),
     ):
         done = tunefarm("tracker", *listen, *extra)
-        assert done.returncode == 1
+        assert done.returncode == 2
         said = done.stderr.strip()
         assert all(word in said for word in [*missing, "--insecure"]), said
         assert len(said.splitlines()) == 1
     done = tunefarm("device", "--key", "open", *listen)
-    assert done.returncode == 1 and "TLS" in done.stderr and "--insecure" in done.stderr
+    assert done.returncode == 2 and "TLS" in done.stderr and "--insecure" in done.stderr
     assert "tokens" not in done.stderr
 
 
@@ -153,14 +153,14 @@ def test_files_that_make_no_sense_get_one_line(tmp_path: Path, certificates: Pat
     }
     for what, words in wrong.items():
         done = tunefarm("tracker", "--port", "0", "--state", str(tmp_path / "state"), *words)
-        assert done.returncode == 1 and what in done.stderr
+        assert done.returncode == 2 and what in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     for name, text in {
         "TUNEFARM_TOKEN_FILE": f"{tmp_path}/x.pem",
         "TUNEFARM_TOKEN": "secret",
     }.items():
         done = tunefarm("status", env={name: text})
-        assert done.returncode == 1 and "holds no token" in done.stderr
+        assert done.returncode == 2 and "holds no token" in done.stderr
         assert "secret" not in done.stderr
 
 
@@ -172,6 +172,6 @@ def test_certificates_are_made_once_and_keys_are_private(tmp_path: Path):
     assert tunefarm("tls", "create", "--dir", str(tmp_path), "--host", "b.lab").returncode == 0
     assert (tmp_path / "ca.pem").read_bytes() == before
     again = tunefarm("tls", "create", "--dir", str(tmp_path), "--host", "a.lab")
-    assert again.returncode == 1 and "there already" in again.stderr
+    assert again.returncode == 2 and "there already" in again.stderr
     bad = tunefarm("tls", "create", "--dir", str(tmp_path), "--host", "../x")
-    assert bad.returncode == 1 and "no name of a machine" in bad.stderr
+    assert bad.returncode == 2 and "no name of a machine" in bad.stderr

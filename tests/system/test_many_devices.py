@@ -309,7 +309,7 @@ def test_what_cannot_be_offered_is_one_line(capfd, tmp_path, words, said):
 
     first = str(min(os.sched_getaffinity(0)))
     words = [word.replace("FIRST", first) for word in words]
-    assert main(["device", *words, "--state", str(tmp_path)]) == 1
+    assert main(["device", *words, "--state", str(tmp_path)]) == 2
     told = capfd.readouterr().err
     assert said.replace("FIRST", first) in told and told.count("\n") == 1
 
@@ -320,7 +320,7 @@ def test_another_server_does_not_get_the_same_processors(capfd, tmp_path, keys, 
     claims = f"{uuid.uuid4()}-"
     with serving(tmp_path / "f", *keys, claims=claims):
         monkeypatch.setenv("TUNEFARM_CLAIMS", claims)
-        assert main(["device", "--key", f"c:cores={cores[1]}", "--state", str(tmp_path / "s")]) == 1
+        assert main(["device", "--key", f"c:cores={cores[1]}", "--state", str(tmp_path / "s")]) == 2
     told = capfd.readouterr().err
     assert f"another device server of this host has processor {cores[1]}" in told
     assert told.count("\n") == 1

@@ -3,13 +3,17 @@
 import argparse
 import os
 import signal
+import sys
 import tempfile
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from tunefarm_proto import security
 
-from tunefarm.cli.output import Progress, table
+from tunefarm.cli.output import Progress, add_json, print_json, table
+from tunefarm.cli.parsing import whole
 from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm.timing import format_seconds
 
@@ -21,14 +25,18 @@ EMULATED = (("rasp3b", "arm64"), ("rasp3b-32", "armhf"))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--keep", action="store_true", help="stay up until interrupted")
-    parser.add_argument("--trials", type=int, default=32, help="candidates to tune (default 32)")
+    parser.add_argument(
+        "--trials", type=whole(1), default=32, metavar="N", help="candidates to tune (default 32)"
+    )
     parser.add_argument("--no-emulation", action="store_true", help="leave the emulated Pi out")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start a farm, use it, end it. Exit status 1 where an answer was wrong."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
+        redirect_stdout(sys.stderr) if arguments.json else nullcontext(),
         tempfile.TemporaryDirectory(prefix="tunefarm-demo-") as scratch,
         LocalFarm(Path(scratch)) as farm,
     ):
@@ -37,12 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.no_emulation:
             keys += _start_emulated(farm, tracker)
         farm.wait_for_devices(tracker, keys)
-        correct = _measure(tracker, keys)
-        _tune(tracker, arguments.trials, Path(scratch) / "records.jsonl")
+        found: dict[str, Any] = {"tracker": tracker, "dashboard": page}
+        found["measured"] = _measure(tracker, keys)
+        correct = all(one["correct"] is True for one in found["measured"])
+        found["tuned"] = _tune(tracker, arguments.trials, Path(scratch) / "records.jsonl")
         print(f"\ndashboard: {page}")
         if arguments.keep:
             print(f"tracker:   {tracker}\nCtrl-C ends the farm.")
             _wait_for_interrupt(farm)
+    if arguments.json:
+        print_json(found)
     return 0 if correct else 1
 
 
@@ -80,18 +92,18 @@ def _start_emulated(farm: LocalFarm, tracker: str) -> list[str]:
     return started
 
 
-def _measure(tracker: str, keys: list[str]) -> bool:
+def _measure(tracker: str, keys: list[str]) -> list[dict[str, Any]]:
     from tunefarm_tuner.bench import TimingPlan, bench
 
     rows: list[list[object]] = []
-    correct = True
+    found = []
     with Progress("measuring", len(keys) * len(WORKLOADS)) as bar:
         for key in keys:
             emulated = key not in LOCAL_KEYS
             plan = TimingPlan(number=1, repeat=3) if emulated else TimingPlan()
             for workload in WORKLOADS:
                 measured = bench(workload, key, tracker=tracker, plan=plan, timeout=60)
-                correct &= measured.correct is True
+                found.append(measured.as_dict())
                 rows.append(
                     [
                         workload,
@@ -105,10 +117,10 @@ def _measure(tracker: str, keys: list[str]) -> bool:
                 bar.update(len(rows))
     head = ["WORKLOAD", "DEVICE", "TARGET", "MEDIAN", "GFLOPS", "AGREES WITH NUMPY"]
     print("\n" + table(head, rows))
-    return correct
+    return found
 
 
-def _tune(tracker: str, trials: int, records: Path) -> None:
+def _tune(tracker: str, trials: int, records: Path) -> dict[str, Any]:
     from tunefarm_tuner.tune import tune
 
     with Progress("tuning", trials) as bar:
@@ -128,6 +140,7 @@ def _tune(tracker: str, trials: int, records: Path) -> None:
         f"default {format_seconds(task.default_s)}, best {format_seconds(task.best_s)}: "
         f"{task.gain:.2f} x the default (timed in turns)"
     )
+    return result.as_dict()
 
 
 def _wait_for_interrupt(farm: LocalFarm) -> None:

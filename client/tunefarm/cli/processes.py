@@ -63,6 +63,12 @@ class LocalFarm:
                 start_new_session=True,
             )
 
+    def kill(self, name: str) -> None:
+        """End one process as a power cut does."""
+        process = self._processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def stop(self) -> None:
         """End every process: asked first, then killed."""
         running = list(reversed(self._processes.values()))

@@ -181,7 +181,9 @@ def _keep(root: Path, sources: Any, kept: dict[str, Path]) -> list[Path]:
 
 
 def _last_words(name: str) -> Sequence[str]:
-    return ("journalctl", "-u", name, "-n", "20", "-o", "cat", "--no-pager")
+    # By this field only what the server itself said, without systemd's own words on it.
+    mine = f"_SYSTEMD_UNIT={name}.service"
+    return ("journalctl", mine, "-n", "1", "-o", "cat", "--no-pager")
 
 
 def _run(*words: str, why: Sequence[str] = ()) -> None:
@@ -196,8 +198,7 @@ def _run(*words: str, why: Sequence[str] = ()) -> None:
     hint = f"`journalctl -u {words[-1]}` tells more"
     if why:
         log = subprocess.run(why, capture_output=True, text=True, timeout=30, check=False).stdout
-        ours = [line for line in log.splitlines() if line.startswith("tunefarm")]
-        said = ours[-1:] or said
+        said = log.splitlines()[-1:] or said
     raise InternalError(f"{' '.join(words[:2])} failed: {said[0]}", hint)
 
 

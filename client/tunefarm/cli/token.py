@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a token; its secret is shown this once")
     create.add_argument("name", help="whose it is: a user's or a device's name")
-    create.add_argument("--role", required=True, choices=list(Role), help="what it allows")
+    create.add_argument(
+        "--role", required=True, choices=[role.value for role in Role], help="what it allows"
+    )
     create.add_argument("--expires", metavar="TIME", help="ends by itself after, as in 12h or 90d")
     create.add_argument(
         "--out", type=Path, metavar="FILE", help="write the secret there, mode 0600"

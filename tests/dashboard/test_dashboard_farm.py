@@ -1,0 +1,207 @@
+"""Every page on a live farm of processes with real measurements, in a real browser.
+
+DASHBOARD_SHOTS=DIR keeps a picture of each page.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import needs_browser, open_browser, scheme, wait_for, width
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+from tunefarm import Tracker, request_device
+from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+pytestmark = needs_browser
+AXE = Path(__file__).with_name("axe") / "axe.min.js"
+SHOTS = os.environ.get("DASHBOARD_SHOTS", "")
+KEYS = ("one", "two")
+
+
+@dataclass
+class Live:
+    """A tracker with tokens, a device of each of KEYS, and a dashboard: processes of their own."""
+
+    processes: LocalFarm
+    address: str
+    url: str
+    folder: Path
+    secret: str
+
+    def start_tracker(self) -> None:
+        port, state = self.address.rpartition(":")[2], str(self.folder / "t")
+        self.processes.start("tracker", "tracker", "--port", port, "--state", state)
+        self.processes.wait_for_tracker(self.address)
+
+    def kill_tracker(self) -> None:
+        self.processes._processes["tracker"].send_signal(signal.SIGKILL)
+
+    def run(self, *words: str) -> None:
+        """`tunefarm WORDS --tracker ...` as a user runs it."""
+        command = [sys.executable, "-m", "tunefarm", *words, "--tracker", self.address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("live")
+    tracker_port, port = free_port(0), free_port(0)
+    address, url = f"127.0.0.1:{tracker_port}", f"http://127.0.0.1:{port}"
+    token_file = folder / "token"
+    with pytest.MonkeyPatch.context() as patch, LocalFarm(folder) as processes:
+        words = ("token", "create", "olga", "--role", "operator", "--out", str(token_file))
+        subprocess.run(
+            [sys.executable, "-m", "tunefarm", *words, "--state", str(folder / "t")],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        patch.setenv("TUNEFARM_TOKEN_FILE", str(token_file))
+        farm = Live(processes, address, url, folder, token_file.read_text().strip())
+        farm.start_tracker()
+        for key in KEYS:
+            state = str(folder / key)
+            processes.start(key, "device", "--key", key, "--tracker", address, "--state", state)
+        processes.start("dashboard", "dashboard", "--tracker", address, "--port", str(port))
+        processes.wait_for_devices(address, KEYS)
+        farm.run("bench", "matmul:m=128,n=128,k=128", "--device", "one")
+        farm.run("bench", "add:n=65536", "--device", "two")
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def signed_in(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with open_browser(tmp_path_factory.mktemp("browser") / "profile") as browser:
+        browser.get(f"{live.url}/devices/nobody")
+        assert "/login" in browser.current_url
+        browser.execute_script("document.body.append(document.createElement('img'))")
+        assert [rule for rule, _ in violations(browser)] == ["image-alt"]  # axe does look
+        browser.execute_script("document.body.lastChild.remove()")
+        check_access(browser, "login")
+        browser.find_element(By.ID, "token").send_keys(live.secret)
+        browser.find_element(By.CSS_SELECTOR, "form.fields button").click()
+        WebDriverWait(browser, 20).until(lambda _: "/login" not in browser.current_url)
+        yield browser
+        browser.get("about:blank")
+        browser.get_log("browser")  # the killed tracker's pages are what a test is about
+
+
+def violations(browser: webdriver.Chrome, rules: str = "") -> list[tuple[str, str]]:
+    """What axe-core finds serious on this page: the rule, and the first element."""
+    if not browser.execute_script("return 'axe' in window"):
+        browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text()})
+    found: dict[str, Any] = browser.execute_async_script(
+        "const [options, done] = arguments;"
+        "axe.run(document, options).then(done, (error) => done({error: `${error}`}))",
+        {"resultTypes": ["violations"], **({"runOnly": [rules]} if rules else {})},
+    )
+    assert "error" not in found, found
+    return [
+        (one["id"], one["nodes"][0]["html"][:300])
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def check_access(browser: webdriver.Chrome, name: str) -> None:
+    """axe-core finds nothing serious on this page in light, nor in dark, where colours differ."""
+    for shade, rules in (("light", ""), ("dark", "color-contrast")):
+        scheme(browser, shade)
+        assert violations(browser, rules) == [], f"{name} in {shade}"
+        if SHOTS:
+            browser.save_screenshot(f"{SHOTS}/{name}-{shade}.png")
+
+
+def device_of(live: Live, key: str) -> tpb.Device:
+    with Tracker(live.address) as tracker:
+        return tracker.devices(key)[0]
+
+
+def test_every_page_shows_the_farm_and_is_accessible(live: Live, signed_in: webdriver.Chrome):
+    one = device_of(live, "one").id
+    pages = {
+        "fleet": ("/", "fleet", one),
+        "device": (f"/devices/{one}", "held", "matmul:m=128"),
+        "queue": ("/queue", "leases", "No device is held"),
+        "results": ("/results", "results", "GFLOPS"),
+        "utilisation": ("/utilisation?window=1h", "strips", "olga"),
+        "users": ("/users", "users", "olga"),
+        "tokens": ("/tokens", "status", ""),
+        "audit": ("/audit", "status", ""),
+        "api": ("/api", "status", ""),
+    }
+    for name, (path, section, words) in pages.items():
+        width(signed_in, 1280)
+        signed_in.get(live.url + path)
+        wait_for(signed_in, section, words)
+        if name == "device":
+            WebDriverWait(signed_in, 20).until(
+                lambda _: signed_in.find_elements(By.CSS_SELECTOR, ".plot canvas")
+            )
+        check_access(signed_in, name)
+        width(signed_in, 390)
+        wide = signed_in.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= 390, name
+        if SHOTS:
+            signed_in.save_screenshot(f"{SHOTS}/{name}-phone.png")
+    width(signed_in, 1280)
+
+
+def test_drain_and_enable_by_hand(live: Live, signed_in: webdriver.Chrome):
+    two = device_of(live, "two").id
+    signed_in.get(f"{live.url}/devices/{two}")
+    signed_in.find_element(By.XPATH, "//button[text()='Drain']").click()
+    signed_in.switch_to.alert.accept()
+    wait_for(signed_in, "device", "draining")
+    assert device_of(live, "two").draining
+    wait_for(signed_in, "history", "draining")
+    signed_in.find_element(By.XPATH, "//button[text()='Enable']").click()
+    wait_for(signed_in, "device", "idle")
+    assert not device_of(live, "two").draining
+
+
+def test_a_request_waits_is_seen_and_cancelled(live: Live, signed_in: webdriver.Chrome):
+    signed_in.get(f"{live.url}/queue")
+    with request_device("one", tracker=live.address, purpose="hold it") as held:
+        wait_for(signed_in, "leases", "hold it")
+        words = ("bench", "add:n=1024", "--device", "one", "--tracker", live.address)
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "tunefarm", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        wait_for(signed_in, "queue", "the only device is leased by olga for hold it")
+        if SHOTS:
+            check_access(signed_in, "waiting")
+        signed_in.find_element(By.XPATH, "//button[text()='Cancel']").click()
+        signed_in.switch_to.alert.accept()
+        _, told = waiting.communicate(timeout=60)
+        assert waiting.returncode != 0
+        assert "cancelled" in told
+        wait_for(signed_in, "queue", "Nobody waits.")
+        assert held is not None
+    wait_for(signed_in, "leases", "No device is held.")
+
+
+def test_the_tracker_is_killed_and_comes_back_while_the_page_is_open(
+    live: Live, signed_in: webdriver.Chrome
+):
+    signed_in.get(live.url)
+    wait_for(signed_in, "fleet", "idle")
+    signed_in.execute_script("window.sameDocument = true")
+    live.kill_tracker()
+    wait_for(signed_in, "status", "The tracker is out of reach")
+    assert len(signed_in.find_elements(By.CSS_SELECTOR, "li.device")) == 2
+    live.start_tracker()
+    wait_for(signed_in, "status", "out of reach", there=False)
+    live.processes.wait_for_devices(live.address, KEYS)
+    wait_for(signed_in, "tally", "offline", there=False)
+    assert signed_in.execute_script("return window.sameDocument") is True
+    assert "olga" in signed_in.find_element(By.CSS_SELECTOR, ".me").text  # still logged in

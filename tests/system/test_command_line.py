@@ -1,0 +1,239 @@
+"""What people look at a farm with: status, top, logs, doctor; on a live farm."""
+
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from tunefarm import request_device
+from tunefarm.cli import main
+from tunefarm.cli.doctor_farm import way_to
+from tunefarm.cli.processes import LocalFarm, free_port
+
+LIMIT_S = 30.0
+
+
+def _follow(farm, *words):
+    """A command that goes on, and its lines as they come."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tunefarm", *words, "--tracker", farm.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_status_watch_tells_each_change_as_a_line_of_json(farm):
+    with _follow(farm, "status", "--watch", "--every", "0.1", "--json") as watching:
+        try:
+            first = json.loads(watching.stdout.readline())
+            assert {one["key"] for one in first["devices"]} >= {"one", "two"}
+            with request_device("two", tracker=farm.address, timeout=30, purpose="to be seen"):
+                while True:
+                    seen = json.loads(watching.stdout.readline())
+                    if any(one["purpose"] == "to be seen" for one in seen["devices"]):
+                        break
+        finally:
+            watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
+
+
+def test_status_watch_on_a_terminal_draws_and_gives_the_screen_back(farm):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm"
+        words = ["-m", "tunefarm", "status", "--watch", "--tracker", farm.address]
+        os.execv(sys.executable, [sys.executable, *words])
+    shown, limit = b"", time.monotonic() + LIMIT_S
+
+    def read_until(text: bytes) -> None:
+        nonlocal shown
+        while text not in shown:
+            ready, _, _ = select.select([terminal], [], [], limit - time.monotonic())
+            assert ready, shown
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:  # it has ended
+                assert text in shown, shown
+                return
+
+    read_until(b"DEVICE")
+    assert b"\x1b[?1049h" in shown and b"\x1b[32midle\x1b[0m" in shown
+    os.kill(pid, signal.SIGINT)
+    read_until(b"\x1b[?1049l")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    os.close(terminal)
+
+
+def test_a_watch_outlives_a_restart_of_the_tracker(tmp_path):
+    port = str(free_port(0))
+    with LocalFarm(tmp_path) as own:
+        start = ("tracker", "--port", port, "--state", str(tmp_path / "state"))
+        own.start("first", *start)
+        own.wait_for_tracker(f"127.0.0.1:{port}")
+        words = ["status", "--watch", "--every", "0.1", "--json", "--tracker", f"127.0.0.1:{port}"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "tunefarm", *words], stdout=subprocess.PIPE, text=True
+        ) as watching:
+            try:
+                assert json.loads(watching.stdout.readline())["devices"] == []
+                own.kill("first")
+                assert "no tracker answers" in json.loads(watching.stdout.readline())["error"]
+                own.start("second", *start)
+                while "error" in (seen := json.loads(watching.stdout.readline())):
+                    pass
+                assert seen["devices"] == []
+            finally:
+                watching.send_signal(signal.SIGINT)
+
+
+def test_logs_tell_what_happened_and_go_on(farm):
+    with request_device("one", tracker=farm.address, timeout=30, purpose="logged") as device:
+        lease, name = device.lease.id, device.id
+    of_lease = [json.loads(one) for one in farm.run("logs", lease, "--json").stdout.splitlines()]
+    assert [one["action"] for one in of_lease] == ["granted", "released"]
+    with _follow(farm, "logs", name, "--follow", "--kind", "lease", "--json") as following:
+        try:
+            with request_device("one", tracker=farm.address, timeout=30) as device:
+                while json.loads(following.stdout.readline())["subject"] != device.lease.id:
+                    pass
+        finally:
+            following.send_signal(signal.SIGINT)
+    assert following.returncode == 130
+    last = farm.run("logs", "-n", "1").stdout
+    assert len(last.splitlines()) == 1
+    assert farm.run("logs", "nobody-here").stdout == ""
+
+
+def test_top_shows_devices_and_people(farm):
+    with request_device("one", tracker=farm.address, timeout=30, user="ann", purpose="a tune"):
+        text = farm.run("top").stdout
+        found = json.loads(farm.run("top", "--json", "-n", "1").stdout)
+    row = next(line for line in text.splitlines() if line.startswith("one-"))
+    assert "leased" in row and "ann" in row and "a tune" in row
+    assert found["devices"][0]["state"] == "leased"
+    assert next(u for u in found["users"] if u["name"] == "ann")["devices"] == 1
+
+
+def test_output_cut_off_by_head_leaves_no_traceback(farm):
+    command = f"{sys.executable} -m tunefarm logs -n 0 --tracker {farm.address} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == "" and done.returncode in (0, 141)
+
+
+def test_doctor_finds_a_healthy_farm_well(farm):
+    found = json.loads(farm.run("doctor", "--only", "farm", "--json").stdout)
+    wrong = [one for one in found if not one["ok"] and "offline" not in one["detail"]]
+    assert not wrong
+    names = {one["name"] for one in found}
+    assert {"tracker", "versions", "clock", "TLS", "token"} <= names
+    assert sum("reached at" in one["detail"] for one in found) >= 2
+
+
+def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys):
+    """One advertises a port on which nothing listens, one has gone."""
+    port = str(free_port(0))
+    address, nowhere = f"127.0.0.1:{port}", f"127.0.0.1:{free_port(0)}"
+    with LocalFarm(tmp_path) as own:
+        own.start("tracker", "tracker", "--port", port, "--state", str(tmp_path / "state"))
+        own.wait_for_tracker(address)
+        for key, more in (("wrong", ["--advertise", nowhere]), ("gone", [])):
+            state = ["--state", str(tmp_path / key)]
+            own.start(key, "device", "--key", key, "--tracker", address, *state, *more)
+        own.wait_for_devices(address, ["wrong", "gone"])
+        own.kill("gone")
+        limit = time.monotonic() + LIMIT_S
+        while True:
+            assert main(["doctor", "--only", "farm", "--tracker", address, "--json"]) == 1
+            found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+            gone = next(one for name, one in found.items() if name.startswith("gone-"))
+            if "offline" in gone["detail"]:
+                break
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+    wrong = next(one for name, one in found.items() if name.startswith("wrong-"))
+    assert not wrong["ok"] and "nothing listens on its port" in wrong["detail"]
+    assert "`tunefarm device`" in wrong["fix"]
+
+
+def test_doctor_tells_no_tracker_from_a_stranger_and_a_wall(capsys):
+    nobody = f"127.0.0.1:{free_port(0)}"
+    assert main(["doctor", "--only", "farm", "--tracker", nobody]) == 1
+    assert "nothing listens on its port" in capsys.readouterr().out
+    with socket.socket() as wall:
+        # A queue that is full drops what comes, as a firewall does.
+        wall.bind(("127.0.0.1", 0))
+        wall.listen(0)
+        where = f"127.0.0.1:{wall.getsockname()[1]}"
+        held = []
+        for _ in range(4):
+            held.append(socket.socket())
+            held[-1].setblocking(False)
+            held[-1].connect_ex(wall.getsockname())
+        message, fix = way_to(where, "`tunefarm device`")
+        for one in held:
+            one.close()
+    assert "swallows" in message and "ufw allow" in fix
+    message, _ = way_to("no-such-name.invalid:9190", "a tracker")
+    assert "no address is known" in message
+
+
+def test_the_dashboards_address_is_told(farm, monkeypatch):
+    told = subprocess.run(
+        [sys.executable, "-m", "tunefarm", "status", "--tracker", farm.address],
+        env={**os.environ, "TUNEFARM_DASHBOARD": "https://farm.lab/"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert "dashboard: https://farm.lab" in told
+    assert "dashboard" not in farm.run("status").stdout
+
+
+def test_a_tracker_tells_where_its_dashboard_is(tmp_path):
+    port = str(free_port(0))
+    with LocalFarm(tmp_path) as own:
+        words = ("--port", port, "--state", str(tmp_path / "state"))
+        own.start("tracker", "tracker", *words, "--dashboard", "http://tracker.lab:9191/")
+        own.wait_for_tracker(f"127.0.0.1:{port}")
+        done = subprocess.run(
+            [sys.executable, "-m", "tunefarm", "status", "--json"],
+            env={**os.environ, "TUNEFARM_TRACKER": f"127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert json.loads(done.stdout)["url"] == "http://tracker.lab:9191"
+
+
+@pytest.mark.parametrize("what", ["tracker", "device"])
+def test_servers_print_a_line_of_json_when_they_serve(farm, tmp_path, what):
+    words = {
+        "tracker": ["tracker", "--port", "0"],
+        "device": ["device", "--key", "json", "--tracker", farm.address],
+    }[what]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tunefarm", *words, "--state", str(tmp_path), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        try:
+            said = json.loads(server.stdout.readline())
+        finally:
+            server.terminate()
+    assert said["address" if what == "tracker" else "addresses"]
