@@ -25,6 +25,8 @@ from tunefarm_device.session import Workbench
 from tunefarm_device.state import StateDir
 from tunefarm_device.topology import Turn, read_topology, spell_cpus, turns
 
+FRESH_S = 0.005  # a reading of the conditions holds so long
+
 
 @dataclass(frozen=True)
 class Options:
@@ -190,7 +192,7 @@ class Builder:
                 ),
                 blobs=self._blobs,
                 facts=facts,
-                conditions=ConditionsReader(timing_cpu, together=together),
+                conditions=ConditionsReader(timing_cpu, together=together, fresh_s=FRESH_S),
                 timing=turn,
                 scratch=state.scratch,
                 log=LeaseLog(),

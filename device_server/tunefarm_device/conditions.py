@@ -1,7 +1,9 @@
 """How the device is at this moment: frequency, temperature, load, steal, throttling."""
 
 import contextlib
+import math
 import os
+import time
 from pathlib import Path
 
 from tunefarm_proto.v1 import common_pb2 as pb
@@ -52,12 +54,21 @@ def temperature_celsius(root: Path = Path("/")) -> float | None:
 class ConditionsReader:
     """Reads conditions; remembers the last reading for what is a difference of two.
 
-    `together`: other devices of this server may time at the same moment.
+    `together`: other devices of this server may time at the same moment. A reading holds for
+    `fresh_s` seconds: to read takes as long as many short timings.
     """
 
     def __init__(
-        self, cpu: int | None = None, root: Path = Path("/"), together: bool = False
+        self,
+        cpu: int | None = None,
+        root: Path = Path("/"),
+        together: bool = False,
+        *,
+        fresh_s: float = 0.0,
     ) -> None:
+        self._fresh_s = fresh_s
+        self._last = pb.Conditions()
+        self._read_at = -math.inf
         self._together = together
         self._cpu = min(os.sched_getaffinity(0)) if cpu is None else cpu
         self._root = root
@@ -70,7 +81,13 @@ class ConditionsReader:
         return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
 
     def read(self) -> pb.Conditions:
-        """Every reading that this device has."""
+        """Every reading that this device has. Not to be changed."""
+        if time.monotonic() - self._read_at >= self._fresh_s:
+            self._last = self._read()
+            self._read_at = time.monotonic()
+        return self._last
+
+    def _read(self) -> pb.Conditions:
         now = pb.Conditions(time_together=self._together)
         now.read_at.GetCurrentTime()
         if (frequency := frequency_hz(self._cpu, self._root)) is not None:

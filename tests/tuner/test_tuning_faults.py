@@ -8,8 +8,8 @@ from tuning_campaign import Campaign
 
 
 def test_a_short_campaign(tmp_path):
-    campaign = Campaign(tmp_path, trials=60, seed=3)
-    campaign.run(limit_s=100, pause_s=0.7, kills=6)
+    campaign = Campaign(tmp_path, trials=40, seed=3)
+    campaign.run(limit_s=100, every=12)
     found = campaign.judge()
     assert found["good"] and found["WrongAnswerError"]
 
@@ -19,6 +19,6 @@ def test_a_thousand_trials(tmp_path):
     seed = int(os.environ.get("FAULTS_SEED", random.randrange(10**6)))
     print(f"FAULTS_SEED={seed}")
     campaign = Campaign(tmp_path, trials=1000, seed=seed)
-    killed = campaign.run(limit_s=1500, pause_s=1.5, kills=100)
+    killed = campaign.run(limit_s=1500, every=12)
     print(f"killed {dict(killed)}; became {dict(campaign.judge())}")
     assert min(killed[kind] for kind in ("tracker", "device", "worker", "tuner")) >= 3

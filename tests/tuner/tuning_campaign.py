@@ -15,7 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 from faulty_kernels import build_libraries, expected_error, kernels
+from tunefarm import Tracker
 from tunefarm.cli.processes import free_port
+from tunefarm_proto import errors
+from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner.records import SCREEN, Record, read
 from tunefarm_tuner.tune import tune
 
@@ -77,21 +80,24 @@ class Campaign:
             words = [*farm, "device", "--key", KEY, "--tracker", self.address, "--state", state]
         self.processes[name] = subprocess.Popen(words, stdout=self.log, stderr=self.log)
 
-    def run(self, limit_s: float, pause_s: float, kills: int) -> Counter[str]:
-        """Until the tuner is through, with about so many kills, then without any."""
+    def run(self, limit_s: float, every: int) -> Counter[str]:
+        """Until the tuner is through, with a kill each time that about so many records came."""
         names = ["tracker", *(f"device{n}" for n in range(DEVICES)), "tuner"]
         try:
             for name in names:
                 self.start(name)
-            until = time.monotonic() + limit_s
+            until, due = time.monotonic() + limit_s, 1
             while time.monotonic() < until:
-                time.sleep(pause_s * self.rng.uniform(0.5, 1.5))
+                time.sleep(0.2)
+                self._enable()
                 ended = self.processes["tuner"].poll()
                 if ended == 0:
                     return self.killed
                 if ended is not None:
                     self.start("tuner")  # killed, or its tracker was away as it began
-                if sum(self.killed.values()) < kills:
+                held = self._records()
+                if held >= due:
+                    due = held + round(every * self.rng.uniform(0.2, 1.8))
                     self._kill(self.rng.choice(KINDS))
             raise AssertionError(f"not through after {limit_s:g} s, {dict(self.killed)} killed")
         finally:
@@ -99,6 +105,20 @@ class Campaign:
                 process.kill()
                 process.wait()
             self.log.close()
+
+    def _records(self) -> int:
+        path = self.folder / "records.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def _enable(self) -> None:
+        """What an operator does: devices that failed so often are quarantined."""
+        try:
+            with Tracker(self.address) as tracker:
+                for device in tracker.devices():
+                    if device.health == tpb.DEVICE_HEALTH_QUARANTINED:
+                        tracker.manage(device.id, tpb.DEVICE_ACTION_ENABLE, "the campaign did it")
+        except errors.TunefarmError:
+            pass  # it was just killed
 
     def _kill(self, kind: str) -> None:
         if kind == "worker":

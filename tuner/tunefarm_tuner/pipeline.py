@@ -226,6 +226,8 @@ class Pipeline:
         future = trial.line.task.submit(self._pool, trial.candidate)
 
         def over(done: "Future[Bundle]") -> None:
+            if done.cancelled():  # the run is over
+                return
             digest = "" if done.exception() is not None else recording.object_digest(done.result())
             assert isinstance(done, Build)  # noqa: S101 (as `submit` makes them)
             self._events.put(Built(trial, done, digest))

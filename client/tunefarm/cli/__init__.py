@@ -32,6 +32,7 @@ COMMANDS = {
     "check": "check the health of devices by a known kernel",
     "admin": "drain, enable, quarantine or retire devices; revoke leases; set quotas",
     "tune": "search the fastest schedules of workloads on devices",
+    "best": "show, import and export the best schedules known",
     "token": "say who may use the farm",
     "audit": "show who did what, and who was refused",
     "tls": "make certificates to try TLS out, and for small farms",

@@ -1,0 +1,65 @@
+"""Logs of AutoTVM and MetaSchedule: workloads and costs carry over."""
+
+import json
+import math
+
+import pytest
+from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_tuner.foreign_logs import read_autotvm, read_metaschedule
+
+DENSE = [["TENSOR", [16, 32], "float32"], ["TENSOR", [64, 32], "float32"], None, "float32"]
+CONV = [
+    ["TENSOR", [1, 64, 56, 56], "float32"], ["TENSOR", [64, 64, 3, 3], "float32"],
+    [1, 1], [1, 1, 1, 1], [1, 1], "float32",
+]  # fmt: skip
+
+
+def autotvm_line(task, arguments, result):
+    config = {"index": 5, "code_hash": None, "entity": [["tile_y", "sp", [-1, 4]]]}
+    given = ["llvm -keys=cpu -mcpu=znver4", task, arguments, {}]
+    return json.dumps({"input": given, "config": config, "result": result, "version": 0.2})
+
+
+def test_autotvm(tmp_path):
+    log = tmp_path / "log.json"
+    lines = [
+        autotvm_line("dense_nopack.x86", DENSE, [[0.001, 0.003], 0, 1.5, 1700000000.0]),
+        autotvm_line("conv2d_nchw.x86", CONV, [[0.5], 0, 1.5, 1700000000.0]),
+        autotvm_line("dense_nopack.x86", DENSE, [[1000000000.0], 4, 9.0, 1700000000.0]),
+        autotvm_line("mine", [], [[0.25], 0, 1.0, 1700000000.0]),
+    ]
+    log.write_text("\n".join(lines) + "\n")
+    one, two, three, four = read_autotvm(log)
+    assert one.workload == "matmul:m=16,n=64,k=32,dtype=float32"
+    assert one.cost_s == pytest.approx(0.002) and one.samples_s == (0.001, 0.003)
+    assert two.workload.startswith("conv2d:c=64,h=56,w=56,k=64,r=3,s=3") and "nchw" in two.workload
+    assert three.cost_s == math.inf and three.error and not three.samples_s
+    assert (four.workload, four.cost_s) == ("", 0.25) and four.task.startswith("mine")
+
+
+def test_metaschedule(tmp_path):
+    """The lines are as TVM 0.27 writes them, but for the traces."""
+    workloads, records = tmp_path / "w.json", tmp_path / "r.json"
+    workloads.write_text('["9593177933350849261","nEYAAAA"]\n')
+    target = {"keys": ["cpu"], "kind": "llvm", "mcpu": "znver4", "num-cores": 1, "tag": ""}
+    shapes = [["TENSOR", "float32", one] for one in ([64, 32], [32, 16], [64, 16])]
+    rows = [
+        [0, [[[], []], [0.001, 0.002], target, shapes]],
+        [0, [[[], []], [1e10], target, shapes]],
+        [0, [[[], []], None, target, shapes[:1]]],
+    ]
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, two, three = read_metaschedule(workloads, records)
+    assert one.workload == "matmul:m=64,n=16,k=32,dtype=float32"
+    assert one.cost_s == pytest.approx(0.0015) and "znver4" in one.target
+    assert two.cost_s == three.cost_s == math.inf and three.workload == ""
+
+
+def test_what_is_no_log_is_one_clear_error(tmp_path):
+    bad = tmp_path / "bad.json"
+    for text in ("nonsense", "{}", '{"input": [], "result": []}', "[1, 2, 3]"):
+        bad.write_text(text + "\n")
+        with pytest.raises(InvalidRequestError, match=r"bad\.json:1"):
+            list(read_autotvm(bad))
+        with pytest.raises(InvalidRequestError, match=r"bad\.json:1"):
+            list(read_metaschedule(bad, bad))

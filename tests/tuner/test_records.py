@@ -1,0 +1,99 @@
+"""Records: whole lines, once each, whatever ends a run; and the same rows in SQLite."""
+
+import json
+import sqlite3
+
+import pytest
+from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_tuner.experience import entries_of, experience_of
+from tunefarm_tuner.records import FULL, Record, RecordFile, append, read, trial_id
+
+TASK = ("matmul:m=64,n=64,k=64,dtype=float32", "k", "x86_64-unknown-linux-gnu znver4")
+SCHEDULE = '{"lanes":16,"loops":[["k",64],["i",4],["j",16]],"unroll":1}'
+
+
+def record(schedule="s", *samples, **more):
+    workload, key, target = TASK
+    return Record(
+        workload=workload,
+        target=target,
+        device="d",
+        device_key=key,
+        emulated=False,
+        schedule=schedule,
+        samples_s=list(samples),
+        id=more.pop("id", trial_id(*TASK, schedule)),
+        **more,
+    )
+
+
+def rows(path):
+    table = sqlite3.connect(path.with_name(path.name + ".sqlite"))
+    return table.execute("SELECT id, schedule, median_s, error FROM trials ORDER BY id").fetchall()
+
+
+def test_lines_and_rows_say_the_same(tmp_path):
+    path = tmp_path / "deep" / "r.jsonl"
+    good, bad = record("a", 3.0, 1.0, 2.0, number=4), record("b", error="KernelCrashedError")
+    with RecordFile(path) as file:
+        file.add([good])
+        file.add([bad])
+    assert list(read(path)) == [good, bad]
+    assert rows(path) == sorted(
+        [(good.id, "a", 2.0, ""), (bad.id, "b", None, "KernelCrashedError")]
+    )
+
+
+def test_a_line_that_a_kill_cut_off_is_mended_and_the_table_catches_up(tmp_path):
+    path = tmp_path / "r.jsonl"
+    append(path, record("a", 1.0))
+    with path.open("a") as file:
+        file.write(json.dumps({"workload": "x"})[:-3])
+    assert len(list(read(path))) == 1
+    (tmp_path / "r.jsonl.sqlite").unlink()
+    append(path, record("b", 1.0))
+    assert [one.schedule for one in read(path)] == ["a", "b"]
+    assert len(rows(path)) == 2
+
+
+def test_two_runs_do_not_write_one_file(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with RecordFile(path), pytest.raises(InvalidRequestError, match="another run"):
+        RecordFile(path)
+    RecordFile(path).close()
+
+
+def test_what_is_no_record_is_said_by_line(tmp_path):
+    path = tmp_path / "r.jsonl"
+    append(path, record("a", 1.0))
+    path.write_text(path.read_text() + "[]\n")
+    with pytest.raises(InvalidRequestError, match=r"r\.jsonl:2"):
+        RecordFile(path)
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with RecordFile(path) as file:  # the one that failed let go of it
+        assert len(file.records) == 1
+
+
+def test_records_of_the_first_version_are_read(tmp_path):
+    path = tmp_path / "r.jsonl"
+    old = {
+        "workload": TASK[0], "target": TASK[2], "device": "d", "device_key": "k", "version": 1,
+        "emulated": False, "schedule": "s", "samples_s": [2.0], "number": 3, "error": "",
+        "message": "", "bundle_digest": "ab", "recorded_at": "2025-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    path.write_text(json.dumps(old) + "\n")
+    (one,) = read(path)
+    assert one.median_s == 2.0 and one.trial == trial_id(*TASK, "s")
+
+
+def test_experience_and_the_database_take_what_worked():
+    features = ["avx512f"]
+    screened = record(SCHEDULE, 1.0, features=features)
+    final = record(SCHEDULE, 1.2, features=features, tier=FULL, id="x")
+    bad = record("b", error="WrongAnswerError", features=features)
+    custom = Record(**{**screened.__dict__, "workload": "mine"})
+    emulated = Record(**{**screened.__dict__, "emulated": True})
+    known = experience_of([screened, bad, custom])
+    assert [one.cost_s for one in known] == [1.0, float("inf")]
+    assert [one.seconds for one in entries_of([screened, final, bad, custom, emulated])] == [1.2]
+    assert [one.seconds for one in entries_of([screened])] == [1.0]

@@ -1,0 +1,146 @@
+"""Logs of AutoTVM and MetaSchedule: what carries over is the workload and what it cost.
+
+Their schedules are of another compiler and are not read. A cost is the mean of a line's runs, in
+seconds; a run that failed has none.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunefarm_compiler import workload
+from tunefarm_proto.errors import InvalidRequestError, UnknownWorkloadError
+
+HINT = "name a log of AutoTVM (JSON lines), or both database_*.json files of MetaSchedule"
+
+
+@dataclass(frozen=True)
+class ForeignRecord:
+    """One measurement of another tuner. `cost_s` is infinite where it failed.
+
+    `workload` is ours where it is one that this version knows, as in "matmul:m=512,n=512,k=512",
+    else "" and `task` alone says what it was, in the other tuner's words.
+    """
+
+    tuner: str
+    task: str
+    workload: str
+    target: str
+    cost_s: float
+    samples_s: tuple[float, ...] = ()
+    error: str = ""
+
+
+def read_autotvm(path: Path) -> Iterator[ForeignRecord]:
+    """The lines of an AutoTVM log. Raises: InvalidRequestError for one that is none, OSError."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            row = json.loads(line)
+            target, task, arguments = row["input"][:3]
+            costs, error, *_ = row["result"]
+            failed = bool(error)
+            samples = () if failed else tuple(float(one) for one in costs)
+            yield ForeignRecord(
+                tuner="autotvm",
+                task=f"{task} {json.dumps(arguments)}",
+                workload=_autotvm_workload(str(task), arguments),
+                target=str(target),
+                cost_s=statistics.fmean(samples) if samples else math.inf,
+                samples_s=samples,
+                error=f"autotvm error {error}" if failed else "",
+            )
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise InvalidRequestError(f"{path}:{number} is no line of AutoTVM", HINT) from None
+
+
+def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]:
+    """A database of MetaSchedule: `database_workload.json` and `database_tuning_record.json`.
+
+    Raises: InvalidRequestError for a line that is none, OSError.
+    """
+    known = []
+    for number, line in enumerate(workloads.read_text().splitlines(), 1):
+        known.append(_parsed(line, f"{workloads}:{number}"))
+    for number, line in enumerate(records.read_text().splitlines(), 1):
+        where = f"{records}:{number}"
+        row = _parsed(line, where)
+        try:
+            index, (_, runs, target, arguments) = int(row[0]), row[1]
+            shapes = [[int(n) for n in one[-1]] for one in arguments]
+            dtypes = [str(one[-2]) for one in arguments]
+            samples = tuple(float(one) for one in runs or () if float(one) < 1e9)
+            kind = target if isinstance(target, str) else json.dumps(target, sort_keys=True)
+            yield ForeignRecord(
+                tuner="metaschedule",
+                task=f"{known[index][0]} {json.dumps(shapes)}",
+                workload=_matmul_of(shapes, dtypes),
+                target=kind,
+                cost_s=statistics.fmean(samples) if samples else math.inf,
+                samples_s=samples,
+                error="" if samples else "no run succeeded",
+            )
+        except (ValueError, TypeError, IndexError):
+            raise InvalidRequestError(f"{where} is no record of MetaSchedule", HINT) from None
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, list) or len(row) != 2:
+            raise ValueError(line)
+        return row
+    except ValueError:
+        raise InvalidRequestError(f"{where} is no line of MetaSchedule", HINT) from None
+
+
+def _autotvm_workload(task: str, arguments: Any) -> str:
+    """Ours for AutoTVM's dense and NCHW convolutions; "" for what is not known to be the same."""
+    try:
+        tensors = [one for one in arguments if isinstance(one, list) and one and one[0] == "TENSOR"]
+        shapes, dtypes = [one[1] for one in tensors], [one[2] for one in tensors]
+        if task.startswith("dense") and len(shapes) >= 2:
+            (m, k), (n, _) = shapes[0], shapes[1][:2]  # packed weights have more axes
+            return _matmul(m, n, k, dtypes[0]) if len(shapes[1]) == 2 else ""
+        if task.startswith("conv2d_nchw") and "winograd" not in task:
+            return _convolution(shapes, dtypes, arguments[2:])
+    except (ValueError, TypeError, IndexError):
+        pass
+    return ""
+
+
+def _convolution(shapes: Sequence[Any], dtypes: Sequence[str], rest: Sequence[Any]) -> str:
+    (batch, channels, height, width), (out, inner, rows, columns) = shapes[:2]
+    stride, padding, dilation = (list(one) for one in rest[:3])
+    plain = batch == 1 and inner == channels and len(set(padding)) == 1
+    if not plain or set(dilation) != {1} or len(set(stride)) != 1:
+        return ""
+    sizes = f"c={channels},h={height},w={width},k={out},r={rows},s={columns}"
+    sizes += f",pad={padding[0]}" if padding[0] else ""
+    sizes += f",stride={stride[0]}" if stride[0] != 1 else ""
+    return _ours(f"conv2d:{sizes},layout=nchw,dtype={dtypes[0]}")
+
+
+def _matmul_of(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
+    """Ours where three matrices are those of a product, and of one type."""
+    if [len(one) for one in shapes] != [2, 2, 2] or len(set(dtypes)) != 1:
+        return ""
+    (m, k), (inner, n), out = shapes
+    return _matmul(m, n, k, dtypes[0]) if inner == k and list(out) == [m, n] else ""
+
+
+def _matmul(m: int, n: int, k: int, dtype: str) -> str:
+    return _ours(f"matmul:m={m},n={n},k={k},dtype={dtype}")
+
+
+def _ours(text: str) -> str:
+    """As this version writes it; "" where it knows no such workload."""
+    try:
+        return str(workload.parse(text))
+    except UnknownWorkloadError:
+        return ""
