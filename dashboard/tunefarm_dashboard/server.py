@@ -93,6 +93,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 9191,
     on_ready: Callable[[int], None] | None = None,
+    *,
     credentials: Credentials | None = None,
     names: Collection[str] = (),
 ) -> None:
