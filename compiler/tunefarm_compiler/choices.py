@@ -46,7 +46,7 @@ class NestRules:
         self.spec = facts.spec
         stage = facts.stage
         self.blocked_sums = stage.reduce is None or stage.reduce.dtype == stage.tensor.dtype
-        self.group = dots.GROUP if dots.available(stage.reduce, self.spec) else 1
+        self.group = dots.group_of(stage.reduce) if dots.available(stage.reduce, self.spec) else 1
         self.packable = [touch for touch in facts.touches if self._may_pack(touch)]
 
     def _may_pack(self, touch: Touch) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tunefarm_compiler.caches import caches
-from tunefarm_compiler.dots import GROUP, available
+from tunefarm_compiler.dots import available, group_of
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
@@ -287,7 +287,7 @@ class Shape:
         inner = self.stage.reduce_axes[-1].name
         moving = [load.strides()[0].get(inner, 0) for load, _ in self.broadcast]
         suits = available(self.stage.reduce, self.spec) and set(moving) <= {1}
-        return GROUP if suits else 1
+        return group_of(self.stage.reduce) if suits else 1
 
     def packable(self) -> list[str]:
         """The operand along the vectors, where its panels are used often enough."""

@@ -1,8 +1,9 @@
-"""Sums of products of 8-bit numbers, four at a time, where the processor has an instruction."""
+"""Sums of products of narrow numbers, a word at a time, where the processor has an instruction."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from tunefarm_compiler.emit import Emitter, kind
+from tunefarm_compiler.emit import SIZES, Emitter, kind
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import (
     Axis,
@@ -18,17 +19,26 @@ from tunefarm_compiler.te import (
     walk,
 )
 
-GROUP = 4
+GROUP = 4  # 8-bit numbers in a word, and the fewest lanes of such an instruction
 BYTES = ("int8", "uint8")
 
 
 def operands(reduce: Reduce | None) -> tuple[Expr, Expr] | None:
-    """The 8-bit factors of a sum of products in int32; None where it is none."""
+    """The narrow factors of a sum of products in 32 bits; None where it is none."""
     match reduce:
+        case Reduce("add", Binary("mul", Cast(left, "float32"), Cast(right, "float32"))):
+            if left.dtype == right.dtype == "bfloat16":
+                return left, right
         case Reduce("add", Binary("mul", Cast(left, "int32"), Cast(right, "int32"))):
             if left.dtype in BYTES and right.dtype in BYTES:
                 return left, right
     return None
+
+
+def group_of(reduce: Reduce | None) -> int:
+    """How many of its factors a word of 32 bits holds; 1 where they are not narrow."""
+    pair = operands(reduce)
+    return GROUP if pair is None else 4 // SIZES[pair[0].dtype]
 
 
 def flipped(reduce: Reduce | None, load: Load) -> int:
@@ -41,14 +51,25 @@ def flipped(reduce: Reduce | None, load: Load) -> int:
 
 
 def available(reduce: Reduce | None, spec: TargetSpec) -> bool:
-    """Whether one instruction does four steps of such a sum."""
+    """Whether one instruction does all steps of a word of such a sum."""
     pair = operands(reduce)
     if pair is None:
         return False
     signs = {one.dtype for one in pair}
+    if signs == {"bfloat16"}:
+        return "avx512bf16" in spec.features
     if "avx512vnni" in spec.features:
         return signs == {"int8", "uint8"}
     return "dotprod" in spec.features and len(signs) == 1
+
+
+def as_pairs(reduce: Reduce, apply: Callable[[Expr], Expr]) -> Expr | None:
+    """A sum of products of bfloat16 with its casts kept, as vdpbf16ps takes it; None for others."""
+    pair = operands(reduce)
+    if pair is None or pair[0].dtype != "bfloat16":
+        return None
+    left, right = (Cast(apply(one), "float32") for one in pair)
+    return replace(reduce, body=Binary("mul", left, right))
 
 
 def unsigned(reduce: Reduce, name: str, axes: tuple[Axis, ...]) -> Expr | None:
@@ -84,13 +105,17 @@ def emit_dot(  # noqa: PLR0917
     emit: Emitter, spec: TargetSpec, total: str, words: tuple[str, str], dtypes: tuple[str, str],
     lanes: int,
 ) -> str:  # fmt: skip
-    """total plus four products in every lane; a word holds four numbers."""
+    """total plus the products of a word in every lane: of four 8-bit numbers, or two bfloat16."""
     wide, narrow = kind("int32", lanes), kind("int8", GROUP * lanes)
-    if "avx512vnni" in spec.features:
+    sums = wide
+    if dtypes[0] == "bfloat16":
+        narrow, sums = f"<{2 * lanes} x bfloat>", kind("float32", lanes)
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+    elif "avx512vnni" in spec.features:
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         words = words if dtypes[0] == "uint8" else words[::-1]
     else:
         name = f"llvm.aarch64.neon.{'s' if dtypes[0] == 'int8' else 'u'}dot.v4i32.v16i8"
     parts = [emit.value("q", f"bitcast {wide} {word} to {narrow}") for word in words]
     typed = ", ".join(f"{narrow} {part}" for part in parts)
-    return emit.value("acc", f"call {wide} @{name}({wide} {total}, {typed})")
+    return emit.value("acc", f"call {sums} @{name}({sums} {total}, {typed})")

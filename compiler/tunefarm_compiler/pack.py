@@ -126,9 +126,10 @@ class _Copier:
         return loop.final[1]
 
     def _grouped(self, steps: int, stride: int, read: str, write: str, filled: int) -> str:
-        """Words of four steps for each element of the side; steps that are not there are 0."""
-        emit, whole = self.emit, self.panels.width * self.panels.group
-        for rounds, count in ((steps // 4, 4), (1, steps % 4)):
+        """Words of steps for each element of the side; steps that are not there are 0."""
+        emit, group = self.emit, self.panels.group
+        whole = self.panels.width * group
+        for rounds, count in ((steps // group, group), (1, steps % group)):
             if not rounds or not count:
                 continue
             with emit.loop(rounds, [("ptr", read), ("ptr", write)]) as loop:
@@ -145,7 +146,7 @@ class _Copier:
         emit, side, dtype = self.emit, self.panels.side_stride, self.dtype
         for at, lanes, _ in spans(filled, self.lanes if side == 1 else 1):
             begin = emit.pointer(read, at * side, dtype)
-            if stride == 1 and count == 4:
+            if stride == 1 and count == self.panels.group:
                 word = emit.value("s", f"load i32, ptr {begin}, align 1")
             else:
                 wide = kind("int32", lanes)
@@ -153,7 +154,7 @@ class _Copier:
                 for step in range(count):
                     taken = emit.load(emit.pointer(begin, step * stride, dtype), dtype, lanes)
                     value = emit.value("z", f"zext {kind(dtype, lanes)} {taken} to {wide}")
-                    shift = constant(8 * step, "int32", lanes)
+                    shift = constant(32 // self.panels.group * step, "int32", lanes)
                     moved = emit.value("z", f"shl {wide} {value}, {shift}")
                     word = emit.value("z", f"or {wide} {word}, {moved}")
             if self.flip:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.dots import GROUP, operands
+from tunefarm_compiler.dots import GROUP, group_of, operands
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.te import Tensor
 from tunefarm_compiler.threads import MOST_THREADS
@@ -308,11 +308,12 @@ def _check_vector(schedule: Schedule, stage: Stage) -> None:
 def _check_group(schedule: Schedule, stage: Stage) -> None:
     if schedule.group == 1:
         return
-    pair = operands(stage.reduce)
-    if schedule.group != GROUP or pair is None or schedule.lanes < GROUP:
+    pair, group = operands(stage.reduce), group_of(stage.reduce)
+    if schedule.group != group or pair is None or schedule.lanes < GROUP:
         raise InvalidScheduleError(
             f"schedule: group {schedule.group} of {stage.tensor.name} in {schedule.lanes} lanes",
-            f"only sums of products of 8-bit numbers are grouped, by {GROUP}, in {GROUP} lanes",
+            "only sums of products of 8-bit numbers, by 4, or of bfloat16, by 2, are grouped, "
+            f"in {GROUP} lanes at least",
         )
     vector, inner = schedule.vector_axis(stage), schedule.reduce_order(stage)[-1]
     if vector not in {axis.name for axis in stage.axes}:
@@ -329,12 +330,12 @@ def _check_group(schedule: Schedule, stage: Stage) -> None:
             raise InvalidScheduleError(
                 f"schedule: groups of {load.tensor.name} do not lie side by side", "pack it"
             )
-    cut = [block for axis, block in schedule.loops if axis == inner and block % GROUP]
+    cut = [block for axis, block in schedule.loops if axis == inner and block % group]
     if any(inner in dict(test.terms) for test in stage.tests) or any(
         block < stage.extents[inner] for block in cut
     ):
         raise InvalidScheduleError(
-            f"schedule: groups of {inner} are cut", f"make its blocks multiples of {GROUP}"
+            f"schedule: groups of {inner} are cut", f"make its blocks multiples of {group}"
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tunefarm_compiler import functions
-from tunefarm_compiler.dots import unsigned
+from tunefarm_compiler.dots import as_pairs, available, unsigned
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Cast, Compute, Expr, Load, Reduce, Tensor, rewrite
 
@@ -44,6 +44,8 @@ class _Rules:
         match expr:
             case Load(tensor, indices) if self._tensor(tensor) is not tensor:
                 return Load(self._tensor(tensor), indices)
+            case Reduce() if available(expr, self._spec) and (made := as_pairs(expr, self.apply)):
+                return made
             case Reduce() if "avx512vnni" in self._spec.features:
                 return unsigned(expr, self._name, self._axes)
             case Cast(value, "float32") if value.dtype == "bfloat16":

@@ -143,7 +143,7 @@ class Tile:
         wide = kind(access.dtype, lanes)
         if lanes == 1 or (along == 1 and piece.valid == lanes):
             emit.store(value, where, access.dtype, lanes)
-        elif along == 1:
+        elif along == 1 and piece.valid > 1:  # LLVM writes beyond a lone i16 of four
             mask = lanes_mask([lane < piece.valid for lane in range(lanes)])
             name = f"llvm.masked.store.{llvm.suffix(access.dtype, lanes)}.p0"
             size = llvm.SIZES[access.dtype]

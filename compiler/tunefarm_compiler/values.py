@@ -214,6 +214,11 @@ class Values:
 
     def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
         old, new = kind(before, lanes), kind(after, lanes)
+        if (before, after) == ("bfloat16", "float32"):  # the upper half of its bits
+            wide = kind("int32", lanes)
+            low = self.emit.value("x", f"zext {old} {value} to {wide}")
+            high = self.emit.value("x", f"shl {wide} {low}, {constant(16, 'int32', lanes)}")
+            return self.emit.value("x", f"bitcast {wide} {high} to {new}")
         if before in FLOATS and after in FLOATS:
             name = "fpext" if llvm.SIZES[before] < llvm.SIZES[after] else "fptrunc"
         elif before in FLOATS:
@@ -331,15 +336,17 @@ class Values:
         each = self.emit.value("i", f"add {wide} {start}, {ramp}")
         return Guard(mask=self.emit.value("c", f"icmp sge {wide} {each}, zeroinitializer"))
 
-    # Four 8-bit numbers in a word
+    # Narrow numbers in a word
 
     def word(self, expr: Expr, piece: Piece, guard: str = "") -> str:
-        """Four steps of an 8-bit expression in each lane, where the access is grouped."""
+        """A word's steps of a narrow expression in each lane, where the access is grouped."""
         lanes = piece.lanes
         match expr:
             case Load():
                 return self._load_word(expr, piece, guard)
-            case Constant(number):
+            case Constant(0):
+                return constant(0, "int32", lanes)
+            case Constant(number, "int8" | "uint8"):
                 four = bytes([int(number) & 0xFF] * 4)
                 return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
             case Bits(value):
@@ -364,7 +371,8 @@ class Values:
                 test = f"{kind('bool', lanes)} {condition}"
                 return self.emit.value("x", f"select {test}, {wide} {one}, {wide} {other}")
         raise InvalidScheduleError(
-            f"schedule: {type(expr).__name__} of 8-bit numbers cannot be grouped", "leave group out"
+            f"schedule: {type(expr).__name__} of narrow numbers cannot be grouped",
+            "leave group out",
         )
 
     def _load_word(self, load: Load, piece: Piece, only: str) -> str:
@@ -381,20 +389,22 @@ class Values:
             if only:
                 self.uses_nothing = True
                 where = self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {NOTHING}")
-            made = self._bytes(where, 4 if access.packed else self.grouped)
+            whole = 4 // llvm.SIZES[access.dtype]
+            made = self._parts(where, whole if access.packed else self.grouped, access.dtype)
             made = self.emit.splat(made, "int32", lanes)
         self._loaded[found] = made
         return made
 
-    def _bytes(self, where: str, count: int) -> str:
-        """So many bytes as a word, the rest of it 0."""
-        if count == 4:
+    def _parts(self, where: str, count: int, dtype: str) -> str:
+        """So many narrow numbers as a word, the rest of it 0."""
+        size = llvm.SIZES[dtype]
+        if count * size == 4:
             return self.emit.value("s", f"load i32, ptr {where}, align 1")
         total = "0"
         for at in range(count):
-            byte = self.emit.load(self.emit.pointer(where, at, "int8"), "int8")
-            wide = self.emit.value("z", f"zext i8 {byte} to i32")
-            moved = self.emit.value("z", f"shl i32 {wide}, {8 * at}")
+            part = self.emit.load(self.emit.pointer(where, at, dtype), dtype)
+            wide = self.emit.value("z", f"zext {kind(dtype)} {part} to i32")
+            moved = self.emit.value("z", f"shl i32 {wide}, {8 * size * at}")
             total = self.emit.value("z", f"or i32 {total}, {moved}")
         return total
 

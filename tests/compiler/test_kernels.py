@@ -166,3 +166,14 @@ def test_8_bit_products_by_one_instruction_where_there_is_one(target, word):
     text = lowered(parsed, spec, default_schedule(parsed, spec))
     assert word in text
     assert word or ("dot" not in text and "dpb" not in text)
+
+
+@pytest.mark.parametrize("text", ["m=18,n=1,k=25", "m=18,n=17,k=25", "m=5,n=33,k=7,tb=1"])
+@pytest.mark.parametrize("at_end", [True, False])
+def test_bfloat16_by_pairs_where_there_is_an_instruction(text, at_end):
+    parsed = workload.parse(f"matmul:{text},dtype=bfloat16")
+    for target, found in (("znver4", True), ("znver4+noavx512bf16", False), ("rasp5", False)):
+        spec = targets.resolve(target)
+        code = lowered(parsed, spec, default_schedule(parsed, spec))
+        assert ("avx512bf16.dpbf16ps" in code) == found
+    run(build(parsed, "local"), parsed, at_end)
