@@ -17,7 +17,7 @@ from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 NARROW_PANEL = 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
-LONG = 512  # steps of a sum from which on prefetches pay
+LONG = 1024  # steps of a sum from which on prefetches pay
 WINDOW = 9  # steps of a window that are written out
 SMALL = 16  # windows in a row, up to which none should be left over
 WIDE, NARROW = 0.15, 0.5
@@ -253,6 +253,10 @@ class Shape:
         if outer:
             loops.append((self.rows[-1].name, outer))
         loops += [(self.vector.name, columns), *self.blocks(rows)]
+        if self.group > 1 and not outer and self.vector.extent > 2 * columns:
+            # Products are so fast that rows are fetched for two panels at a time.
+            loops[depth] = (self.vector.name, 2 * columns)
+            loops.append((self.vector.name, columns))
         wanted = packs if packs is not None else self.packable()
         along = self.along[0][0].tensor.name
         made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
@@ -279,7 +283,8 @@ class Shape:
             return schedule
         ahead = schedule.tile(self.stage.extents)[rows]
         names = (load.tensor.name, self.stage.tensor.name)
-        return replace(schedule, prefetches=tuple(Prefetch(one, rows, ahead) for one in names))
+        asked = tuple(Prefetch(one, rows, ahead) for one in names)
+        return replace(schedule, unroll=4, prefetches=asked)  # fewer times for each line
 
     @property
     def group(self) -> int:

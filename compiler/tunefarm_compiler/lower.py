@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, segments
 from tunefarm_compiler.clip import clipped
 from tunefarm_compiler.dots import available
@@ -27,7 +28,7 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Index, Load, Tensor
 from tunefarm_compiler.threads import DEAL
 from tunefarm_compiler.tile import Tile
-from tunefarm_compiler.values import NOTHING, Access
+from tunefarm_compiler.values import NOTHING
 
 # A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
 SPARE = 64

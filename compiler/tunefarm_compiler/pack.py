@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Ranges
 from tunefarm_compiler.dots import flipped
 from tunefarm_compiler.emit import Emitter, Value, constant, kind
@@ -10,7 +11,6 @@ from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Load
 from tunefarm_compiler.tile import spans
-from tunefarm_compiler.values import Access
 
 # Sides of squares that are turned: larger ones are no faster, and take LLVM three times as long.
 SQUARE = 4

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.regions import Region
@@ -11,7 +12,6 @@ from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.threads import DEAL
-from tunefarm_compiler.values import Access
 from tunefarm_compiler.workload import Workload
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, interval
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Index, Load
-from tunefarm_compiler.values import Access
 
 # One dimension of a part: where it begins, by the output's axes, and how much of it.
 Side = tuple[Index, int]

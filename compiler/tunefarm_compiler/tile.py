@@ -9,6 +9,7 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
+from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.bounds import Ranges, decide, segments
 from tunefarm_compiler.clip import clipped, limits
 from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
@@ -16,7 +17,7 @@ from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Binary, Index, Load, Reduce, walk
-from tunefarm_compiler.values import Access, Piece, Values
+from tunefarm_compiler.values import Values
 
 LINE = 64  # bytes that a prefetch brings
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}

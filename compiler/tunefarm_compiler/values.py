@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import emit as llvm
+from tunefarm_compiler.access import WHOLE, Access, Guard, Piece
 from tunefarm_compiler.bounds import Ranges, decide, interval
 from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask, suffix
 from tunefarm_compiler.stages import Stage
@@ -31,52 +30,6 @@ from tunefarm_compiler.te import (
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": ("olt", "slt"), "gt": ("ogt", "sgt"), "eq": ("oeq", "eq")}
 NOTHING = "@nothing"  # zeros, read in place of what lies outside
-
-
-@dataclass(frozen=True)
-class Access:
-    """Where a load or store goes: a base and how far each axis moves it, in elements.
-
-    `strides` hold inside the register tile, `outer` between tiles: in packed panels they differ.
-    """
-
-    base: str
-    strides: Mapping[str, int]
-    outer: Mapping[str, int]
-    dtype: str = "float32"
-    packed: bool = False
-    flip: int = 0  # each byte was xored with it when it was packed
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One vector of a tile: a point of the other axes, a start along the vectors, its lanes.
-
-    Lanes from `valid` on hold nothing: they are neither read nor written.
-    """
-
-    point: tuple[int, ...]
-    start: int
-    lanes: int
-    valid: int
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.point, self.start, self.lanes, self.valid))
-
-    def __hash__(self) -> int:  # they are looked up far more often than made
-        return self._hash
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What must hold for lanes to be read: a condition for all, a mask ("" where there is none)."""
-
-    every: str = ""
-    mask: str = ""
-
-
-_WHOLE = Guard()
 
 
 class Values:
@@ -135,7 +88,7 @@ class Values:
     def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
         """The expression on a piece; what lies outside the guard is not read."""
         if guard is None:
-            guard = _WHOLE
+            guard = WHOLE
             if piece.valid < piece.lanes:
                 guard = Guard(mask=lanes_mask([n < piece.valid for n in range(piece.lanes)]))
         key = (id(expr), piece, guard)
@@ -267,7 +220,7 @@ class Values:
         if False in verdicts:
             return self.value(no, piece, guard)
         every, mask = guard.every, guard.mask
-        own = _WHOLE
+        own = WHOLE
         for verdict in verdicts:
             if isinstance(verdict, Guard):
                 every, mask = (
@@ -279,7 +232,7 @@ class Values:
                     self._both(own.mask, verdict.mask, piece.lanes),
                 )
         one = self.value(yes, piece, Guard(every, mask))
-        if own == _WHOLE:
+        if own == WHOLE:
             return one
         two = self.value(no, piece, guard)
         condition = f"{kind('bool', piece.lanes)} {self._mask(own, piece.lanes)}"
@@ -444,7 +397,7 @@ class Values:
         if found not in self._loaded:
             if along == 1:
                 made = self._contiguous(load, offset, lanes, guard)
-            elif guard == _WHOLE and (turned := self._turned(load, offset, along, piece)):
+            elif guard == WHOLE and (turned := self._turned(load, offset, along, piece)):
                 made = turned
             else:
                 made = self._gather(load, offset, along, piece, guard)
@@ -464,7 +417,7 @@ class Values:
 
     def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
         where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
-        if guard == _WHOLE:
+        if guard == WHOLE:
             return self.emit.load(where, load.dtype, lanes)
         wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
         name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
@@ -494,7 +447,7 @@ class Values:
 
     def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
         wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
-        if along == 2 and guard == _WHOLE:
+        if along == 2 and guard == WHOLE:
             # Two overlapping reads, so that nothing behind the last element is touched.
             where = [
                 self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)

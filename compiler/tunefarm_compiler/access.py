@@ -1,0 +1,51 @@
+"""Where values of a tile are read and written, and under which conditions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a load or store goes: a base and how far each axis moves it, in elements.
+
+    `strides` hold inside the register tile, `outer` between tiles: in packed panels they differ.
+    """
+
+    base: str
+    strides: Mapping[str, int]
+    outer: Mapping[str, int]
+    dtype: str = "float32"
+    packed: bool = False
+    flip: int = 0  # each byte was xored with it when it was packed
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One vector of a tile: a point of the other axes, a start along the vectors, its lanes.
+
+    Lanes from `valid` on hold nothing: they are neither read nor written.
+    """
+
+    point: tuple[int, ...]
+    start: int
+    lanes: int
+    valid: int
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.point, self.start, self.lanes, self.valid))
+
+    def __hash__(self) -> int:  # they are looked up far more often than made
+        return self._hash
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What must hold for lanes to be read: a condition for all, a mask ("" where there is none)."""
+
+    every: str = ""
+    mask: str = ""
+
+
+WHOLE = Guard()
