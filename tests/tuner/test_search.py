@@ -21,7 +21,7 @@ from tunefarm_tuner.search import (
     strategy,
     warm_start,
 )
-from tunefarm_tuner.search.model import CostModel, Group, relevance, speeds
+from tunefarm_tuner.search.model import CostModel, Group, relevance, speeds, thinned
 from tunefarm_tuner.search.sampler import OptunaSearch
 from tunefarm_tuner.templates import TemplateSpace
 
@@ -152,6 +152,19 @@ def test_the_model_learns_an_order_and_carries_it_over():
     again = CostModel(0)
     again.train([Group(rows[:150], [10 * one for one in costs[:150]])])
     assert again.scores(rows[150:]) == scores
+
+
+def test_a_model_bears_nothing_but_failures_and_very_many_results():
+    rows = [[float(n), n % 7.0] for n in range(12_000)]
+    learned = CostModel(0)
+    learned.train([], Group(rows[:40], [INFINITE] * 40))
+    assert all(map(math.isfinite, learned.scores(rows[:3])))
+    many = Group(rows, [1.0 + n for n in range(12_000)])
+    kept = thinned(many)
+    assert len(kept.costs_s) == 4096 and max(kept.costs_s) > 11_900
+    assert kept.costs_s[:2048] == many.costs_s[:2048] and thinned(kept) is kept
+    learned.train([], many)
+    assert learned.scores(rows[:1])[0] > learned.scores(rows[-1:])[0]
 
 
 def test_patience_ends_when_nothing_gets_better():
