@@ -38,6 +38,7 @@ RATING = SHARED | {
     "learning_rate": 0.06,
 }
 RATING_TREES = 120
+MOST_ROWS = 4096  # of a group: LightGBM ranks up to 10,000, and time counts too
 HALF_TRUST = 64  # own results at which ranks count half as much as they ever do
 
 
@@ -70,6 +71,17 @@ def relevance(costs_s: Sequence[float]) -> list[int]:
     ]
 
 
+def thinned(group: Group) -> Group:
+    """A group of bearable size: the faster half of what is kept, and the others evenly."""
+    count = len(group.costs_s)
+    if count <= MOST_ROWS:
+        return group
+    order = sorted(range(count), key=lambda n: group.costs_s[n])
+    rest, half = order[MOST_ROWS // 2 :], MOST_ROWS // 2
+    kept = order[:half] + [rest[n * len(rest) // half] for n in range(half)]
+    return Group([group.features[n] for n in kept], [group.costs_s[n] for n in kept])
+
+
 def speeds(costs_s: Sequence[float]) -> list[float]:
     """Shares of the speed of the fastest; 0 for a failure."""
     best = min((cost for cost in costs_s if math.isfinite(cost)), default=1.0)
@@ -96,14 +108,16 @@ class CostModel:
 
     def train(self, prior: Sequence[Group], own: Group | None = None) -> None:
         """Learn anew from other searches and from the search itself; too few change nothing."""
-        mine = own if own is not None and len(own.costs_s) > 1 else None
+        mine = thinned(own) if own is not None and len(own.costs_s) > 1 else None
         groups = [*prior, *([mine] if mine else [])]
         if sum(len(group.costs_s) for group in groups) < MIN_ROWS:
             return
         count = len(mine.costs_s) if mine else 0
         # What other searches say counts for less the more is known of this one.
         weights = [
-            1.0 if group is own else 1 / (1 + count / 32) for group in groups for _ in group.costs_s
+            1.0 if group is mine else 1 / (1 + count / 32)
+            for group in groups
+            for _ in group.costs_s
         ]
         labels = [speed for group in groups for speed in speeds(group.costs_s)]
         self._rating = self._fit(RATING, RATING_TREES, groups, labels, weight=weights)
