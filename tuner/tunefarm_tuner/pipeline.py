@@ -6,6 +6,7 @@ batch is measured the next one is built, and the one after that is thought of.
 """
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -36,9 +37,9 @@ from tunefarm_tuner.seats import (
 )
 
 TICK_S = 0.5
+SWITCH_S = 0.0005
 STOP_S, CUT_S = 5.0, 0.2
 PATIENCE_S = 120.0  # without any device, before the run gives up
-MOST_READY = 4  # built and waiting, for each worker: more would be thought of too early
 FINALISTS = 5
 FINAL_TRIES = 3
 
@@ -169,6 +170,8 @@ class Pipeline:
     def run(self, seats: Sequence[Seat]) -> None:
         """Until all is done. Raises what ends the run; its records are kept in any case."""
         self.seats = list(seats)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)  # a model thinks in Python: others must get their turn
         self._thinker.start()
         try:
             while True:
@@ -180,6 +183,7 @@ class Pipeline:
                 self._give_up_on_devices()
         finally:
             self._thoughts.put(None)
+            sys.setswitchinterval(before)
             for seat in self.seats:
                 seat.stop()
             for seat in self.seats:

@@ -1,6 +1,8 @@
 """tune: the fastest schedules of some workloads, by trials on some devices."""
 
+import contextlib
 import os
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -333,6 +335,15 @@ class Run:
 
     def _winner(self, line: Line, found: list[Finalist], device: Device) -> None:
         self._winners[line] = found
+        timed = [one for one in found if one.timing is not None]
+        if timed:
+            result = as_result(line, min(timed, key=_median), device)
+            threading.Thread(target=self._tell, args=[result], daemon=True).start()
+
+    def _tell(self, result: tpb.Result) -> None:
+        """The winner is a result of the farm's as any other; a tracker that is away has no say."""
+        with contextlib.suppress(errors.TunefarmError), Tracker(self._asked.tracker) as tracker:
+            tracker.record(result)
 
     def _result(self, pipeline: Pipeline, interrupted: bool) -> TuneResult:
         return TuneResult(
@@ -344,6 +355,26 @@ class Run:
             seconds=pipeline.seconds,
             interrupted=interrupted,
         )
+
+
+def as_result(line: Line, winner: Finalist, device: Device) -> tpb.Result:
+    """A winner as the tracker keeps it."""
+    result = tpb.Result(
+        id=uuid.uuid4().hex,
+        workload=line.task.workload,
+        device_id=device.id,
+        device_key=device.key,
+        target=device.target,
+        lease_id=device.lease.id,
+        user=current_user(),
+        bundle_digest=winner.bundle_digest,
+        schedule=winner.candidate,
+        timing=winner.timing,
+        correct=True,
+        operations=line.task.operations,
+    )
+    result.recorded_at.GetCurrentTime()
+    return result
 
 
 def name_of(line: Line) -> str:
