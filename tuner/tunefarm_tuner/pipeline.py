@@ -167,6 +167,10 @@ class Pipeline:
         """Told by seats, on threads of theirs."""
         self._events.put(event)
 
+    def interrupt(self) -> None:
+        """End the run between two events, so that no trial is half over. For signal handlers."""
+        self._events.put(KeyboardInterrupt())
+
     def run(self, seats: Sequence[Seat]) -> None:
         """Until all is done. Raises what ends the run; its records are kept in any case."""
         self.seats = list(seats)

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import signal
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TypeAlias
 
 from tunefarm import Device, Tracker, request_device
@@ -231,7 +233,8 @@ class Run:
             self._report = reporter.put
             state, detail = tpb.TUNING_STATE_FAILED, ""
             try:
-                pipeline.run([self._seat(key, pipeline) for key in self._seats()])
+                with interrupting(pipeline):
+                    pipeline.run([self._seat(key, pipeline) for key in self._seats()])
                 state = tpb.TUNING_STATE_FINISHED
             except KeyboardInterrupt:
                 state = tpb.TUNING_STATE_INTERRUPTED
@@ -355,6 +358,24 @@ class Run:
             seconds=pipeline.seconds,
             interrupted=interrupted,
         )
+
+
+@contextlib.contextmanager
+def interrupting(pipeline: Pipeline) -> Iterator[None]:
+    """The first Ctrl-C ends the run where nothing is half done; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        pipeline.interrupt()
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def as_result(line: Line, winner: Finalist, device: Device) -> tpb.Result:
