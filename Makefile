@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation test-kernels test-deploy faults fuzz hostile check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation test-kernels test-deploy test-upgrade faults fuzz hostile check format stubs bench clean
 
 install: .venv/installed
 
@@ -25,13 +25,17 @@ test-slow: install
 test-emulation: install
 	$(BIN)/pytest -m emulation --timeout 900
 
-# 20 minutes. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
+# Minutes for each of nine targets. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
 test-kernels: install
 	$(BIN)/pytest -m kernels -s --timeout 900 tests/compiler
 
 # Needs root, mmdebstrap and PyPI.
 test-deploy: install
 	$(BIN)/pytest -m deploy --timeout 1200
+
+# The version before this one and this one, side by side.
+test-upgrade: install
+	$(BIN)/pytest -m slow tests/upgrade
 
 # A failing run prints its seed: FAULTS_SEED=7 make faults
 faults: install

@@ -19,11 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tunefarm_compiler import Kernel, Schedule, default_schedule, space, targets, workload
+from tunefarm_compiler import Kernel, Schedule, default_schedule, targets, workload
 from tunefarm_compiler.building import job
 from tunefarm_compiler.codegen import emit_object, lowered, timing_loop
 from tunefarm_compiler.linker import link
 from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.spaces import ScheduleRules
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import CompileError
@@ -124,8 +125,8 @@ def main() -> None:
     os.sched_setaffinity(0, {max(allowed)})
     for text in given.workloads:
         parsed = workload.parse(text)
-        grid = space(parsed, spec)
-        drawn.append(random.Random(0).sample(grid, min(given.candidates, len(grid))))
+        rules, rng = ScheduleRules(parsed, spec), random.Random(0)
+        drawn.append([rules.sample(rng) for _ in range(given.candidates)])
         rows[text] = costs(parsed, spec, drawn[-1])
         if not given.json:
             parts = "  ".join(f"{part} {1e3 * s:5.1f}" for part, s in rows[text].items())

@@ -4,15 +4,15 @@
         [--transfer] [--no-default] [W ...]
 
 Every candidate is measured once (see `_offline.py`) and kept in DIR, which runs share: the best
-known schedule is the fastest in it when the run ends. What a search would name as its winner after
-so many trials is timed again in turns with the best known ones; figures are the winner's seconds by
-the best's, means over the seeds. With --transfer each search is told of the tables of the other
-workloads given; with --no-default searches are not given the default schedule as their first trial.
+known schedule is the fastest in it when the run ends. What a search has as its fastest few after so
+many trials is timed again in turns with the best known ones, as a tuning run does before it names a
+winner; figures are the winner's seconds by the best's, means over the seeds. With --transfer each
+search is told of the tables of the other workloads given; with --no-default searches are not given
+the default schedule as their first trial.
 """
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +32,7 @@ WORKLOADS = (
 )
 POINTS = (16, 64, 256)
 BATCH = 16
+FINALISTS = 3
 KNOWN_BEST = 12  # fastest ones of the table that are timed again
 
 
@@ -45,10 +46,10 @@ class Bare(ScheduleSpace):
 
 def search(
     offline: Offline, space: ScheduleSpace, name: str, seed: int, trials: int, start: WarmStart
-) -> dict[int, str]:
-    """The winner after each number of trials."""
+) -> dict[int, list[str]]:
+    """The fastest few after each number of trials."""
     walker = strategy(name, space, seed, start)
-    winners, best, done = dict[int, str](), (math.inf, ""), 0
+    winners, best, done = dict[int, list[str]](), list[tuple[float, str]](), 0
     while done < trials:
         batch = walker.propose(min(BATCH, trials - done))
         if not batch:
@@ -57,9 +58,9 @@ def search(
         walker.observe(results)
         for one in results:
             done += 1
-            best = min(best, (one.cost_s, one.candidate))
+            best = sorted([*best, (one.cost_s, one.candidate)])[:FINALISTS]
             if done in POINTS:
-                winners[done] = best[1]
+                winners[done] = [candidate for _, candidate in best]
     return winners
 
 
@@ -88,7 +89,7 @@ def measure(text: str, others: Sequence[str], given: argparse.Namespace) -> list
         }
         good = sorted(offline.known.values(), key=lambda one: one.cost_s)[:KNOWN_BEST]
         named = {one.candidate for one in good} | {ScheduleSpace.default(space)}
-        named |= {one for run in winners.values() for one in run.values()}
+        named |= {one for run in winners.values() for few in run.values() for one in few}
         seconds = offline.retimed(sorted(named))
     best = min(seconds.values())
     rows: list[dict[str, object]] = [
@@ -98,7 +99,9 @@ def measure(text: str, others: Sequence[str], given: argparse.Namespace) -> list
     for name in given.strategies.split(","):
         for point in POINTS:
             runs = [winners[name, seed] for seed in range(given.seeds)]
-            behind = [seconds[run[point]] / best for run in runs if point in run]
+            behind = [
+                min(seconds[one] for one in run[point]) / best for run in runs if point in run
+            ]
             if behind:
                 rows.append({"workload": text, "strategy": name, "trials": point, "behind": behind})
     print(f"{text}: best known {offline.parsed.operations / best / 1e9:.1f} GFLOPS")

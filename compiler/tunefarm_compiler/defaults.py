@@ -19,6 +19,7 @@ STREAM_VECTORS = 4
 FEW_ROWS = 3
 LONG = 512  # steps of a sum from which on prefetches pay
 WINDOW = 9  # steps of a window that are written out
+SMALL = 16  # windows in a row, up to which none should be left over
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
 
@@ -177,7 +178,9 @@ class Shape:
         if self.spec.vector_registers < 32:
             return self.slide(2, 1, 3, steps)
         extent = self.window.extent
-        even = max(n for n in range(1, 8) if extent % n == 0) if extent <= 16 else 4
+        if extent > SMALL:
+            return self.slide(2, 1, 4, steps)
+        even = max(n for n in range(1, 8) if extent % n == 0)
         return self.slide(max(even, 3), 1, 2, steps)
 
     def parts_of_sums(self, most: int) -> Schedule:

@@ -74,6 +74,7 @@ NAMES = (
     "threads",
     "threads that are busy",
     "even rows",
+    "prefetches",
     "grouped",
     "type's size",
 )
@@ -256,6 +257,7 @@ def _loops(nest: Nest, schedule: Schedule, last_stage: Stage) -> list[float]:
         log2(schedule.threads),
         _busy(schedule, last_stage),
         even,
+        float(len(own.prefetches)),
         float(own.group),
         float(facts.total_size),
     ]

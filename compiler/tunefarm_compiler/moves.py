@@ -225,7 +225,8 @@ def _lanes(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int)
 
 def _anew(schedule: Schedule, rules: NestRules, rng: random.Random, fixed: int) -> Schedule:
     """All decisions taken anew."""
-    return rules.draw(lambda _, options, weights: rng.choices(options, weights)[0])
+    made = rules.draw(lambda _, options, weights: rng.choices(options, weights)[0])
+    return replace(made, stages=schedule.stages)
 
 
 MOVES: dict[Move, float] = {

@@ -12,6 +12,9 @@ from tunefarm_compiler.te import Load
 from tunefarm_compiler.tile import spans
 from tunefarm_compiler.values import Access
 
+# Sides of squares that are turned: larger ones are no faster, and take LLVM three times as long.
+SQUARE = 4
+
 
 @dataclass(frozen=True)
 class Panels:
@@ -160,9 +163,9 @@ class _Copier:
             emit.line(f"store {kind('int32', lanes)} {word}, ptr {where}, align 1")
 
     def _transposed(self, steps: int, read: str, write: str, filled: int) -> str:
-        """Steps that lie side by side in the source: blocks of lanes x lanes, turned."""
+        """Steps that lie side by side in the source: blocks turned as squares."""
         emit, dtype, width = self.emit, self.dtype, self.panels.width
-        along = spans(steps, self.lanes)
+        along = spans(steps, min(self.lanes, SQUARE))
         sizes = sorted({lanes for _, lanes, _ in along}, reverse=True)
         for size in sizes:
             count = sum(lanes == size for _, lanes, _ in along)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from tunefarm_compiler.clip import clipped
 from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
@@ -216,28 +217,41 @@ class Nest:
 
     @cached_property
     def copies(self) -> int:
-        """Tiles that the code holds: one more for each axis that its blocks do not divide."""
-        count, blocks = 1, self.levels[0][2].copy()
+        """Tiles that the code holds: more where blocks leave rests, sums are cut, edges differ."""
+        blocks = self.levels[0][2].copy()
         rests: dict[str, int] = {}
-        for axis, block in self.schedule.loops:
-            if blocks[axis] % min(block, blocks[axis]):
+        count = 1
+        for axis, side in self.schedule.loops:
+            block = min(side, blocks[axis])
+            if blocks[axis] % block:
                 rests[axis] = rests.get(axis, 1) + 1
-            blocks[axis] = min(block, blocks[axis])
-        for many in rests.values():
-            count *= many
-        edges = {axis for test in self.facts.stage.tests for axis, _ in test.terms}
+            if axis in self.facts.summed and block < blocks[axis]:
+                count *= 2 if self.facts.stage.plain else 3
+            blocks[axis] = block
+        inside = clipped(self.facts.stage, self.schedule)
+        edges = {axis for test in self.facts.stage.tests if test not in inside
+                 for axis, _ in test.terms}  # fmt: skip
         for axis in edges:
-            if axis in rests or any(axis == a for a, _ in self.schedule.loops):
-                count *= 2
-        return count
+            # Before, among and behind what lies inside.
+            looped = any(axis == a for a, _ in self.schedule.loops)
+            count *= 3 if axis in self.facts.spatial and looped else 2
+        return count * math.prod(rests.values())
 
     @property
     def code(self) -> int:
-        """Roughly how many instructions the code holds."""
-        steps = self.schedule.unroll + (1 if self.schedule.unroll > 1 else 0)
-        spread = 2 if self.facts.stage.tests else 1
-        each = self.rows * self.vectors * max(1, self.facts.work // 3) * spread
-        return self.copies * each * steps
+        """Roughly how many lines of LLVM text the code holds."""
+        facts, order = self.facts, self.schedule.reduce_order(self.facts.stage)
+        values = self.rows * self.vectors
+        unroll = self.schedule.unroll
+        inner = self.tile[order[-1]] if order else 1
+        every = math.prod(self.tile[axis] for axis in order)
+        steps = min(unroll, every if unroll > inner else inner)
+        steps += 1 if unroll > 1 and inner % unroll else 0
+        step = values * max(1, facts.work // 3) + 2 * sum(self.operand_vectors)
+        turned = sum(20 * facts.spec.lanes for _, _, turned in self.pack_bytes() if turned)
+        # Of what conditions cut, most combinations are never reached.
+        copies = self.copies**0.6 if facts.stage.tests else self.copies
+        return int(copies * (steps * step + 4 * values + 20)) + turned
 
     @property
     def efficiency(self) -> float:

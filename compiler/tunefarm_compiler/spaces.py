@@ -368,9 +368,11 @@ def _named(choose: Choose, stage: str) -> Choose:
     return chosen
 
 
-def space(workload: Workload, spec: TargetSpec) -> list[Schedule]:
-    """The first schedules of the space, as many as a quick grid search can do with."""
-    return list(itertools.islice(ScheduleRules(workload, spec).every(), 2000))
+def space(workload: Workload, spec: TargetSpec, count: int = 500) -> list[Schedule]:
+    """The default schedule and up to `count` others by chance, always the same ones."""
+    rules = ScheduleRules(workload, spec)
+    rng = random.Random(0)  # noqa: S311 (a sample, not a secret)
+    return list(dict.fromkeys([rules.default, *(rules.sample(rng) for _ in range(count))]))
 
 
 __all__ = ["ScheduleRules", "Tuned", "default_schedule", "space"]

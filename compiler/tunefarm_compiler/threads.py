@@ -33,6 +33,7 @@ _PAUSE = {
 # About a tenth of a millisecond: to be woken takes half as long on a virtual machine.
 _SPINS = {"x86_64": 8000}
 _OTHER_SPINS = 50000
+STACK_BYTES = 1 << 20  # a tile of 256 vectors of 64 lanes that spills takes 180 KiB
 NEEDED = frozenset((
     "pthread_attr_init", "pthread_attr_setdetachstate", "pthread_attr_setstacksize",
     "pthread_create", "syscall",
@@ -197,7 +198,7 @@ start:
   %thread = alloca i64
   call i32 @pthread_attr_init(ptr %how)
   call i32 @pthread_attr_setdetachstate(ptr %how, i32 1)
-  call i32 @pthread_attr_setstacksize(ptr %how, $index 262144)
+  call i32 @pthread_attr_setstacksize(ptr %how, $index $stack)
   %place = add i32 %worker, 1
   %where = getelementptr i32, ptr @tunefarm_cores, i32 %place
   %core = load i32, ptr %where
@@ -305,6 +306,7 @@ def runtime(spec: TargetSpec) -> str:
     return _TEXT.substitute(
         index=spec.index,
         bytes=8 if wide else 4,
+        stack=STACK_BYTES,
         futex=futex,
         setaffinity=setaffinity,
         getaffinity=getaffinity,

@@ -183,7 +183,7 @@ def _checked(text: str, made: Workload) -> Workload:
     try:
         output = made.output
     except ValueError as error:
-        raise UnknownWorkloadError(f"{text}: {error}", "give sizes that fit") from None
+        raise UnknownWorkloadError(f"{text}: {error}", "give fields that fit together") from None
     for tensor in (*inputs(output), output):
         elements = int(np.prod([float(extent) for extent in tensor.shape]))
         if elements > MAX_ELEMENTS:

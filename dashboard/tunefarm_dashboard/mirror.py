@@ -26,6 +26,8 @@ from tunefarm_dashboard.who import Viewer
 OWN = ("anchor ", "health ")
 # Events that come together are read together.
 DEBOUNCE_S = 0.25
+# Reading takes at most one part in so many and one of the time.
+REST = 4
 # Deadlines move and conditions change without an event.
 POLL_S = 2.0
 # Reading all devices takes at most one part in so many of the time.
@@ -113,7 +115,7 @@ class Mirror:
                     watching.result()
                     raise TrackerUnreachableError(f"the tracker at {farm.address} went away")
                 if self._dirty.is_set():
-                    await asyncio.sleep(max(DEBOUNCE_S, 2 * took))
+                    await asyncio.sleep(max(DEBOUNCE_S, REST * took))
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

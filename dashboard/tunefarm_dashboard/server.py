@@ -93,14 +93,17 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 9191,
     on_ready: Callable[[int], None] | None = None,
+    *,
     credentials: Credentials | None = None,
+    names: Collection[str] = (),
 ) -> None:
     """Serve the dashboard until SIGTERM or SIGINT. `on_ready` is told the port; 0 takes a free one.
 
+    `names`: what a proxy in front of one on loopback is called, besides the names of loopback.
     Raises: InvalidRequestError where the address cannot be listened on.
     """
-    names = {*LOCAL_NAMES, host} if is_loopback(host) else ()
-    app = create_app(tracker, credentials, names)
+    answered = {*LOCAL_NAMES, host, *names} if is_loopback(host) else ()
+    app = create_app(tracker, credentials, answered)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 MOST = 64
+BINDABLE = 1024  # processors of higher numbers have no place in a library's mask
 _CPU = Path("/sys/devices/system/cpu")
 
 
@@ -51,6 +52,7 @@ class Cores:
         self._caller = here
         words = [0] * len(here)
         if len(here) == 1:
-            words = [cpu + 1 for cpu in spread(min(here), self._others)]
+            order = spread(min(here), self._others)
+            words = [cpu + 1 if cpu < BINDABLE else 0 for cpu in order]
         words = words[:MOST]
         self._told[: len(words) + 1] = [len(words), *words]

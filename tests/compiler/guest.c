@@ -1,6 +1,8 @@
 // Runs kernels in a process of its own, for any processor, without a C library.
 //
-// From standard input come calls: the kernel's number, how many arguments, whether they lie at the
+// From standard input comes a library as it lies in memory: its size, how many kernels and helpers
+// there are, the bytes, where each kernel begins, where which helper's address belongs. Then come
+// calls: the kernel's number, how many arguments, whether they lie at the
 // end of their pages (else at the beginning), their sizes, then their bytes, the output's last.
 // Each argument lies between pages that may not be touched, and what is no output may not be
 // written. To standard output go the call's status and the bytes of the output.
@@ -39,8 +41,9 @@ enum { READ = 63, WRITE = 64, MAP = 222, PROTECT = 226, UNMAP = 215, EXIT = 93 }
 #endif
 
 enum { PAGE = 4096, MOST = 8, NOTHING = 0, READABLE = 1, BOTH = 3, PRIVATE_ANONYMOUS = 0x22 };
+enum { ANYTHING = 7, KERNELS = 4096 };
 typedef int32_t Kernel(void *const *args);
-extern Kernel *const kernels[];
+static uint32_t kernels[KERNELS];
 
 static long trap(long n, long a, long b, long c, long d, long e, long f) { TRAP; }
 
@@ -51,6 +54,11 @@ void *memcpy(void *to, const void *from, unsigned long size) {
 }
 void *memset(void *to, int value, unsigned long size) {
   for (unsigned long i = 0; i < size; i++) ((volatile char *)to)[i] = (char)value;
+  return to;
+}
+void *memmove(void *to, const void *from, unsigned long size) {
+  if (to <= from) return memcpy(to, from, size);
+  while (size-- > 0) ((volatile char *)to)[size] = ((const char *)from)[size];
   return to;
 }
 float fmaf(float a, float b, float c) { return (float)((double)a * b + c); }
@@ -68,7 +76,23 @@ static void leave(int status) {
   for (;;) trap(EXIT, status, 0, 0, 0, 0, 0);
 }
 
+static char *load(void) {
+  void *const helpers[] = {(void *)fmaf, (void *)memcpy, (void *)memset, (void *)memmove};
+  uint32_t head[3], wanted[2];
+  if (!all(READ, 0, head, sizeof head) || head[1] > KERNELS) leave(80);
+  long place = trap(MAP, 0, head[0], ANYTHING, PRIVATE_ANONYMOUS, -1, 0);
+  if (place < 0 && place > -PAGE) leave(81);
+  if (!all(READ, 0, (char *)place, head[0])) leave(82);
+  if (!all(READ, 0, kernels, 4L * head[1])) leave(83);
+  for (uint32_t i = 0; i < head[2]; i++) {
+    if (!all(READ, 0, wanted, sizeof wanted)) leave(84);
+    *(void **)(place + wanted[0]) = helpers[wanted[1]];
+  }
+  return (char *)place;
+}
+
 static void serve(void) {
+  char *library = load();
   uint32_t head[3], sizes[MOST];
   char *pages[MOST], *data[MOST];
   while (all(READ, 0, head, sizeof head)) {
@@ -85,7 +109,8 @@ static void serve(void) {
       if (!all(READ, 0, data[i], sizes[i])) leave(93);
       if (i + 1 < count && trap(PROTECT, (long)first, room, READABLE, 0, 0, 0)) leave(94);
     }
-    int32_t status = kernels[head[0]]((void *const *)data);
+    Kernel *kernel = (Kernel *)(library + kernels[head[0]]);
+    int32_t status = kernel((void *const *)data);
     if (!all(WRITE, 1, &status, 4) || !all(WRITE, 1, data[count - 1], sizes[count - 1])) leave(95);
     for (uint32_t i = 0; i < count; i++) {
       long room = (sizes[i] + PAGE - 1) / PAGE * PAGE;

@@ -3,6 +3,7 @@
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -16,8 +17,8 @@ from tunefarm_compiler.lower import function
 from tunefarm_compiler.spaces import ScheduleRules
 
 CHUNK = 16
-SPACES = 3  # of so many shapes one is also run by a schedule of the tuner's space
-WILD = 3  # of so many shapes one is also run by a schedule of no space, where one is accepted
+SPACES = 4  # of so many shapes one is also run by a schedule of the tuner's space
+WILD = 8  # of so many shapes one is also run by a schedule of no space, where one is accepted
 LONGEST = 200_000  # characters of a kernel's text: larger ones take long to compile
 
 
@@ -56,6 +57,9 @@ class Campaign:
     """Workers that compile, one for each processor. A context manager."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self):
         workers = len(os.sched_getaffinity(0))
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
 
@@ -77,9 +81,14 @@ class Campaign:
             )
             for n in range(-(-count // CHUNK))
         ]
+        try:
+            chunks = [job.result() for job in jobs]
+        except BrokenProcessPool:  # LLVM ends the process over what it cannot select
+            self._start()
+            return count, [f"the compiler died on one of {'; '.join(texts)}"]
         names, kernels = [], []
-        for n, job in enumerate(jobs):
-            for at, built in enumerate(job.result()):
+        for n, chunk in enumerate(chunks):
+            for at, built in enumerate(chunk):
                 names.append(f"k{room * n + at}")
                 kernels.append(built)
         wrong = [f"{one.text} by {one.schedule}: {one.error}" for one in kernels if one.error]

@@ -1,7 +1,8 @@
 """Where compiled kernels run: programs for any processor, emulated or not, and modules.
 
-Many kernels are linked into one program and called one after another (`guest.c`), every argument
-between pages that may not be touched, inputs in pages that may not be written.
+Many kernels are linked into one library as those of bundles are, which a program loads that calls
+one after another (`guest.c`), every argument between pages that may not be touched, inputs in pages
+that may not be written.
 
 A WebAssembly module has one memory: each call lays one of its arguments, in turns, against that
 memory's end, which traps, and bytes that must stay as they are around all of them.
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import ziglang
+from kernel_image import Image
 from tunefarm_compiler import targets
-from tunefarm_compiler.codegen import emit_object
-from tunefarm_compiler.linker import WASM_LINKER
+from tunefarm_compiler.linker import link
 
 ZIG = Path(ziglang.__file__).parent / "zig"
 TRIPLES = {
@@ -35,7 +36,10 @@ EMULATORS = {
     "riscv64": "qemu-riscv64-static",
 }
 VECTORS = "rv64,v=true,vext_spec=v1.0,vlen=128"  # qemu leaves them out otherwise
-FLAGS = ("-O1", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-stack-protector")
+FLAGS = (
+    "-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all",
+    "-fno-stack-protector",
+)  # fmt: skip
 POISON, CANARY, MARGIN, WASM_PAGE = 77, 0xA5, 256, 1 << 16
 
 
@@ -72,58 +76,38 @@ def _has_wasmtime():
 
 @cache
 def _guest(arch: str) -> bytes:
-    """The program's own object."""
+    """The program that runs kernels."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "guest.o")
-        source = Path(__file__).with_name("guest.c")
-        flags = [
-            "-O1",
-            "-ffreestanding",
-            "-fno-builtin",
-            "-fno-sanitize=all",
-            "-fno-stack-protector",
-        ]
-        command = [ZIG, "cc", "-c", "-target", TRIPLES[arch], *flags, "-o", made, source]
+        program, source = Path(folder, "guest"), Path(__file__).with_name("guest.c")
+        command = [ZIG, "cc", "-target", TRIPLES[arch], *FLAGS, "-o", program, source]
         subprocess.run(command, check=True, capture_output=True)
-        return made.read_bytes()
-
-
-def _link(command, objects, folder):
-    paths = []
-    for number, data in enumerate(objects):
-        paths.append(folder / f"{number}.o")
-        paths[-1].write_bytes(data)
-    env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
-    program = folder / "program"
-    done = subprocess.run(
-        [ZIG, *command, "-o", program, *paths], capture_output=True, text=True, env=env, check=False
-    )
-    assert done.returncode == 0, done.stderr[:2000]
-    return program
+        return program.read_bytes()
 
 
 def run(spec, names, objects, calls):
     """The output of each call, or a text that says how it failed.
 
-    `names` are the functions that calls count.
+    `names` are the functions that calls count, linked as every library is.
     """
-    with tempfile.TemporaryDirectory(prefix="kernels-") as scratch:
-        folder = Path(scratch)
-        if spec.arch == "wasm32":
-            program = _link([*WASM_LINKER], objects, folder)
-            return _run_module(program, names, calls)
-        table = f'target triple = "{spec.triple}"\n' + "\n".join(
-            f"declare i32 @{name}(ptr)" for name in names
-        )
-        typed = ", ".join(f"ptr @{name}" for name in names)
-        table += f"\n@kernels = constant [{len(names)} x ptr] [{typed}]\n"
-        parts = [_guest(spec.arch), emit_object(table, spec), *objects]
-        command = ["ld.lld", "-static", "-e", "_start", "-z", "noexecstack"]
-        program = _link(command, parts, folder)
-        return _run_program(spec, program, calls)
+    library = link(objects, spec)
+    if spec.arch == "wasm32":
+        return _run_module(library, names, calls)
+    with tempfile.TemporaryDirectory(prefix="kernels-") as folder:
+        program = Path(folder, "guest")
+        program.write_bytes(_guest(spec.arch))
+        program.chmod(0o700)
+        return _run_program(spec, program, _loaded(Image.of(library), names), calls)
 
 
-def _run_program(spec, program, calls):
+def _loaded(image, names):
+    """A library as the guest reads it."""
+    starts = [image.functions[name] for name in names]
+    head = struct.pack("<3I", len(image.memory), len(starts), len(image.wanted))
+    wanted = [number for pair in image.wanted for number in pair]
+    return head + image.memory + struct.pack(f"<{len(starts) + len(wanted)}I", *starts, *wanted)
+
+
+def _run_program(spec, program, library, calls):
     emulator = [EMULATORS[spec.arch]] if spec.arch in EMULATORS else []
     outcomes = []
     while len(outcomes) < len(calls):
@@ -131,7 +115,7 @@ def _run_program(spec, program, calls):
         done = subprocess.run(
             [*emulator, program],
             env={**os.environ, **({"QEMU_CPU": VECTORS} if "v" in spec.features else {})},
-            input=b"".join(_request(call) for call in left),
+            input=library + b"".join(_request(call) for call in left),
             capture_output=True,
             timeout=600,
             check=False,
@@ -161,11 +145,11 @@ def _request(call):
     return head + b"".join(data.tobytes() for data in given)
 
 
-def _run_module(program, names, calls):
+def _run_module(library, names, calls):
     import wasmtime
 
     engine = wasmtime.Engine()
-    module = wasmtime.Module(engine, program.read_bytes())
+    module = wasmtime.Module(engine, library)
     outcomes = []
     store = instance = None
     for number, call in enumerate(calls):

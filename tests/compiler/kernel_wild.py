@@ -11,7 +11,7 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Tensor
 from tunefarm_proto.errors import InvalidScheduleError
 
-TRIES = 20
+TRIES = 8
 
 
 def schedule(rng: random.Random, output: Tensor, spec: TargetSpec) -> list[Schedule]:

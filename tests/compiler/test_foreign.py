@@ -4,12 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_harness import call, loaded
 from tunefarm_compiler import targets
+from tunefarm_compiler.codegen import emit_object
 from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.foreign import build_c, parse_arguments, zig_processor
+from tunefarm_compiler.linker import link
 from tunefarm_proto import errors
 from tunefarm_proto.bundle import ITEM_BYTES
 
@@ -179,3 +183,43 @@ def test_verbose_shows_all_that_the_compiler_says(tmp_path):
     (tmp_path / "f.c").write_text("int f(void) { return 1 }\nint g(void) { return x; }\n")
     done = run("build", str(tmp_path / "f.c"), "--args", "", "-o", "f.tf", "--verbose")
     assert done.returncode == 7 and "2 errors generated" in done.stderr
+
+
+TEXT = """
+define i32 @twice(ptr %args) {
+  %slot = getelementptr ptr, ptr %args, i64 1
+  %in = load ptr, ptr %args
+  %out = load ptr, ptr %slot
+  %x = load float, ptr %in
+  %y = fadd float %x, %x
+  store float %y, ptr %out
+  ret i32 0
+}
+"""
+WORDS = "x:float32[1] y:out:float32[1]"
+
+
+@pytest.mark.parametrize("form", [".ll", ".o", ".so"])
+def test_text_objects_and_libraries_become_bundles(tmp_path, form):
+    path = tmp_path / f"twice{form}"
+    spec = targets.resolve("local")
+    made = emit_object(f'target triple = "{spec.triple}"\n{TEXT}', spec)
+    path.write_bytes({".ll": TEXT.encode(), ".o": made, ".so": link([made], spec)}[form])
+    bundle = build_c(path, "local", WORDS)
+    assert bundle.digest == build_c(path, "local", WORDS).digest
+    library = loaded(bundle.library(bundle.manifest.libraries[0]))
+    got = call(library, "twice", [np.array([1.5], np.float32)], np.zeros(1, np.float32))
+    assert got.tolist() == [3.0]
+    if form != ".ll":
+        with pytest.raises(errors.BuildFailedError, match="is not an ELF file for riscv64"):
+            build_c(path, "riscv64", WORDS)
+        with pytest.raises(errors.BuildFailedError, match="is not a WebAssembly module"):
+            build_c(path, "wasm", WORDS)
+    with pytest.raises(errors.BuildFailedError, match="thrice"):
+        build_c(path, "local", WORDS, "thrice")
+
+
+def test_one_file_for_several_targets(axpy):
+    bundle = build_c(axpy, ["rasp4b", "rasp3b-32"], ARGS)
+    assert [entry.target.cpu for entry in bundle.manifest.libraries] == ["cortex-a72", "cortex-a53"]
+    assert len({bundle.library(entry) for entry in bundle.manifest.libraries}) == 2

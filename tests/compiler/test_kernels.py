@@ -65,12 +65,12 @@ def test_elementwise(name, n, at_end):
     run(build(parsed, "local"), parsed, at_end)
 
 
-def test_every_schedule_of_the_grid_can_be_built():
+def test_schedules_of_the_space_can_be_built():
     spec = targets.resolve("local")
     parsed = workload.parse("matmul:m=70,n=66,k=35")
     grid = space(parsed, spec)
     assert len(grid) > 30
-    for schedule in grid[::23]:
+    for schedule in grid[::50]:
         run(build(parsed, spec, schedule), parsed)
 
 

@@ -133,7 +133,7 @@ def test_a_random_schedule_is_right_or_refused(text):
 
 @pytest.mark.parametrize("text", MORE)
 def test_a_random_schedule_of_another_type_is_right_or_refused(text):
-    right_or_refused(text, 5)
+    right_or_refused(text, 3)
 
 
 @pytest.mark.kernels

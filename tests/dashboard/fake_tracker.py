@@ -111,7 +111,8 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
         self, request: Any, context: Any
     ) -> tpb.ListPastLeasesResponse:
         found = [p for p in self.past if request.device_id in ("", p.lease.device_id)]
-        return tpb.ListPastLeasesResponse(leases=found)
+        found.sort(key=lambda past: -past.ended_at.seconds)
+        return tpb.ListPastLeasesResponse(leases=found[: request.limit])
 
     async def ListUsers(self, request: Any, context: Any) -> tpb.ListUsersResponse:  # noqa: N802
         return tpb.ListUsersResponse(users=self.users)

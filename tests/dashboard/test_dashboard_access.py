@@ -87,6 +87,16 @@ def test_a_login_that_fails_says_why(farm: ClosedFarm, token, status, words):
     assert shown not in answer.text.replace(words, "")
 
 
+def test_a_dashboard_without_a_token_of_its_own_says_what_it_lacks(
+    farm: ClosedFarm, serve_dashboard
+):
+    with serve_dashboard(farm.address) as url, httpx.Client(follow_redirects=True) as client:
+        assert "Log in" in client.get(url).text
+        page = client.post(f"{url}/login", data={"token": farm.tokens["olga"]}).text
+        assert "olga" in page
+        assert "the tracker wants a token and the call carries none" in page
+
+
 def test_programs_send_their_token_and_need_no_session(farm: ClosedFarm):
     headers = {"Authorization": f"Bearer {farm.tokens['olga']}"}
     assert httpx.get(f"{farm.url}/api/tokens", headers=headers).json()["total"] == 5

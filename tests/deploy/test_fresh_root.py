@@ -97,7 +97,7 @@ def test_a_server_that_hangs_is_started_again(installed):
     installed.run("systemctl", "daemon-reload")
     installed.run("systemctl", "restart", "tunefarm-device")
     first = installed.show("tunefarm-device", "MainPID")
-    installed.run("kill", "-STOP", first)
+    installed.run("sh", "-c", f"kill -STOP {first}")
     _wait(installed, lambda: installed.show("tunefarm-device", "NRestarts") == "1")
     log = installed.run("journalctl", "-u", "tunefarm-device", "--no-pager", "-o", "cat")
     assert "Watchdog timeout" in log
@@ -108,7 +108,7 @@ def test_a_server_that_hangs_is_started_again(installed):
 def test_a_server_that_is_killed_is_started_again_under_its_name(installed):
     before = _status(installed)["devices"][0]["id"]
     first = installed.show("tunefarm-device", "MainPID")
-    installed.run("kill", "-KILL", first)
+    installed.run("sh", "-c", f"kill -KILL {first}")
     _wait(installed, lambda: installed.show("tunefarm-device", "MainPID") not in ("0", first))
     _wait(installed, lambda: [d["state"] for d in _status(installed)["devices"]] == ["idle"])
     assert _status(installed)["devices"][0]["id"] == before

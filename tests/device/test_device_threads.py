@@ -74,6 +74,7 @@ def test_processors_of_one_core_read_alike(tmp_path):
 
 def test_threads_are_bound_only_where_their_caller_is(library):
     loaded = ctypes.CDLL(str(library))
+    Cores(loaded, {5000}).tell()
     told = (ctypes.c_int32 * 65).in_dll(loaded, "tunefarm_cores")
     before = os.sched_getaffinity(0)
     cores = Cores(loaded, {5, 6})

@@ -206,6 +206,7 @@ def _check(source: Path, into: Path, manifest: Manifest) -> None:
 
 def _take(state: Path) -> IO[str]:
     lock = (state / "lock").open("w")
+    _give(state / "lock", state.stat())
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -232,6 +233,7 @@ def _move_aside(state: Path, *, replace: bool) -> None:
         )
     aside = state / time.strftime("before-restore-%Y%m%d-%H%M%S")
     aside.mkdir(mode=0o700)
+    _give(aside, state.stat())
     for path in there:
         path.rename(aside / path.name)
 
@@ -241,6 +243,11 @@ def _put(found: Path, state: Path) -> None:
     if not state.exists():
         state.mkdir(mode=0o700)
     for path in _files(found):
-        if os.geteuid() == 0:  # root restores for the user of the service
-            os.chown(path, owner.st_uid, owner.st_gid)
+        _give(path, owner)
         path.rename(state / path.name)
+
+
+def _give(path: Path, owner: os.stat_result) -> None:
+    """Root restores for the user of the service."""
+    if os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from tunefarm_proto.errors import InvalidRequestError
 
 from tunefarm.cli.build import read_schedule
-from tunefarm.cli.links import dashboard_of, link, show
+from tunefarm.cli.links import page_of, show
 from tunefarm.cli.output import add_json, add_request, print_json, where_of
 from tunefarm.cli.parsing import number, whole
-from tunefarm.tracker import Tracker
 
 if TYPE_CHECKING:
     from tunefarm_tuner.bench import Measurement, TimingPlan
@@ -141,9 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.cooldown,
     )
     measured = _measure(arguments, plan)
-    with Tracker(arguments.tracker) as tracker:
-        dashboard = dashboard_of(tracker)
-    page = link(dashboard, "result", measured.result_id)
+    page = page_of(arguments.tracker, "result", measured.result_id)
     if arguments.json:
         print_json({**measured.as_dict(), "url": page})
     else:

@@ -11,6 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_tracker(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="host name of a proxy in front, which passes it on in Host",
+    )
     parser.add_argument("--port", type=port, default=9191, help="port (default 9191)")
     add_json(parser)
 
@@ -22,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         print_json({"url": f"http://{host}:{arguments.port}/"}, line=True)
-    serve(tracker_address(arguments.tracker), arguments.host, arguments.port)
+    serve(tracker_address(arguments.tracker), arguments.host, arguments.port, names=arguments.name)
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from tunefarm_proto import rpc
+from tunefarm_proto.errors import TunefarmError
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 
@@ -18,7 +19,6 @@ VARIABLE = "TUNEFARM_DASHBOARD"
 PAGES = {
     "farm": "/",
     "device": "/devices/{}",
-    "request": "/jobs/{}",
     "result": "/results/{}",
 }
 
@@ -41,6 +41,15 @@ def dashboard_of(tracker: Tracker) -> str:
 def link(dashboard: str, page: str, name: str = "") -> str:
     """The address of one page, as in link(..., "result", "3f2a"); "" without a dashboard."""
     return dashboard + PAGES[page].format(quote(name, safe="")) if dashboard and name else dashboard
+
+
+def page_of(address: str | None, page: str, name: str) -> str:
+    """`link` by a tracker's address; "" too where that does not answer: the work is done."""
+    try:
+        with Tracker(address) as tracker:
+            return link(dashboard_of(tracker), page, name)
+    except TunefarmError:
+        return ""
 
 
 def show(links: Mapping[str, str]) -> None:

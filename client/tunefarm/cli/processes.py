@@ -69,6 +69,12 @@ class LocalFarm:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def end(self, name: str) -> None:
+        """Ask one process to end, and wait until it has."""
+        process = self._processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        process.wait(READY_S)
+
     def stop(self) -> None:
         """End every process: asked first, then killed."""
         running = list(reversed(self._processes.values()))

@@ -21,7 +21,7 @@ from tunefarm_dashboard.who import Viewer
 
 EVENTS = 200
 ANCHORS = 400
-LEASES = 50
+LEASES = 12
 Id = Annotated[str, Query(min_length=1, max_length=200)]
 GivenId = Annotated[str, Form(min_length=1, max_length=200)]
 Reason = Annotated[str, Form(max_length=2000)]

@@ -14,6 +14,7 @@ from tunefarm_dashboard.tables import REFUSALS
 from tunefarm_dashboard.views.rows import LeaseRow, QueueRow, emulated_ids, lease_row, queue_row
 from tunefarm_dashboard.who import Viewer
 
+SHOWN = 200  # of each table, on the page
 Id = Annotated[str, Form(min_length=1, max_length=200)]
 Reason = Annotated[str, Form(max_length=2000)]
 Priority = Annotated[int, Form(ge=-1000, le=1000)]
@@ -32,10 +33,18 @@ def add(board: Board, app: FastAPI) -> None:
         return [lease_row(one, emulated) for one in board.snapshot.leases]
 
     async def queue(query: dict[str, str], viewer: Viewer) -> str:
-        return render("sections/queue.html", queue=await waiting(), viewer=viewer)
+        first = [queue_row(one) for one in board.snapshot.queue[:SHOWN]]
+        more = len(board.snapshot.queue) - len(first)
+        return render("sections/queue.html", queue=first, more=more, viewer=viewer)
 
     async def leases(query: dict[str, str], viewer: Viewer) -> str:
-        return render("sections/leases.html", leases=await held(), viewer=viewer)
+        first, emulated = board.snapshot.leases[:SHOWN], emulated_ids(board.snapshot)
+        return render(
+            "sections/leases.html",
+            leases=[lease_row(one, emulated) for one in first],
+            more=len(board.snapshot.leases) - len(first),
+            viewer=viewer,
+        )
 
     board.navigation.append(Entry("Queue", "/queue"))
     board.section("queue", queue, needs=("queue",), varies="name")

@@ -33,6 +33,7 @@ function options(plot, width) {
   return {
     width,
     height: plot.height ?? 200,
+    padding: [10, scales.length > 1 ? 4 : 14, 0, 0],
     scales: { x: { time: plot.time ?? true } },
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     legend: { live: true },
@@ -40,8 +41,8 @@ function options(plot, width) {
       { ...axis, values: plot.time === false ? undefined : moments, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
       ...scales.map((scale, index) => {
         const first = plot.series.find((one) => (one.scale ?? "y") === scale);
-        return { ...axis, scale, side: index === 0 ? 3 : 1, grid: index === 0 ? axis.grid : { show: false }, size: 62,
-                 label: first.unit, labelSize: 16, labelFont: axis.font, labelGap: 0 };
+        return { ...axis, scale, side: index === 0 ? 3 : 1, grid: index === 0 ? axis.grid : { show: false }, size: 52,
+                 label: first.unit, labelSize: 18, labelFont: axis.font, labelGap: 0 };
       }),
     ],
     series: [

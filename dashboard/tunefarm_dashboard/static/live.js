@@ -2,12 +2,14 @@
 // Swaps sections as the dashboard sends them, and keeps "12 s ago" true in between.
 
 const SILENCE_MS = 15000; // three ticks of the server
+const REST_MS = 3000;
 const lost = document.getElementById("dashboard-lost");
 // What the dashboard's clock is ahead of ours.
 let skew = Number(document.documentElement.dataset.now) - Date.now();
 let source = null;
 let following = "";
 let heard = Date.now();
+let resting = 0;
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
@@ -109,11 +111,20 @@ if (topics() && !document.body.dataset.still) {
   connect();
   // A browser gives up on some failures, and does not notice a server that hangs.
   setInterval(() => {
+    if (document.hidden) return;
     const closed = source.readyState === EventSource.CLOSED;
     const silent = Date.now() - heard > SILENCE_MS;
     if (silent) lost.hidden = false;
     if (closed || silent) connect();
   }, 2000);
 }
+// A browser opens few streams to one host: pages that nobody sees leave theirs to others.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) resting = setTimeout(() => source && source.close(), REST_MS);
+  else {
+    clearTimeout(resting);
+    if (source && source.readyState === EventSource.CLOSED) connect();
+  }
+});
 window.addEventListener("pagehide", () => source && source.close());
 window.addEventListener("pageshow", (event) => event.persisted && source && connect());
