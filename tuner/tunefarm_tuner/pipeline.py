@@ -25,6 +25,7 @@ from tunefarm_tuner.records import Record, RecordFile
 from tunefarm_tuner.search.base import Candidate, Observation
 from tunefarm_tuner.seats import (
     HOPELESS,
+    REFUSED,
     Answered,
     Event,
     Finished,
@@ -158,6 +159,7 @@ class Pipeline:
         self._final_builds: dict[Trial, Final] = {}
         self._tries: dict[int, int] = {}
         self._last_device = now()
+        self._had: dict[str, float] = {}  # by key, when a device of it was last given up
         self._hopeless: errors.TunefarmError | None = None
         self._ticked = 0.0
         self._facts: dict[str, recording.Device] = {}
@@ -366,9 +368,21 @@ class Pipeline:
             self._back(jobs, jobs[0], error)
         if final is not None:
             self._again(final)
-        if isinstance(event.error, HOPELESS) and not event.had:
+        if event.had:
+            self._had[seat.key] = now()
+        elif isinstance(event.error, HOPELESS):
             self._hopeless = event.error
-            self.seats.remove(seat)
+        elif isinstance(event.error, REFUSED):
+            self._refused(seat, event.error)
+
+    def _refused(self, seat: Seat, error: errors.TunefarmError) -> None:
+        """It waited for long enough: again, where others of the key work, or one did lately."""
+        others = any(one.device is not None for one in self.seats if one.key == seat.key)
+        lately = now() - self._had.get(seat.key, -self.wish.patience_s) < self.wish.patience_s
+        if others or lately:
+            seat.start()
+        else:
+            self._hopeless = error
 
     # What is timed again at the end.
 
