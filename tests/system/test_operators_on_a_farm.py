@@ -29,7 +29,7 @@ def test_a_workload_on_threads_is_right(farm):
     again = farm.json(*given, "--schedule", found["schedule"])
     assert again["correct"] is True
     assert again["bundle_digest"] == found["bundle_digest"]
-    for threads, word in (("65", "2 to 64"), ("0", "0 threads")):
+    for threads, word in (("65", "2 to 64"), ("0", "--threads")):
         failed = farm.run(*given, "--threads", threads)
         assert failed.returncode == 2
         assert word in failed.stderr and len(failed.stderr.splitlines()) == 1
