@@ -41,6 +41,7 @@ TICK_S = 0.5
 SWITCH_S = 0.0005
 STOP_S, CUT_S = 5.0, 0.2
 PATIENCE_S = 120.0  # without any device, before the run gives up
+MOST_MEANWHILE = 16  # candidates more in flight for a slow thinker: it learns later of each
 FINALISTS = 5
 FINAL_TRIES = 3
 
@@ -73,6 +74,7 @@ class Proposed:
     line: Line
     asked: int
     found: list[Candidate]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Pipeline:
             queue.SimpleQueue()
         )
         self._building = 0
+        self._thought_s = 0.0
         self._finals: dict[int, list[Final]] = {}  # by line: [] once it is asked for
         self._final_builds: dict[Trial, Final] = {}
         self._tries: dict[int, int] = {}
@@ -209,17 +212,21 @@ class Pipeline:
                 line.task.expected()
             while (thought := self._thoughts.get()) is not None:
                 line, count, news = thought
+                began = now()
                 if news:
                     line.strategy.observe(news)
                 found = line.strategy.propose(count)
-                self._events.put(Proposed(line, count, found))
+                self._events.put(Proposed(line, count, found, now() - began))
         except BaseException as error:  # it ends the run, there
             self._events.put(error)
 
     def _ask(self) -> None:
         """Have strategies think of as many candidates as there is room for."""
-        windows = sum(seat.window for seat in self.seats if seat.device is not None)
-        depth = windows + 2 * self.wish.workers
+        held = [seat for seat in self.seats if seat.device is not None]
+        rate = sum(1 / seat.turn_s for seat in held if seat.turn_s)
+        # While it thinks the devices go on.
+        meanwhile = min(round(self._thought_s * rate), MOST_MEANWHILE)
+        depth = sum(seat.window for seat in held) + 2 * self.wish.workers + meanwhile
         room = depth - self.ledger.under_way
         thinking = any(line.asked for line in self.ledger.lines)
         if thinking or room < max(1, depth // 4):
@@ -452,7 +459,8 @@ class Pipeline:
 
     def _take(self, event: Event | Proposed | Built | BaseException) -> None:
         match event:
-            case Proposed(line, asked, found):
+            case Proposed(line, asked, found, seconds):
+                self._thought_s = seconds
                 for trial in self.ledger.proposed(line, asked, found):
                     self._build(trial)
             case Built():
