@@ -59,10 +59,13 @@ def main() -> None:
         tracker_addr=("127.0.0.1", tracker.port),
     )  # fmt: skip
     config = ms.runner.RPCConfig(
-        tracker_host="127.0.0.1", tracker_port=tracker.port, tracker_key="board"
+        tracker_host="127.0.0.1",
+        tracker_port=tracker.port,
+        tracker_key="board",
+        session_timeout_sec=300,
     )
     evaluator = ms.runner.EvaluatorConfig(number=1, repeat=5, min_repeat_ms=0)
-    builder = ms.builder.LocalBuilder(max_workers=workers, timeout_sec=60)
+    builder = ms.builder.LocalBuilder(max_workers=workers, timeout_sec=300)
     runner = ms.runner.RPCRunner(config, evaluator_config=evaluator, max_workers=1)
     took, good, first = 0.0, 0, True
     batch = max(1, count // 4)

@@ -183,12 +183,25 @@ class Candidate:
                         f"argument {index} takes {held.size} bytes and its blob has {len(data)}"
                     )
             elif argument.WhichOneof("source") == "seeded":
-                seed = argument.seeded.seed
-                data = await self._stream.contents.of(seed, held.dtype, held.size)
+                await self._seed(arrays[index], argument.seeded.seed)
+                continue
             else:
                 continue
             await session.write(arrays[index], 0, data)
         return arrays
+
+    async def _seed(self, array: int, seed: int) -> None:
+        """Fill an array; piece by piece where it is too large to be kept."""
+        session = self._session
+        held = session.array(array)
+        if held.size <= KEPT_BYTES:
+            contents = await self._stream.contents.of(seed, held.dtype, held.size)
+            await session.write(array, 0, contents)
+            return
+        pieces, offset = seeded.seeded_chunks(seed, held.dtype, held.size), 0
+        while (piece := await asyncio.to_thread(next, pieces, b"")) != b"":
+            await session.write(array, offset, piece)
+            offset += len(piece)
 
     @staticmethod
     def _outputs(function: bpb.FunctionSignature, arrays: list[int]) -> list[int]:

@@ -14,11 +14,14 @@ from tunefarm_compiler import default_schedule, targets, workload
 from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.spaces import Tuned
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.bundle import schedule_of
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
+
+from tunefarm_tuner.database import Database, default_path
 
 
 @dataclass(frozen=True)
@@ -135,18 +138,29 @@ def parse_schedule(text: str | None) -> Schedule | None:
     return Schedule.from_json(text) if text else None
 
 
+def known_best() -> Tuned | None:
+    """The database of this user, where there is one. Raises: InvalidRequestError."""
+    path = default_path()
+    return Database.read(path) if path.exists() else None
+
+
 def build_one(
-    text: str, target: str | TargetSpec, schedule: str | None = None, threads: int = 1
+    text: str,
+    target: str | TargetSpec,
+    schedule: str | None = None,
+    threads: int = 1,
+    tuned: bool = True,
 ) -> Bundle:
     """Compile one workload in a process of its own. Raises: CompileError and its like.
 
-    `threads` are those of the default schedule.
+    Without a schedule the best known is taken where it may be `tuned`, else the default one, dealt
+    out to so many `threads`.
     """
     spec = targets.resolve(target) if isinstance(target, str) else target
     parsed = workload.parse(text)
     chosen = parse_schedule(schedule)
-    if chosen is None and threads != 1:
-        chosen = default_schedule(parsed, spec, threads)
+    if chosen is None:
+        chosen = default_schedule(parsed, spec, threads, tuned=known_best() if tuned else None)
     with BuildPool(workers=1, cache=default_cache()) as pool:
         return pool.submit(str(parsed), spec, chosen).result()
 

@@ -51,7 +51,7 @@ def check_device(tracker: Tracker, device: tpb.Device, wait_s: float = WAIT_S) -
 
 
 def _measured(tracker: Tracker, device: tpb.Device, wait_s: float) -> Check:
-    bundle = build_one(KERNEL, targets.from_device(device.facts.target))
+    bundle = build_one(KERNEL, targets.from_device(device.facts.target), tuned=False)
     history = past_medians(tracker, device.id)
     with request_device(
         device.key,

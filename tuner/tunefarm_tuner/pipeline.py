@@ -6,6 +6,7 @@ batch is measured the next one is built, and the one after that is thought of.
 """
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from tunefarm_tuner.records import Record, RecordFile
 from tunefarm_tuner.search.base import Candidate, Observation
 from tunefarm_tuner.seats import (
     HOPELESS,
+    REFUSED,
     Answered,
     Event,
     Finished,
@@ -36,9 +38,10 @@ from tunefarm_tuner.seats import (
 )
 
 TICK_S = 0.5
+SWITCH_S = 0.0005
 STOP_S, CUT_S = 5.0, 0.2
 PATIENCE_S = 120.0  # without any device, before the run gives up
-MOST_READY = 4  # built and waiting, for each worker: more would be thought of too early
+MOST_MEANWHILE = 16  # candidates more in flight for a slow thinker: it learns later of each
 FINALISTS = 5
 FINAL_TRIES = 3
 
@@ -71,6 +74,7 @@ class Proposed:
     line: Line
     asked: int
     found: list[Candidate]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,12 @@ class Pipeline:
             queue.SimpleQueue()
         )
         self._building = 0
+        self._thought_s = 0.0
         self._finals: dict[int, list[Final]] = {}  # by line: [] once it is asked for
         self._final_builds: dict[Trial, Final] = {}
         self._tries: dict[int, int] = {}
         self._last_device = now()
+        self._had: dict[str, float] = {}  # by key, when a device of it was last given up
         self._hopeless: errors.TunefarmError | None = None
         self._ticked = 0.0
         self._facts: dict[str, recording.Device] = {}
@@ -166,9 +172,15 @@ class Pipeline:
         """Told by seats, on threads of theirs."""
         self._events.put(event)
 
+    def interrupt(self) -> None:
+        """End the run between two events, so that no trial is half over. For signal handlers."""
+        self._events.put(KeyboardInterrupt())
+
     def run(self, seats: Sequence[Seat]) -> None:
         """Until all is done. Raises what ends the run; its records are kept in any case."""
         self.seats = list(seats)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)  # a model thinks in Python: others must get their turn
         self._thinker.start()
         try:
             while True:
@@ -180,6 +192,7 @@ class Pipeline:
                 self._give_up_on_devices()
         finally:
             self._thoughts.put(None)
+            sys.setswitchinterval(before)
             for seat in self.seats:
                 seat.stop()
             for seat in self.seats:
@@ -199,17 +212,21 @@ class Pipeline:
                 line.task.expected()
             while (thought := self._thoughts.get()) is not None:
                 line, count, news = thought
+                began = now()
                 if news:
                     line.strategy.observe(news)
                 found = line.strategy.propose(count)
-                self._events.put(Proposed(line, count, found))
+                self._events.put(Proposed(line, count, found, now() - began))
         except BaseException as error:  # it ends the run, there
             self._events.put(error)
 
     def _ask(self) -> None:
         """Have strategies think of as many candidates as there is room for."""
-        windows = sum(seat.window for seat in self.seats if seat.device is not None)
-        depth = windows + 2 * self.wish.workers
+        held = [seat for seat in self.seats if seat.device is not None]
+        rate = sum(1 / seat.turn_s for seat in held if seat.turn_s)
+        # While it thinks the devices go on.
+        meanwhile = min(round(self._thought_s * rate), MOST_MEANWHILE)
+        depth = sum(seat.window for seat in held) + 2 * self.wish.workers + meanwhile
         room = depth - self.ledger.under_way
         thinking = any(line.asked for line in self.ledger.lines)
         if thinking or room < max(1, depth // 4):
@@ -358,9 +375,21 @@ class Pipeline:
             self._back(jobs, jobs[0], error)
         if final is not None:
             self._again(final)
-        if isinstance(event.error, HOPELESS) and not event.had:
+        if event.had:
+            self._had[seat.key] = now()
+        elif isinstance(event.error, HOPELESS):
             self._hopeless = event.error
-            self.seats.remove(seat)
+        elif isinstance(event.error, REFUSED):
+            self._refused(seat, event.error)
+
+    def _refused(self, seat: Seat, error: errors.TunefarmError) -> None:
+        """It waited for long enough: again, where others of the key work, or one did lately."""
+        others = any(one.device is not None for one in self.seats if one.key == seat.key)
+        lately = now() - self._had.get(seat.key, -self.wish.patience_s) < self.wish.patience_s
+        if others or lately:
+            seat.start()
+        else:
+            self._hopeless = error
 
     # What is timed again at the end.
 
@@ -430,7 +459,8 @@ class Pipeline:
 
     def _take(self, event: Event | Proposed | Built | BaseException) -> None:
         match event:
-            case Proposed(line, asked, found):
+            case Proposed(line, asked, found, seconds):
+                self._thought_s = seconds
                 for trial in self.ledger.proposed(line, asked, found):
                     self._build(trial)
             case Built():

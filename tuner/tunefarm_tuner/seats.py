@@ -17,14 +17,9 @@ from tunefarm_tuner.ledger import Trial
 
 AGAIN_S = 0.5  # between two requests, where there is no device
 # What no second try mends.
-HOPELESS = (
-    errors.AccessError,
-    errors.InvalidRequestError,
-    errors.ProtocolMismatchError,
-    errors.UnknownKeyError,
-    errors.QuotaExceededError,
-    errors.RequestTimeoutError,
-)
+HOPELESS = (errors.AccessError, errors.InvalidRequestError, errors.ProtocolMismatchError)
+# No device was had: time may mend it.
+REFUSED = (errors.RequestError,)
 # Faults that are no candidate's: it is tried again, elsewhere where there is an elsewhere.
 INFRASTRUCTURE = (
     errors.ConnectionFailedError,
@@ -111,7 +106,12 @@ class Seat:
         self._jobs: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._device: Device | None = None
-        self._thread = threading.Thread(target=self._run, name=f"tunefarm-seat-{key}", daemon=True)
+        self.start()
+
+    def start(self) -> None:
+        """Request a device; again, where an earlier request was given up."""
+        name = f"tunefarm-seat-{self.key}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
@@ -159,7 +159,7 @@ class Seat:
             self._device = None
             self.unreachable = isinstance(error, errors.TrackerUnreachableError)
             self._post(Left(self, error, had))
-            if isinstance(error, HOPELESS) and not had:
+            if isinstance(error, HOPELESS + REFUSED) and not had:
                 return
             self._stopping.wait(AGAIN_S if error is not None else 0.0)
 

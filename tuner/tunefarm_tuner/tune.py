@@ -1,11 +1,15 @@
 """tune: the fastest schedules of some workloads, by trials on some devices."""
 
+import contextlib
 import os
+import signal
+import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TypeAlias
 
 from tunefarm import Device, Tracker, request_device
@@ -229,7 +233,8 @@ class Run:
             self._report = reporter.put
             state, detail = tpb.TUNING_STATE_FAILED, ""
             try:
-                pipeline.run([self._seat(key, pipeline) for key in self._seats()])
+                with interrupting(pipeline):
+                    pipeline.run([self._seat(key, pipeline) for key in self._seats()])
                 state = tpb.TUNING_STATE_FINISHED
             except KeyboardInterrupt:
                 state = tpb.TUNING_STATE_INTERRUPTED
@@ -333,6 +338,15 @@ class Run:
 
     def _winner(self, line: Line, found: list[Finalist], device: Device) -> None:
         self._winners[line] = found
+        timed = [one for one in found if one.timing is not None]
+        if timed:
+            result = as_result(line, min(timed, key=_median), device)
+            threading.Thread(target=self._tell, args=[result], daemon=True).start()
+
+    def _tell(self, result: tpb.Result) -> None:
+        """The winner is a result of the farm's as any other; a tracker that is away has no say."""
+        with contextlib.suppress(errors.TunefarmError), Tracker(self._asked.tracker) as tracker:
+            tracker.record(result)
 
     def _result(self, pipeline: Pipeline, interrupted: bool) -> TuneResult:
         return TuneResult(
@@ -344,6 +358,44 @@ class Run:
             seconds=pipeline.seconds,
             interrupted=interrupted,
         )
+
+
+@contextlib.contextmanager
+def interrupting(pipeline: Pipeline) -> Iterator[None]:
+    """The first Ctrl-C ends the run where nothing is half done; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        pipeline.interrupt()
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def as_result(line: Line, winner: Finalist, device: Device) -> tpb.Result:
+    """A winner as the tracker keeps it."""
+    result = tpb.Result(
+        id=uuid.uuid4().hex,
+        workload=line.task.workload,
+        device_id=device.id,
+        device_key=device.key,
+        target=device.target,
+        lease_id=device.lease.id,
+        user=current_user(),
+        bundle_digest=winner.bundle_digest,
+        schedule=winner.candidate,
+        timing=winner.timing,
+        correct=True,
+        operations=line.task.operations,
+    )
+    result.recorded_at.GetCurrentTime()
+    return result
 
 
 def name_of(line: Line) -> str:

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-cache", action="store_true", help="compile even what was compiled before"
     )
+    parser.add_argument(
+        "--untuned",
+        action="store_true",
+        help="the default schedule, even where a better one is known (see `tunefarm best`)",
+    )
     of_c = parser.add_argument_group("of a FILE")
     of_c.add_argument(
         "--args",
@@ -88,6 +93,19 @@ def _schedules(arguments: argparse.Namespace) -> "Schedule | dict[str, Schedule]
     return Schedule.from_json(text)
 
 
+def _best(text: str, names: list[str]) -> "dict[str, Schedule] | None":
+    """The best schedules known of a workload, by target; the default ones where there are none."""
+    from tunefarm_compiler import targets, workload
+    from tunefarm_tuner.bench import known_best
+
+    best = known_best()
+    if best is None:
+        return None
+    parsed = workload.parse(text)
+    found = {name: best.schedule(parsed, targets.resolve(name), 1) for name in names}
+    return {name: one for name, one in found.items() if one is not None} or None
+
+
 def _build(arguments: argparse.Namespace) -> "Bundle":
     """The bundle of workloads, or of a file."""
     if Path(arguments.workload[0]).suffix in FILES:
@@ -103,7 +121,11 @@ def _build(arguments: argparse.Namespace) -> "Bundle":
     from tunefarm_compiler.pool import BuildPool
 
     schedules = _schedules(arguments)
-    kernels = [Kernel(text, schedules) for text in arguments.workload]
+    tuned = schedules is None and not arguments.untuned
+    kernels = [
+        Kernel(text, _best(text, _targets(arguments)) if tuned else schedules)
+        for text in arguments.workload
+    ]
     cache = None if arguments.no_cache else default_cache()
     with BuildPool(workers=1, cache=cache) as pool:
         return pool.submit_many(kernels, _targets(arguments)).result()

@@ -1,0 +1,144 @@
+"""Tuning on a farm of real processes: many tasks and boards, bad kernels, duplicates, winners."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from faulty_kernels import build_libraries, expected_error, kernels
+from tunefarm import Tracker
+from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm_proto.errors import InvalidRequestError, UnknownKeyError
+from tunefarm_proto.v1 import tracker_pb2 as tpb
+from tunefarm_tuner import finals
+from tunefarm_tuner.records import FULL, SCREEN, read
+from tunefarm_tuner.tune import Tuned, tune
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("farm")
+    address = f"127.0.0.1:{free_port(0)}"
+    with LocalFarm(folder) as processes:
+        words = ("--port", address.split(":")[1], "--state", str(folder / "t"))
+        processes.start("tracker", "tracker", *words)
+        processes.wait_for_tracker(address)
+        for name, key in (("a", "pair"), ("b", "pair"), ("c", "other")):
+            more = ("--tracker", address, "--state", str(folder / name))
+            processes.start(name, "device", "--key", key, *more)
+        processes.wait_for_devices(address, ("pair", "other"))
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(finals, "ROUNDS", 2)
+
+
+def test_several_tasks_on_several_boards(farm, tmp_path):
+    seen, states = [], []
+    result = tune(
+        ["matmul:m=32,n=32,k=32", Tuned("matmul:m=48,n=32,k=16", weight=3)],
+        {"pair": 2, "other": 1},
+        trials=8,
+        records=tmp_path / "r.jsonl",
+        best=tmp_path / "best.jsonl",
+        tracker=farm,
+        on_record=lambda done, record: seen.append(record),
+        on_progress=states.append,
+    )
+    assert [task.device_key for task in result.tasks] == ["pair"] * 2 + ["other"] * 2
+    assert sum(task.trials for task in result.tasks) == result.trials == 2 * 8 * 2
+    assert all(task.best and task.gain > 0 for task in result.tasks)
+    assert {one.key for one in result.devices} == {"pair", "other"}
+    assert all(0 < one.use <= 1 for one in result.devices if one.trials)
+    records = list(read(tmp_path / "r.jsonl"))
+    assert len([one for one in records if one.tier == SCREEN]) == len(seen)
+    assert {one.task for one in records if one.tier == FULL} == {one.task for one in seen}
+    assert all(one.device_facts["cpu_count"] and one.build_s > 0 for one in seen)
+    assert "matmul:m=48" in str(result) and "<table>" in result._repr_html_()
+    assert states[-1].trials == 32 and states[-1].tasks[1].weight == 3
+    assert len((tmp_path / "best.jsonl").read_text().splitlines()) == 2
+    with Tracker(farm) as tracker:
+        (told,) = [run for run in tracker.tunings() if run.trials == 32]
+        assert told.state == tpb.TUNING_STATE_FINISHED and told.tasks[0].points
+
+
+def test_bad_kernels_are_records_and_same_code_is_measured_once(farm, tmp_path):
+    build_libraries(tmp_path)
+    result = tune(
+        kernels(tmp_path, 60), "pair", trials=24, records=tmp_path / "r.jsonl",
+        strategy="random", tracker=farm,
+    )  # fmt: skip
+    records = [one for one in read(tmp_path / "r.jsonl") if one.tier == SCREEN]
+    assert all(one.error == expected_error(one.schedule) for one in records)
+    twins = [one for one in records if one.duplicate_of]
+    by_id = {one.id: one for one in records}
+    assert len(records) - len(twins) == 24 == result.trials and twins
+    for one in twins:
+        first = by_id[one.duplicate_of]
+        assert not first.duplicate_of and one.object_digest == first.object_digest
+        assert (one.samples_s, one.error) == (first.samples_s, first.error)
+    again = tune(
+        kernels(tmp_path, 60), "pair", trials=24, records=tmp_path / "r.jsonl",
+        strategy="random", tracker=farm, finals=False,
+    )  # fmt: skip
+    assert again.trials == 24  # all of them were there
+    assert len([one for one in read(tmp_path / "r.jsonl") if one.tier == SCREEN]) == len(records)
+
+
+def test_ctrl_c_keeps_all_and_the_same_call_goes_on(farm, tmp_path):
+    def interrupt():
+        path = tmp_path / "r.jsonl"
+        while not path.exists() or path.read_bytes().count(b"\n") < 3:
+            time.sleep(0.02)
+        os.kill(os.getpid(), 2)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "finals": False}
+    result = tune("matmul:m=64,n=64,k=64", "pair", trials=300, **words)
+    assert result.interrupted and 3 <= result.trials < 300
+    held = len(list(read(tmp_path / "r.jsonl")))
+    more = tune("matmul:m=64,n=64,k=64", "pair", trials=result.trials + 2, **words)
+    assert not more.interrupted and more.trials == result.trials + 2
+    assert len(list(read(tmp_path / "r.jsonl"))) >= held + 2
+
+
+def test_what_makes_no_sense_is_one_error(farm, tmp_path):
+    for trials, keys in ((0, "pair"), (1, {}), (1, {"pair": 0})):
+        with pytest.raises(InvalidRequestError):
+            tune("add:n=16", keys, trials=trials, records=tmp_path / "r", tracker=farm)
+    with pytest.raises(InvalidRequestError, match="model"):
+        tune("add:n=16", "pair", trials=1, records=tmp_path / "r", strategy="no", tracker=farm)
+    with pytest.raises(UnknownKeyError):
+        tune("add:n=16", "nosuch", trials=1, records=tmp_path / "r", tracker=farm)
+
+
+def test_the_best_is_shown_shipped_and_built(farm, tmp_path):
+    def run(*words, code=0):
+        command = [sys.executable, "-m", "tunefarm", *words]
+        env = {**os.environ, "TUNEFARM_BEST": str(tmp_path / "best.jsonl")}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    assert "nothing" in run("best", code=1)
+    words = ("--device", "pair=2", "--device", "other", "--trials", "4", "--tracker", farm)
+    records = str(tmp_path / "r.jsonl")
+    found = json.loads(
+        run("tune", "matmul:m=40,n=40,k=8@2", *words, "--records", records, "--json")
+    )
+    assert len(found["tasks"]) == 2 and found["tasks"][0]["weight"] == 2
+    (entry,) = json.loads(run("best", "--json"))
+    shipped = str(tmp_path / "shipped.jsonl")
+    run("best", "m=40", "--export", shipped)
+    (tmp_path / "best.jsonl").unlink()
+    assert "1 added" in run("best", "--import", shipped)
+    bundle = str(tmp_path / "x.tf")
+    built = json.loads(run("build", "matmul:m=40,n=40,k=8", "-o", bundle, "--json"))
+    assert entry["schedule"] in Path(bundle).read_bytes().decode(errors="replace").replace("\\", "")
+    del built
