@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 from tunefarm_proto.bearer import token_of
+from tunefarm_proto.security import is_loopback
 
+from tunefarm_dashboard.guard import LOCAL_NAMES, name_of
 from tunefarm_dashboard.sessions import COOKIE, same
 from tunefarm_dashboard.who import Viewer
 
@@ -39,7 +41,13 @@ async def visitor(request: Request) -> Viewer:
         return found
     if board.closed:
         raise LoginNeededError
-    return board.anybody
+    return board.anybody if _is_here(request) else board.passer_by
+
+
+def _is_here(request: Request) -> bool:
+    """Whether the visitor sits at this machine: by its address, and by the name it asks for."""
+    client = request.client.host if request.client else ""
+    return is_loopback(client) and name_of(request.headers.get("host", "")) in LOCAL_NAMES
 
 
 async def acting(request: Request) -> Viewer:

@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel
 from tunefarm.farm import AsyncFarm
-from tunefarm_proto.errors import TrackerUnreachableError
+from tunefarm_proto.errors import PermissionDeniedError, TrackerUnreachableError
+from tunefarm_proto.identity import Role
 
 from tunefarm_dashboard.who import Viewer
 
@@ -15,7 +16,11 @@ class Done(BaseModel):
 
 
 def farm_of(actor: Viewer) -> AsyncFarm:
-    """The tracker, asked as the actor. Raises: TrackerUnreachableError."""
+    """The tracker, asked as the actor. Raises: TrackerUnreachableError, PermissionDeniedError."""
+    if actor.role is Role.VIEWER:
+        raise PermissionDeniedError(
+            "the role viewer may look and not act", "log in with a token that may"
+        )
     if actor.farm is None:
         raise TrackerUnreachableError("the tracker is out of reach", "try again when it is back")
     return actor.farm

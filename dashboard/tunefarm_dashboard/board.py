@@ -81,6 +81,11 @@ class Board:
         return Viewer("", Role.OPERATOR, csrf=self._csrf, farm=self.mirror.farm)
 
     @property
+    def passer_by(self) -> Viewer:
+        """A visitor of such a farm from another machine, which has no right to it: only looks."""
+        return Viewer("", Role.VIEWER)
+
+    @property
     def snapshot(self) -> Snapshot:
         """The newest that is known of the farm."""
         return self.mirror.snapshot

@@ -76,7 +76,7 @@ class Guard:
     def _refused(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._names and _name_of(host) not in self._names:
+        if self._names and name_of(host) not in self._names:
             return refusal(421, "this host is not served here", "use the address it listens on")
         if len(scope.get("query_string", b"")) > MAX_QUERY:
             return refusal(414, f"the query is longer than {MAX_QUERY} bytes")
@@ -92,8 +92,8 @@ class Guard:
         return None
 
 
-def _name_of(host: str) -> str:
-    """The host without its port."""
+def name_of(host: str) -> str:
+    """The host of a Host header, without its port."""
     bare = host.lower()
     return bare.rpartition("]")[0] + "]" if bare.startswith("[") else bare.partition(":")[0]
 

@@ -27,6 +27,7 @@ COOKIE = "tunefarm_session"
 LIFE_S = 12 * 3600.0  # without a visit
 MOST = 1000
 ASK_AGAIN_S = 10.0  # whether the token still holds
+AT_A_TIME = 8  # tokens shown to the tracker
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +51,7 @@ class Sessions:
         self._credentials = credentials
         self._clock = clock
         self._sessions: dict[str, Session] = {}
+        self._slots = asyncio.Semaphore(AT_A_TIME)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -114,6 +116,18 @@ class Sessions:
             raise InvalidRequestError(
                 "that is no token", f"a token is one line and starts with {TOKEN_PREFIX}"
             )
+        async with self._slots:
+            viewer = await self._ask(token)
+        if (other := self._live(key)) is not None:  # the same token came twice at once
+            await _leave(viewer)
+            return other
+        now = self._clock()
+        while len(self._sessions) >= MOST:
+            await self._end(min(self._sessions, key=lambda one: self._sessions[one].seen))
+        session = self._sessions[key] = Session(viewer, now, now, key)
+        return session
+
+    async def _ask(self, token: str) -> Viewer:
         farm = AsyncFarm(self._tracker, replace(self._credentials, token=token))
         await farm.__aenter__()
         try:
@@ -125,11 +139,7 @@ class Sessions:
         except BaseException:
             await farm.__aexit__(None, None, None)
             raise
-        now = self._clock()
-        while len(self._sessions) >= MOST:
-            await self._end(min(self._sessions, key=lambda one: self._sessions[one].seen))
-        session = self._sessions[key] = Session(viewer, now, now, key)
-        return session
+        return viewer
 
     def _live(self, key: str) -> Session | None:
         session = self._sessions.get(key)
@@ -140,9 +150,14 @@ class Sessions:
 
     async def _end(self, key: str) -> None:
         session = self._sessions.pop(key, None)
-        if session is not None and session.viewer.farm is not None:
-            with contextlib.suppress(TunefarmError, asyncio.CancelledError):
-                await session.viewer.farm.__aexit__(None, None, None)
+        if session is not None:
+            await _leave(session.viewer)
+
+
+async def _leave(viewer: Viewer) -> None:
+    if viewer.farm is not None:
+        with contextlib.suppress(TunefarmError):
+            await viewer.farm.__aexit__(None, None, None)
 
 
 def viewer_of(identity: apb.GetIdentityResponse, farm: AsyncFarm) -> Viewer:

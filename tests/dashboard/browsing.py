@@ -41,11 +41,22 @@ def open_browser(profile: Path) -> Iterator[webdriver.Chrome]:
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
         yield driver
-        # A violation of the content security policy, or an error in our script, is told here.
-        told = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+        assert told(driver) == []
     finally:
         driver.quit()
-    assert told == []
+
+
+def told(browser: webdriver.Chrome) -> list[str]:
+    """Errors that the browser told of since this was last asked: of a script of ours, say, or a
+    violation of the content security policy."""
+    return [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
+
+
+def as_new(browser: webdriver.Chrome) -> None:
+    """Of the usual size, in light."""
+    browser.delete_all_cookies()
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    scheme(browser, "light")
 
 
 def text(browser: webdriver.Chrome, section: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fake_tracker import board_at, run, serving_dashboard
+from fake_tracker import app_at, run, serving_dashboard
 from tunefarm_dashboard.board import Board
 from tunefarm_proto import security
 from tunefarm_proto.identity import Role
@@ -92,7 +92,7 @@ def closed_farm(folder: Path) -> Iterator[ClosedFarm]:
     try:
         credentials = Credentials(token=farm.tokens["vera"])
         with serving_dashboard(farm.address, credentials=credentials) as url:
-            farm.url, farm.board = url, board_at(url)
+            farm.url, farm.board = url, app_at(url).state.board
             yield farm
     finally:
         run(stack.aclose())

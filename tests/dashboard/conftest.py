@@ -1,11 +1,11 @@
 """A farm for the dashboard to show, and the dashboard that shows it."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from browsing import open_browser
+from browsing import as_new, open_browser, told
 from fake_tracker import (
     FakeTracker,
     ago,
@@ -23,9 +23,8 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 
-@pytest.fixture
-def tracker() -> Iterator[FakeTracker]:
-    """A farm with a bit of everything."""
+def a_farm() -> FakeTracker:
+    """A farm with a bit of everything, not started yet."""
     fake = FakeTracker(free_port(0))
     one = device("local-1f0a3c", "local", tpb.DEVICE_STATE_LEASED)
     pi = device("rasp3b-77be01", "rasp3b", tpb.DEVICE_STATE_LEASED, emulated=True)
@@ -72,9 +71,29 @@ def tracker() -> Iterator[FakeTracker]:
             anchor(device_, 1e-3 + n * 1e-6, 3600 - 60 * n) for n in reversed(range(30))
         ]
     fake.users = [tpb.User(name="ada", devices=1, recent_use_s=4000.0, max_devices=3)]
+    return fake
+
+
+@contextmanager
+def started() -> Iterator[FakeTracker]:
+    fake = a_farm()
     fake.start()
     yield fake
     fake.stop()
+
+
+@pytest.fixture
+def tracker() -> Iterator[FakeTracker]:
+    """A farm with a bit of everything, that a test may change."""
+    with started() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="session")
+def read_url() -> Iterator[str]:
+    """A dashboard of such a farm that nobody changes."""
+    with started() as fake, serving_dashboard(fake.address) as address:
+        yield address
 
 
 @pytest.fixture
@@ -89,7 +108,16 @@ def serve_dashboard() -> Callable[..., Any]:
     return serving_dashboard
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    with open_browser(tmp_path / "profile") as driver:
+@pytest.fixture(scope="session")
+def _one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with open_browser(tmp_path_factory.mktemp("browser") / "profile") as driver:
         yield driver
+
+
+@pytest.fixture
+def browser(_one_browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+    """A browser as it comes; at the end it must have no error to tell of."""
+    as_new(_one_browser)
+    yield _one_browser
+    assert told(_one_browser) == []
+    _one_browser.get("about:blank")

@@ -10,9 +10,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 import uvicorn
+from fastapi import FastAPI
 from google.protobuf.timestamp_pb2 import Timestamp
 from tunefarm.cli.processes import free_port
-from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.server import create_app
 from tunefarm_proto import serving
 from tunefarm_proto.security import Credentials
@@ -253,12 +253,12 @@ def result(name: str, of: tpb.Device, workload: str, samples: list[float], **fie
     )
 
 
-_boards: dict[str, Board] = {}
+_apps: dict[str, FastAPI] = {}
 
 
-def board_at(url: str) -> Board:
-    """The inside of a dashboard that is served."""
-    return _boards[url]
+def app_at(url: str) -> FastAPI:
+    """The application that is served there; `state.board` is its inside."""
+    return _apps[url]
 
 
 @contextmanager
@@ -276,7 +276,7 @@ def serving_dashboard(
         assert time.monotonic() < limit
         time.sleep(0.02)
     url = f"http://127.0.0.1:{port}"
-    _boards[url] = app.state.board
+    _apps[url] = app
     try:
         yield url
     finally:

@@ -1,5 +1,6 @@
 """Who may see and do what: login, sessions, forged and hostile requests; the tracker is real."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -7,12 +8,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from closed_farm import ClosedFarm, closed_farm, csrf_of
-from fake_tracker import run
+from fake_tracker import app_at, run
 from tunefarm_dashboard.assets import address_of
 from tunefarm_dashboard.guard import MAX_BODY
 from tunefarm_dashboard.server import create_app
-from tunefarm_dashboard.sessions import ASK_AGAIN_S
+from tunefarm_dashboard.sessions import ASK_AGAIN_S, Sessions
 from tunefarm_proto.identity import Role
+from tunefarm_proto.security import Credentials
 
 PAGES = ("/", "/queue", "/results", "/devices/d1", "/utilisation", "/users", "/api")
 FOR_OPERATORS = ("/tokens", "/audit")
@@ -226,6 +228,38 @@ def test_an_open_farm_is_guarded_against_other_pages_too(tracker, serve_dashboar
         own = {**csrf, "origin": url}
         assert client.post("/api/act/device", data=act, headers=own).status_code == 200
         assert len(tracker.acts) == 1
+
+
+def test_an_open_farm_is_only_looked_at_from_other_machines(tracker, serve_dashboard):
+    async def ask(client: str, host: str) -> tuple[bool, int, int]:
+        transport = httpx.ASGITransport(app, client=(client, 1))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as browser:
+            page = (await browser.get("/devices/local2-ab12cd")).text
+            act = {"device": "local2-ab12cd", "action": "drain"}
+            answer = await browser.post(
+                "/api/act/device", data=act, headers={"x-csrf-token": csrf_of(page)}
+            )
+            tokens = await browser.get("/api/tokens")
+            return "act/device" in page, answer.status_code, tokens.status_code
+
+    with serve_dashboard(tracker.address) as url:
+        app = app_at(url)
+        assert run(ask("127.0.0.1", "localhost")) == (True, 200, 200)
+        for client, host in (("10.0.0.7", "10.0.0.1"), ("127.0.0.1", "farm.example.org")):
+            assert run(ask(client, host)) == (False, 403, 403), client
+    assert len(tracker.acts) == 1
+
+
+def test_one_token_shown_many_times_at_once_is_one_session(farm: ClosedFarm):
+    async def check() -> None:
+        sessions = Sessions(farm.address, Credentials())
+        token = farm.tokens["ulla"]
+        found = await asyncio.gather(*(sessions.bearing(token) for _ in range(5)))
+        assert len(sessions) == 1
+        assert len({one.csrf for one in found}) == 1
+        await sessions.close_all()
+
+    run(check())
 
 
 def test_a_strange_name_for_this_host_is_refused():

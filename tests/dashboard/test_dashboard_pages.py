@@ -18,6 +18,12 @@ from tunefarm_dashboard.assets import address_of
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
+
+@pytest.fixture
+def url(read_url: str) -> str:
+    return read_url
+
+
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
