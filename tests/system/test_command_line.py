@@ -142,13 +142,20 @@ def test_doctor_finds_a_healthy_farm_well(farm):
     assert sum("reached at" in one["detail"] for one in found) >= 2
 
 
-def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys):
-    """One advertises a port on which nothing listens, one has gone."""
+def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys, monkeypatch):
+    """One advertises a port on which nothing listens, one has gone.
+
+    Its tracker knows the dashboard, and tells.
+    """
+    monkeypatch.delenv("TUNEFARM_DASHBOARD", raising=False)
     port = str(free_port(0))
     address, nowhere = f"127.0.0.1:{port}", f"127.0.0.1:{free_port(0)}"
     with LocalFarm(tmp_path) as own:
-        own.start("tracker", "tracker", "--port", port, "--state", str(tmp_path / "state"))
+        page = ("--dashboard", "http://tracker.lab:9191/")
+        own.start("tracker", "tracker", "--port", port, "--state", str(tmp_path / "state"), *page)
         own.wait_for_tracker(address)
+        assert main(["status", "--tracker", address, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["url"] == "http://tracker.lab:9191"
         for key, more in (("wrong", ["--advertise", nowhere]), ("gone", [])):
             state = ["--state", str(tmp_path / key)]
             own.start(key, "device", "--key", key, "--tracker", address, *state, *more)
@@ -168,7 +175,8 @@ def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys):
     assert "`tunefarm device`" in wrong["fix"]
 
 
-def test_doctor_tells_no_tracker_from_a_stranger_and_a_wall(capsys):
+def test_doctor_tells_no_tracker_from_a_name_and_a_wall(capsys, monkeypatch):
+    monkeypatch.setattr("tunefarm.cli.doctor_farm.PROBE_S", 0.5)
     nobody = f"127.0.0.1:{free_port(0)}"
     assert main(["doctor", "--only", "farm", "--tracker", nobody]) == 1
     assert "nothing listens on its port" in capsys.readouterr().out
@@ -201,23 +209,6 @@ def test_the_dashboards_address_is_told(farm, monkeypatch):
     ).stdout
     assert "dashboard: https://farm.lab" in told
     assert "dashboard" not in farm.run("status").stdout
-
-
-def test_a_tracker_tells_where_its_dashboard_is(tmp_path):
-    port = str(free_port(0))
-    with LocalFarm(tmp_path) as own:
-        words = ("--port", port, "--state", str(tmp_path / "state"))
-        own.start("tracker", "tracker", *words, "--dashboard", "http://tracker.lab:9191/")
-        own.wait_for_tracker(f"127.0.0.1:{port}")
-        done = subprocess.run(
-            [sys.executable, "-m", "tunefarm", "status", "--json"],
-            env={**os.environ, "TUNEFARM_TRACKER": f"127.0.0.1:{port}"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    assert json.loads(done.stdout)["url"] == "http://tracker.lab:9191"
 
 
 @pytest.mark.parametrize("what", ["tracker", "device"])

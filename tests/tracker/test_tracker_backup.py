@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sqlite3
 import tarfile
 import threading
@@ -21,15 +22,22 @@ def _tracker(farm: LocalFarm, name: str, state: Path, port: str) -> None:
     farm.wait_for_tracker(f"127.0.0.1:{port}")
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> tuple[Path, Path]:
-    """A state folder that no tracker runs on, and its backup."""
-    state, port = tmp_path / "state", str(free_port(0))
-    with LocalFarm(tmp_path) as farm:
-        _tracker(farm, "tracker", state, port)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder that a tracker has left."""
+    folder, port = tmp_path_factory.mktemp("made"), str(free_port(0))
+    with LocalFarm(folder) as farm:
+        _tracker(farm, "tracker", folder / "state", port)
         with Tracker(f"127.0.0.1:{port}") as tracker:
             tracker.set_quota("ann", 4, 9)
-    target = tmp_path / "farm.tar.gz"
+    return folder / "state"
+
+
+@pytest.fixture
+def saved(made: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A state folder that no tracker runs on, and its backup."""
+    state, target = tmp_path / "state", tmp_path / "farm.tar.gz"
+    shutil.copytree(made, state)
     backup(state, target)
     return state, target
 
