@@ -71,12 +71,15 @@ class Guided(Evolution):
         return [*found, *self._samples(count - len(found))]
 
     def _bred(self, count: int) -> list[Candidate]:
-        """The likely fastest of some generations, not too many alike."""
+        """The likely fastest of some generations, not too many alike, half of them of the first."""
         ranked = self.ranked(self.elite)
         pool = dict.fromkeys(self._samples(self.pool // 2 if ranked else self.pool))
         parents = ranked or list(pool)
         scores: dict[Candidate, float] = {}
-        for _ in range(GENERATIONS):
+        near: set[Candidate] = set()
+        for generation in range(GENERATIONS):
+            if generation == 1 and ranked:
+                near = set(pool)
             for _ in range(self.pool):
                 child = self.child(parents)
                 if child not in self.seen:
@@ -85,13 +88,24 @@ class Guided(Evolution):
             scores.update(zip(new, self.model.scores(self._features(new)), strict=True))
             best = sorted(pool, key=lambda one: (-scores[one], one))[: self.elite]
             parents = [*best, *ranked[: self.elite // 2]]
-        chosen: list[Candidate] = []
-        alike: dict[float, int] = {}
-        for one in sorted(pool, key=lambda one: (-scores[one], one)):
-            if len(chosen) == count:
-                break
-            look = round(scores[one], 6)
-            alike[look] = alike.get(look, 0) + 1
-            if alike[look] <= SIBLINGS:
-                chosen.append(one)
-        return chosen
+        # Half of them close to what was measured: far from it the model may be wrong.
+        order = sorted(pool, key=lambda one: (-scores[one], one))
+        chosen = _unlike([one for one in order if one in near], scores, count // 2)
+        rest = [one for one in order if one not in chosen]
+        return [*chosen, *_unlike(rest, scores, count - len(chosen))]
+
+
+def _unlike(
+    order: Sequence[Candidate], scores: dict[Candidate, float], count: int
+) -> list[Candidate]:
+    """The first ones, of which no more than a few look alike to the model."""
+    chosen: list[Candidate] = []
+    alike: dict[float, int] = {}
+    for one in order:
+        if len(chosen) == count:
+            break
+        look = round(scores[one], 6)
+        alike[look] = alike.get(look, 0) + 1
+        if alike[look] <= SIBLINGS:
+            chosen.append(one)
+    return chosen
