@@ -155,6 +155,21 @@ def test_every_page_shows_the_farm_and_is_accessible(live: Live, signed_in: webd
     width(signed_in, 1280)
 
 
+def test_a_session_that_ends_leads_to_the_login_and_back(live: Live, signed_in: webdriver.Chrome):
+    signed_in.get(f"{live.url}/queue")
+    wait_for(signed_in, "leases", "No device is held")
+    cookie = signed_in.get_cookie("tunefarm_session")
+    assert cookie is not None and cookie["httpOnly"]
+    signed_in.delete_all_cookies()
+    signed_in.execute_script("source.close()")
+    WebDriverWait(signed_in, 20).until(lambda _: "/login?next=%2Fqueue" in signed_in.current_url)
+    assert not signed_in.find_element(By.ID, "dashboard-lost").is_displayed()
+    signed_in.get_log("browser")  # that it was refused
+    signed_in.find_element(By.ID, "token").send_keys(live.secret)
+    signed_in.find_element(By.CSS_SELECTOR, "form.fields button").click()
+    wait_for(signed_in, "leases", "No device is held")
+
+
 def test_drain_and_enable_by_hand(live: Live, signed_in: webdriver.Chrome):
     two = device_of(live, "two").id
     signed_in.get(f"{live.url}/devices/{two}")

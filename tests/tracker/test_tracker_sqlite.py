@@ -123,7 +123,7 @@ def test_stores_agree_on_past_leases_and_events(tmp_path):
         for n in range(1, 12)
     ]
     for store in stores:
-        store.write([*(SavePast(past) for past in pasts), SavePast(pasts[0])]).result()
+        store.write([SavePast(past) for past in pasts]).result()
         store.write([EventHappened(event) for event in events]).result()
     sqlite, memory = stores
     for query in (

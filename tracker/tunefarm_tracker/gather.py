@@ -67,9 +67,7 @@ PAST_COLUMNS = (
     "id, request_id, device_id, device_key, holder, purpose, priority, fence, granted_at, ttl,"
     " queued_at, ended_at, outcome"
 )
-_PUT_PAST = (
-    f"INSERT OR IGNORE INTO past_leases ({PAST_COLUMNS}) SELECT {_columns(13)} FROM json_each(?)"  # noqa: S608
-)
+_PUT_PAST = f"INSERT INTO past_leases ({PAST_COLUMNS}) SELECT {_columns(13)} FROM json_each(?)"  # noqa: S608
 _PUT_DEVICE = f"INSERT OR REPLACE INTO devices VALUES ({', '.join('?' * 12)})"  # noqa: S608
 _HOLD = (
     "UPDATE devices SET lease_id = new.lease_id, fence = new.fence FROM"

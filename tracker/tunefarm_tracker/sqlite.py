@@ -88,7 +88,7 @@ CREATE INDEX results_time ON results (recorded_at);
 # Came after version 2. Trackers that do not know these leave them alone.
 _LATER = """
 CREATE TABLE IF NOT EXISTS past_leases (
-    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, request_id TEXT NOT NULL,
+    n INTEGER PRIMARY KEY, id TEXT NOT NULL, request_id TEXT NOT NULL,
     device_id TEXT NOT NULL, device_key TEXT NOT NULL, holder TEXT NOT NULL, purpose TEXT NOT NULL,
     priority INTEGER NOT NULL, fence INTEGER NOT NULL, granted_at REAL NOT NULL, ttl REAL NOT NULL,
     queued_at REAL NOT NULL, ended_at REAL NOT NULL, outcome TEXT NOT NULL

@@ -139,7 +139,7 @@ class MemoryStore:
         self.quotas: dict[str, Quota] = {}
         self.usage: dict[tuple[str, str], Usage] = {}
         self.events: list[Event] = []
-        self.past: dict[str, PastLease] = {}
+        self.past: list[PastLease] = []
         self._results: dict[str, ResultRecord] = {}
 
     def load(self) -> Snapshot:
@@ -174,7 +174,7 @@ class MemoryStore:
             case DropLease(lease_id):
                 self.leases.pop(lease_id, None)
             case SavePast(past):
-                self.past.setdefault(past.lease.id, past)
+                self.past.append(past)
             case EndRequest(end):
                 self.requests.pop(end.request_id, None)
                 self.ends[end.request_id] = end
@@ -237,7 +237,7 @@ class MemoryStore:
         wanted = {name: getattr(query, name) for name in fields if getattr(query, name)}
         found = [
             past
-            for past in reversed(self.past.values())
+            for past in reversed(self.past)
             if all(getattr(past.lease, name) == value for name, value in wanted.items())
             and past.ended_at >= query.since
             and (not query.until or past.lease.granted_at < query.until)

@@ -95,6 +95,12 @@ function connect() {
   });
 }
 
+// A stream that is refused does not say why: our session may have ended.
+async function askWhether() {
+  const answer = await fetch("/api/status").catch(() => null);
+  if (answer && answer.status === 401) location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
+}
+
 document.addEventListener("focusout", () => setTimeout(() => {
   for (const [topic, [version, html]] of held) swap(topic, version, html);
 }, 0));
@@ -107,7 +113,7 @@ document.addEventListener("htmx:afterSettle", (event) => {
 
 showTimes(document);
 setInterval(() => showTimes(document), 1000);
-if (topics() && !document.body.dataset.still) {
+if (topics() && !("still" in document.body.dataset)) {
   connect();
   // A browser gives up on some failures, and does not notice a server that hangs.
   setInterval(() => {
@@ -115,6 +121,7 @@ if (topics() && !document.body.dataset.still) {
     const closed = source.readyState === EventSource.CLOSED;
     const silent = Date.now() - heard > SILENCE_MS;
     if (silent) lost.hidden = false;
+    if (closed) askWhether();
     if (closed || silent) connect();
   }, 2000);
 }
