@@ -1,7 +1,7 @@
 """Units of systemd for the farm's servers: text alone, nothing is written or started here.
 
 A unit shuts its server in as far as kernels can still be shut in by the server itself: that needs
-user, network and IPC namespaces, seccomp, Landlock and personality(2). What it cannot have:
+user, network, IPC and mount namespaces, seccomp, Landlock and personality(2). What it cannot have:
 MemoryDenyWriteExecute (WebAssembly is compiled in memory), LockPersonality (fixed addresses),
 ProcSubset=pid (facts and conditions are read in /proc), PrivateUsers and PrivateNetwork.
 """
@@ -39,9 +39,10 @@ LimitCORE=0
 """
 # What the device server's own sandbox is made of, and the processor's counters.
 _DEVICE = """\
-RestrictNamespaces=user net ipc
+RestrictNamespaces=user net ipc mnt
 SystemCallFilter=@system-service
 SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+SystemCallFilter=mount umount2 pivot_root open_tree move_mount mount_setattr
 SystemCallFilter=perf_event_open
 """
 _TRACKER = """\
