@@ -35,7 +35,9 @@ class Listing:
     digest: str = ""
 
 
-def listing(workload: str, target: pb.Target, schedule: str = "", *, bundle: bool = False) -> Listing:
+def listing(
+    workload: str, target: pb.Target, schedule: str = "", *, bundle: bool = False
+) -> Listing:
     """The texts of one kernel, made as `build` makes it; with `bundle` also what it makes.
 
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError.

@@ -59,7 +59,8 @@ class Measurement:
     """What one workload did on one device. Times in seconds for one call.
 
     `correct` is None where there was nothing to check the answer with; `operations` 0 where their
-    number is not known. Under `result_id` the tracker keeps it.
+    number is not known. Under `result_id` the tracker keeps it. `argument_bytes` counts each
+    argument once; 0 where unknown.
     """
 
     workload: str
@@ -76,6 +77,7 @@ class Measurement:
     uploaded_bytes: int
     result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     phases: Phases = field(default_factory=Phases)
+    argument_bytes: int = 0
 
     @property
     def gflops(self) -> float:
@@ -245,6 +247,7 @@ def measure(
         schedule=schedule_of(bundle.manifest, module.target, parsed.function),
         uploaded_bytes=module.uploaded_bytes,
         phases=phases,
+        argument_bytes=sum(data.nbytes for data in (*inputs, *expected)),
     )
 
 
@@ -264,6 +267,7 @@ def as_result(measured: Measurement, device: Device) -> tpb.Result:
         correct=measured.correct,
         operations=measured.operations,
         phases=measured.phases.found,
+        argument_bytes=measured.argument_bytes,
     )
     result.recorded_at.GetCurrentTime()
     return result

@@ -1930,6 +1930,7 @@ class Result(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
+    ARGUMENT_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the client, unique."""
     workload: _builtins.str
@@ -1950,6 +1951,8 @@ class Result(_message.Message):
     """Whether the answer agreed with the reference; absent: not checked."""
     operations: _builtins.int
     """Operations of one call; 0 where unknown."""
+    argument_bytes: _builtins.int
+    """Bytes of its arguments, each counted once: what a call must move at least. 0 where unknown."""
     @_builtins.property
     def target(self) -> _common_pb2.Target:
         """What it was compiled for."""
@@ -1988,10 +1991,11 @@ class Result(_message.Message):
         operations: _builtins.int = ...,
         error: _common_pb2.Error | None = ...,
         phases: _abc.Iterable[Global___Phase] | None = ...,
+        argument_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_correct", b"_correct", "correct", b"correct", "error", b"error", "recorded_at", b"recorded_at", "target", b"target", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correct", b"_correct", "bundle_digest", b"bundle_digest", "correct", b"correct", "device_id", b"device_id", "device_key", b"device_key", "error", b"error", "id", b"id", "lease_id", b"lease_id", "operations", b"operations", "phases", b"phases", "recorded_at", b"recorded_at", "schedule", b"schedule", "target", b"target", "timing", b"timing", "user", b"user", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correct", b"_correct", "argument_bytes", b"argument_bytes", "bundle_digest", b"bundle_digest", "correct", b"correct", "device_id", b"device_id", "device_key", b"device_key", "error", b"error", "id", b"id", "lease_id", b"lease_id", "operations", b"operations", "phases", b"phases", "recorded_at", b"recorded_at", "schedule", b"schedule", "target", b"target", "timing", b"timing", "user", b"user", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correct: _TypeAlias = _typing.Literal["correct"]  # noqa: Y015
     _WhichOneofArgType__correct: _TypeAlias = _typing.Literal["_correct", b"_correct"]  # noqa: Y015
