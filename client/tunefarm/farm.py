@@ -125,13 +125,40 @@ class AsyncFarm:
         return list((await self._call(self._stub.ListEvents, request)).events)
 
     async def results(
-        self, workload: str = "", device_id: str = "", device_key: str = "", limit: int = 100
+        self,
+        workload: str = "",
+        device_id: str = "",
+        device_key: str = "",
+        limit: int = 100,
+        *,
+        result_id: str = "",
+        since: float = 0.0,
+        until: float = 0.0,
     ) -> list[tpb.Result]:
-        """Results, newest first; empty fields ask for all."""
+        """Results, newest first; empty fields ask for all. Times are seconds since 1970."""
         request = tpb.ListResultsRequest(
-            workload=workload, device_id=device_id, device_key=device_key, limit=limit
+            workload=workload, device_id=device_id, device_key=device_key, limit=limit, id=result_id
         )
+        if since:
+            request.since.FromNanoseconds(round(since * 1e9))
+        if until:
+            request.until.FromNanoseconds(round(until * 1e9))
         return list((await self._call(self._stub.ListResults, request)).results)
+
+    async def tunings(self, run_id: str = "") -> list[tpb.TuningRun]:
+        """What tuning runs are at, latest started first; of one id, or all that are kept."""
+        request = tpb.ListTuningsRequest(id=run_id)
+        return list((await self._call(self._stub.ListTunings, request)).runs)
+
+    async def watch_tunings(self) -> AsyncIterator[tpb.TuningRun]:
+        """Each tuning run as it is, then each that changed; ends when the tracker ends it."""
+        call = self._stub.WatchTunings(tpb.WatchTuningsRequest(), metadata=rpc.call_metadata())
+        try:
+            with self._named_errors():
+                async for answer in call:
+                    yield answer.run
+        finally:
+            call.cancel()
 
     async def users(self) -> list[tpb.User]:
         """Who holds, waits, has used devices lately or has a quota, ordered by name."""

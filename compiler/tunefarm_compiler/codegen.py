@@ -96,6 +96,16 @@ def _machine(spec: TargetSpec) -> llvm.TargetMachine:
     )
 
 
+def assembly(text: str, spec: TargetSpec) -> str:
+    """The instructions of the text's object, as assembly. Raises: BuildFailedError."""
+    try:
+        with llvm.parse_assembly(text) as module:
+            module.verify()
+            return str(_machine(spec).emit_assembly(module))
+    except RuntimeError as error:
+        raise _refused(error) from None
+
+
 def emit_object(text: str, spec: TargetSpec) -> bytes:
     """An object of the text. Raises: BuildFailedError for text that LLVM refuses."""
     try:
@@ -103,5 +113,9 @@ def emit_object(text: str, spec: TargetSpec) -> bytes:
             module.verify()
             return bytes(_machine(spec).emit_object(module))
     except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise BuildFailedError(f"LLVM refused the code: {said}"[:300]) from None
+        raise _refused(error) from None
+
+
+def _refused(error: RuntimeError) -> BuildFailedError:
+    said = " ".join(str(error).split())
+    return BuildFailedError(f"LLVM refused the code: {said}"[:300])

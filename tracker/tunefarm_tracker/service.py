@@ -352,6 +352,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             since=convert.moment(request.since),
             until=convert.moment(request.until),
             before_id=request.before_id,
+            id=request.id,
         )
         bodies = await asyncio.wrap_future(self._hub.store.results(query))
         return tpb.ListResultsResponse(results=[tpb.Result.FromString(one) for one in bodies])

@@ -188,6 +188,7 @@ class SqliteStore:
             ("recorded_at >= ?", query.since),
             ("recorded_at < ?", query.until),
             ("n < (SELECT n FROM results WHERE id = ?)", query.before_id),
+            ("id = ?", query.id),
         ]
         asked = [(sql, value) for sql, value in parts if value]
         where = " AND ".join(sql for sql, _ in asked) or "1"

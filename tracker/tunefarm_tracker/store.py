@@ -63,6 +63,7 @@ class ResultQuery:
     since: float = 0.0
     until: float = 0.0
     before_id: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ class MemoryStore:
 
     def results(self, query: ResultQuery) -> "Future[list[bytes]]":
         """Bodies of results, last kept first."""
-        fields = ("workload", "device_id", "device_key", "user")
+        fields = ("workload", "device_id", "device_key", "user", "id")
         wanted = {name: getattr(query, name) for name in fields if getattr(query, name)}
         kept = list(self._results.values())
         if query.before_id:

@@ -22,6 +22,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_tuner.database import Database, default_path
+from tunefarm_tuner.phases import Phases
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Measurement:
     """What one workload did on one device. Times in seconds for one call.
 
     `correct` is None where there was nothing to check the answer with; `operations` 0 where their
-    number is not known. Under `result_id` the tracker keeps it.
+    number is not known. Under `result_id` the tracker keeps it. `argument_bytes` counts each
+    argument once; 0 where unknown.
     """
 
     workload: str
@@ -76,6 +78,8 @@ class Measurement:
     schedule: str
     uploaded_bytes: int
     result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    phases: Phases = field(default_factory=Phases)
+    argument_bytes: int = 0
 
     @property
     def gflops(self) -> float:
@@ -193,14 +197,15 @@ def bench(
     Raises: TunefarmError of any kind; a wrong answer is no error but `correct=False`.
     """
     parsed = workload.parse(text)
-    plan = plan or TimingPlan()
+    plan, phases = plan or TimingPlan(), Phases()
     with Tracker(tracker) as connection:
         expected = target_of_key(connection, key)
         built: Bundle | None = None
-        if target is not None:
-            built = build_one(text, target, schedule, threads)
-        elif expected is not None:
-            built = build_one(text, targets.from_device(expected), schedule, threads)
+        reported = targets.from_device(expected) if expected and target is None else None
+        if (known := target if target is not None else reported) is not None:
+            with phases.of("build"):
+                built = build_one(text, known, schedule, threads)
+        waiting = phases.begin("wait")
         with request_device(
             key,
             tracker=tracker,
@@ -210,24 +215,35 @@ def bench(
             where=where,
             purpose=f"bench {parsed}",
         ) as device:
+            waiting.end()
             if built is None or (target is None and device.target != expected):
-                built = build_one(text, targets.from_device(device.target), schedule, threads)
-            measured = measure(device, parsed, built, plan)
+                with phases.of("build"):
+                    built = build_one(text, targets.from_device(device.target), schedule, threads)
+            measured = measure(device, parsed, built, plan, phases)
             connection.record(as_result(measured, device))
     return measured
 
 
-def measure(device: Device, parsed: Workload, bundle: Bundle, plan: TimingPlan) -> Measurement:
+def measure(
+    device: Device,
+    parsed: Workload,
+    bundle: Bundle,
+    plan: TimingPlan,
+    phases: Phases | None = None,
+) -> Measurement:
     """Load a bundle of a workload, check its answer against numpy, then time it."""
-    module = device.load(bundle)
-    inputs = parsed.inputs(0)
-    expected = parsed.reference(inputs)
-    arrays = [device.array(data) for data in inputs]
-    outputs = [device.empty(data.shape, str(data.dtype)) for data in expected]
-    arguments = [*arrays, *outputs]
-    module[parsed.function](*arguments, timeout=plan.timeout)
-    correct = bool(parsed.check([output.numpy() for output in outputs], expected))
-    timing = plan.evaluator(module, parsed.function)(*arguments)
+    phases = phases or Phases()
+    module = phases.load(device, bundle)
+    with phases.of("check"):
+        inputs = parsed.inputs(0)
+        expected = parsed.reference(inputs)
+        arrays = [device.array(data) for data in inputs]
+        outputs = [device.empty(data.shape, str(data.dtype)) for data in expected]
+        arguments = [*arrays, *outputs]
+        module[parsed.function](*arguments, timeout=plan.timeout)
+        correct = bool(parsed.check([output.numpy() for output in outputs], expected))
+    with phases.of("time"):
+        timing = plan.evaluator(module, parsed.function)(*arguments)
     for array in arguments:
         array.free()
     return Measurement(
@@ -243,6 +259,8 @@ def measure(device: Device, parsed: Workload, bundle: Bundle, plan: TimingPlan) 
         bundle_digest=bundle.digest,
         schedule=schedule_of(bundle.manifest, module.target, parsed.function),
         uploaded_bytes=module.uploaded_bytes,
+        phases=phases,
+        argument_bytes=sum(data.nbytes for data in (*inputs, *expected)),
     )
 
 
@@ -261,6 +279,8 @@ def as_result(measured: Measurement, device: Device) -> tpb.Result:
         timing=measured.timing.raw,
         correct=measured.correct,
         operations=measured.operations,
+        phases=measured.phases.found,
+        argument_bytes=measured.argument_bytes,
     )
     result.recorded_at.GetCurrentTime()
     return result

@@ -11,6 +11,7 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_tuner.bench import Measurement, TimingPlan, as_result, target_text
+from tunefarm_tuner.phases import Phases
 
 FILLS = ("seeded", "zeros")
 
@@ -64,7 +65,8 @@ def bench_bundle(
         )
     bundle = Bundle.read(path)
     signature = choose_function(bundle, function)
-    plan = plan or TimingPlan()
+    plan, phases = plan or TimingPlan(), Phases()
+    waiting = phases.begin("wait")
     with request_device(
         key,
         tracker=tracker,
@@ -74,11 +76,14 @@ def bench_bundle(
         where=where,
         purpose=f"bench {Path(path).name}",
     ) as device:
-        module = device.load(bundle)
+        waiting.end()
+        module = phases.load(device, bundle)
         arrays = [
             filled(device, argument, fill, seed + index)
             for index, argument in enumerate(signature.arguments)
         ]
+        with phases.of("time"):
+            timing = plan.evaluator(module, signature.name)(*arrays)
         measured = Measurement(
             workload=signature.workload or bundle.manifest.workload,
             device=device.id,
@@ -86,12 +91,13 @@ def bench_bundle(
             target=target_text(module.target),
             emulated=device.emulated,
             emulator=device.facts.emulator,
-            timing=plan.evaluator(module, signature.name)(*arrays),
+            timing=timing,
             operations=signature.operations,
             correct=None,
             bundle_digest=bundle.digest,
             schedule=schedule_of(bundle.manifest, module.target, signature.name),
             uploaded_bytes=module.uploaded_bytes,
+            phases=phases,
         )
         with Tracker(tracker) as connection:
             connection.record(as_result(measured, device))

@@ -1,5 +1,6 @@
 "use strict";
-// Draws what stands in data-plot: {x, series: [{label, values, unit, digits, scale}], time, height}.
+// Draws what stands in data-plot: {x, series: [{label, values, unit, digits, scale}], time, height,
+// xlabel, log}. A series may also have `points`, `steps`, `fill`, `dash` and the number of a `colour`.
 
 const PALETTE = ["--series-1", "--series-2", "--series-3", "--series-4"];
 const drawn = new Map();
@@ -34,7 +35,7 @@ function options(plot, width) {
     width,
     height: plot.height ?? 200,
     padding: [10, scales.length > 1 ? 4 : 14, 0, 0],
-    scales: { x: { time: plot.time ?? true } },
+    scales: { x: { time: plot.time ?? true, distr: plot.log ? 3 : 1 }, ...(plot.log ? { y: { distr: 3 } } : {}) },
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     legend: { live: true },
     axes: [
@@ -52,10 +53,12 @@ function options(plot, width) {
       ...plot.series.map((one, index) => ({
         label: one.label,
         scale: one.scale ?? "y",
-        stroke: colour(PALETTE[index % PALETTE.length]),
+        stroke: colour(PALETTE[(one.colour ?? index) % PALETTE.length]),
         width: one.points ? 0 : 1.5,
+        dash: one.dash ? [5, 4] : undefined,
+        fill: one.fill ? `${colour(PALETTE[(one.colour ?? index) % PALETTE.length])}33` : undefined,
         paths: one.steps ? uPlot.paths.stepped({ align: 1 }) : undefined,
-        points: { show: Boolean(one.points) || plot.x.length < 40, size: 5, fill: colour(PALETTE[index % PALETTE.length]) },
+        points: { show: one.points ?? plot.x.length < 40, size: 5, fill: colour(PALETTE[(one.colour ?? index) % PALETTE.length]) },
         spanGaps: true,
         value: (_, value) => shown(value, one),
       })),

@@ -1929,6 +1929,8 @@ class Result(_message.Message):
     CORRECT_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    ARGUMENT_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the client, unique."""
     workload: _builtins.str
@@ -1949,6 +1951,8 @@ class Result(_message.Message):
     """Whether the answer agreed with the reference; absent: not checked."""
     operations: _builtins.int
     """Operations of one call; 0 where unknown."""
+    argument_bytes: _builtins.int
+    """Bytes of its arguments, each counted once: what a call must move at least. 0 where unknown."""
     @_builtins.property
     def target(self) -> _common_pb2.Target:
         """What it was compiled for."""
@@ -1964,6 +1968,10 @@ class Result(_message.Message):
     @_builtins.property
     def error(self) -> _common_pb2.Error:
         """Why there is no timing, where there is none."""
+
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Phase]:
+        """What getting it took, in the order in which it began; empty where the client did not tell."""
 
     def __init__(
         self,
@@ -1982,16 +1990,52 @@ class Result(_message.Message):
         correct: _builtins.bool | None = ...,
         operations: _builtins.int = ...,
         error: _common_pb2.Error | None = ...,
+        phases: _abc.Iterable[Global___Phase] | None = ...,
+        argument_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_correct", b"_correct", "correct", b"correct", "error", b"error", "recorded_at", b"recorded_at", "target", b"target", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correct", b"_correct", "bundle_digest", b"bundle_digest", "correct", b"correct", "device_id", b"device_id", "device_key", b"device_key", "error", b"error", "id", b"id", "lease_id", b"lease_id", "operations", b"operations", "recorded_at", b"recorded_at", "schedule", b"schedule", "target", b"target", "timing", b"timing", "user", b"user", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correct", b"_correct", "argument_bytes", b"argument_bytes", "bundle_digest", b"bundle_digest", "correct", b"correct", "device_id", b"device_id", "device_key", b"device_key", "error", b"error", "id", b"id", "lease_id", b"lease_id", "operations", b"operations", "phases", b"phases", "recorded_at", b"recorded_at", "schedule", b"schedule", "target", b"target", "timing", b"timing", "user", b"user", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correct: _TypeAlias = _typing.Literal["correct"]  # noqa: Y015
     _WhichOneofArgType__correct: _TypeAlias = _typing.Literal["_correct", b"_correct"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__correct) -> _WhichOneofReturnType__correct | None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class Phase(_message.Message):
+    """A part of what a result took, by its client's clock. Parts may overlap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"build", "wait" (from asking for the device to having it), "upload", "load", "check" (the first
+    call and its answer) or "time".
+    """
+    seconds: _builtins.float
+    """How long it took."""
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "name", b"name", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 @_typing.final
 class RecordResultRequest(_message.Message):
@@ -2053,6 +2097,7 @@ class ListResultsRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     BEFORE_ID_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Only this workload."""
     device_id: _builtins.str
@@ -2065,6 +2110,8 @@ class ListResultsRequest(_message.Message):
     """Only of this user."""
     before_id: _builtins.str
     """Recorded before the result of this id, to page on; empty: from the newest."""
+    id: _builtins.str
+    """Only the one of this id."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Recorded at this time or later."""
@@ -2084,10 +2131,11 @@ class ListResultsRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         before_id: _builtins.str = ...,
+        id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_id", b"before_id", "device_id", b"device_id", "device_key", b"device_key", "limit", b"limit", "since", b"since", "until", b"until", "user", b"user", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_id", b"before_id", "device_id", b"device_id", "device_key", b"device_key", "id", b"id", "limit", b"limit", "since", b"since", "until", b"until", "user", b"user", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
