@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.dots import available, group_of
-from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule
+from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule, dealt
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -316,3 +316,41 @@ class Shape:
                 loops = [(axis, lanes if axis == turned[-1] else 1) for axis, _ in loops]
                 vectors = 1
         return Schedule((*loops, (self.vector.name, lanes * vectors)), lanes)
+
+
+def on_threads(schedule: Schedule, output: Tensor, spec: TargetSpec, threads: int) -> Schedule:
+    """The schedule with its loops dealt out, and those of stages computed whole before them.
+
+    Where packs lie around the loop that would be dealt out, the axis gets a loop around them first:
+    each thread packs for itself, sooner than it could read what another has packed.
+    What has no loop to deal out stays as it is. Raises: InvalidScheduleError.
+    """
+    if threads == 1:
+        return schedule
+    attached = {attach.stage: attach for attach in schedule.stages}
+    *before, last = plan(suited(output, spec), attached)
+
+    def dealt_out(one: Schedule, stage: Stage) -> Schedule:
+        spatial = {axis.name for axis in stage.axes}
+        if not any(axis in spatial for axis, _ in one.loops):
+            return one
+        one = replace(one, threads=threads)
+        depth = dealt(one, stage)
+        axis, block = one.loops[depth]
+        if axis in dict(one.loops[:depth]) or all(pack.depth > depth for pack in one.packs):
+            return one
+        rounds = -(-stage.extents[axis] // block)
+        return replace(
+            one,
+            loops=((axis, -(-rounds // threads) * block), *one.loops),
+            packs=tuple(replace(pack, depth=pack.depth + 1) for pack in one.packs),
+            stages=tuple(replace(s, depth=s.depth + (s.depth > 0)) for s in one.stages),
+            parallel=axis,
+        )
+
+    stages = {stage.tensor.name: stage for stage in before}
+    whole = tuple(
+        replace(one, schedule=dealt_out(one.schedule, stages[one.stage])) if not one.depth else one
+        for one in schedule.stages
+    )
+    return dealt_out(replace(schedule, stages=whole), last)

@@ -17,7 +17,6 @@ from tunefarm_compiler import defaults, moves
 from tunefarm_compiler.choices import Choose, NestRules, T
 from tunefarm_compiler.features import features
 from tunefarm_compiler.limits import faults
-from tunefarm_compiler.parallel import on_threads
 from tunefarm_compiler.reuse import StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule, check_stages
 from tunefarm_compiler.stages import Stage, plan
@@ -45,7 +44,8 @@ def default_schedule(
     """
     if tuned is not None and (found := tuned.schedule(workload, spec, threads)) is not None:
         return found
-    return on_threads(defaults.default(workload.output, spec), workload, spec, threads)
+    output = workload.output
+    return defaults.on_threads(defaults.default(output, spec), output, spec, threads)
 
 
 class Odometer:
