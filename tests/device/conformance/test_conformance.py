@@ -233,7 +233,7 @@ def test_a_library_that_is_none_is_refused(session, bundles, which):
 
 
 def test_a_truncated_bundle_is_refused(client, session, bundles):
-    part = bundles.whole.data[: len(bundles.whole.data) // 2]
+    part = bundles.whole.data[:700]  # in the manifest; half of a small one lacks only padding
     client.upload(part)
     with pytest.raises(errors.BundleInvalidError, match="not a bundle"):
         session.load(hashlib.sha256(part).hexdigest())
