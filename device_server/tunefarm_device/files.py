@@ -59,6 +59,7 @@ class SessionFolder:
         self.path = Path(tempfile.mkdtemp(prefix="session-", dir=parent)).absolute()
         self._limit = limit_bytes
         self._fd = os.open(self.path, _FOLDER)
+        self._closing = threading.Lock()
         self._used = 0
 
     def write(self, name: str, offset: int, data: bytes) -> None:
@@ -198,11 +199,12 @@ class SessionFolder:
             os.close(fd)
 
     def close(self) -> None:
-        """Delete it with all that is in it. Doing it twice is fine."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            remove_tree(self.path)
+        """Delete it with all that is in it. Doing it twice is fine, by two threads at once too."""
+        with self._closing:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+                remove_tree(self.path)
 
 
 def _is_text(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,17 @@ def test_a_tree_of_any_depth_and_modes_is_deleted(tmp_path):
     (root / "link").symlink_to(tmp_path / "kept")
     remove_tree(root)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_two_threads_may_close_a_folder_at_once(tmp_path, monkeypatch):
+    folder, close = SessionFolder(tmp_path), os.close
+
+    def slowly(descriptor):
+        close(descriptor)
+        time.sleep(0.05)  # another thread runs meanwhile
+
+    monkeypatch.setattr("tunefarm_device.files.os.close", slowly)
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(folder.close) for _ in range(2)]:
+            done.result()
+    assert not folder.path.exists()
