@@ -19,7 +19,7 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_device.backend import RunnerError
 from tunefarm_device.options import HOT
-from tunefarm_device.runner import ANCHORS
+from tunefarm_device.runner import ANCHORS, copied_bytes
 from tunefarm_device.session import Workbench
 from tunefarm_device.timing import timed
 
@@ -84,7 +84,8 @@ class Anchor:
             conditions = self._bench.conditions.read
             timing = await timed(ask, conditions, frame, pb.TimingOptions(), LIMIT_S)
         timing.emulated = self._bench.facts.emulated
-        return tpb.AnchorReading(name=name, timing=timing)
+        moved = 2 * copied_bytes() if name == "memory" else 0
+        return tpb.AnchorReading(name=name, timing=timing, moved_bytes=moved)
 
 
 async def ended(task: "asyncio.Task[None]") -> None:

@@ -115,7 +115,7 @@ class Memory(Kernel):
     """An anchor: a copy of what fits into no cache."""
 
     def __init__(self) -> None:
-        size = min(2 * largest_cache(), MOST_COPIED)
+        size = copied_bytes()
         self.source, self.target = (bytearray(b"\1") * size for _ in range(2))
 
     def run(self, number: int) -> int:
@@ -123,6 +123,11 @@ class Memory(Kernel):
         for _ in range(number):
             self.target[:] = self.source
         return 0
+
+
+def copied_bytes() -> int:
+    """What the anchor "memory" copies in a call."""
+    return min(2 * largest_cache(), MOST_COPIED)
 
 
 ANCHORS: dict[str, type[Compute] | type[Memory]] = {"compute": Compute, "memory": Memory}

@@ -384,4 +384,5 @@ def anchor_result(report: tpb.SynchronizeRequest, reading: tpb.AnchorReading) ->
         device_key=report.key,
         timing=reading.timing,
         correct=True,
+        argument_bytes=reading.moved_bytes,
     )

@@ -85,7 +85,21 @@ def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], what: str) ->
 
 
 def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement":
-    """Measure a workload, or a bundle in a file."""
+    """Measure a workload, a bundle in a file, or what a core reaches at all."""
+    if arguments.workload == "peak":
+        from tunefarm_tuner.peak import bench_peak
+
+        _refuse(arguments, ("target", "schedule", "threads"), "workloads")
+        _refuse(arguments, ("function", "fill", "seed"), "bundles")
+        return bench_peak(
+            arguments.device,
+            tracker=arguments.tracker,
+            plan=plan,
+            priority=arguments.priority,
+            timeout=arguments.timeout,
+            wait_for_key=arguments.wait_for_key,
+            where=where_of(arguments.where),
+        )
     if arguments.workload.endswith(".tf"):
         from tunefarm_tuner.bundles import bench_bundle
 

@@ -288,8 +288,11 @@ class AnchorReading(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"compute" or "memory"."""
+    moved_bytes: _builtins.int
+    """Bytes that one call reads and writes in memory, where that is what it measures; else 0."""
     @_builtins.property
     def timing(self) -> _common_pb2.Timing:
         """The timing. When it was taken is in its conditions."""
@@ -299,10 +302,11 @@ class AnchorReading(_message.Message):
         *,
         name: _builtins.str = ...,
         timing: _common_pb2.Timing | None = ...,
+        moved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moved_bytes", b"moved_bytes", "name", b"name", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1952,7 +1956,9 @@ class Result(_message.Message):
     operations: _builtins.int
     """Operations of one call; 0 where unknown."""
     argument_bytes: _builtins.int
-    """Bytes of its arguments, each counted once: what a call must move at least. 0 where unknown."""
+    """Bytes of its arguments, each counted once: what a call must move at least; of an anchor those that
+    it moves. 0 where unknown.
+    """
     @_builtins.property
     def target(self) -> _common_pb2.Target:
         """What it was compiled for."""
