@@ -23,6 +23,7 @@ from tunefarm.timing import Timing
 
 FIRST_ROUNDS = 20
 SAMPLES = 5  # of each in a round, whose middle counts: most that disturb take one of them
+MOST_APART = 400  # samples of a run: their pairs are looked at
 MOST_ROUNDS = 640  # the interval takes the square of it
 CONFIDENCE = 0.99  # it is looked at several times, so each look must err less often than 1 in 20
 
@@ -118,6 +119,39 @@ def judge(
         wanted = len(logs) * (max(middle - low, high - middle) / enough) ** 2
         more = max(math.ceil(wanted) - len(logs), 1)
     return Judgement(math.exp(middle), math.exp(low), math.exp(high), verdict, more)
+
+
+def judge_apart(
+    first: Sequence[float], second: Sequence[float], margin: float, confidence: float = CONFIDENCE
+) -> Judgement:
+    """Judge samples of two runs that were not taken in turns, in seconds: weaker than `judge`.
+
+    The interval is that of Wilcoxon's rank sums (Hollander, Wolfe, Chicken, 2014, sections 4.2 and
+    4.3) and knows the noise within either run alone, not how the device differed between them: give
+    a margin that covers that. Of more than MOST_APART samples only every so manieth counts.
+    """
+    logs = [[math.log(one) for one in _thinned(samples)] for samples in (first, second)]
+    differences = sorted(b - a for a in logs[0] for b in logs[1])
+    pairs = len(differences)
+    spread = math.sqrt(pairs * (len(logs[0]) + len(logs[1]) + 1) / 12)
+    z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
+    skip = max(int(pairs / 2 - z * spread), 0)
+    low, high = differences[skip], differences[-1 - skip]
+    edge = math.log1p(margin)
+    if -edge < low and high < edge:
+        verdict = Verdict.SAME
+    elif low > edge:
+        verdict = Verdict.SLOWER
+    elif high < -edge:
+        verdict = Verdict.FASTER
+    else:
+        verdict = Verdict.UNDECIDED
+    middle = statistics.median(differences)
+    return Judgement(math.exp(middle), math.exp(low), math.exp(high), verdict, 0)
+
+
+def _thinned(samples: Sequence[float]) -> Sequence[float]:
+    return samples[:: math.ceil(len(samples) / MOST_APART)]
 
 
 def signed_rank_interval(values: Sequence[float], confidence: float) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from tunefarm_dashboard import answers
 from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.guard import LOCAL_NAMES, Guard, Headed
 from tunefarm_dashboard.pages import (
+    compare,
     device,
     fleet,
     login,
@@ -34,6 +35,7 @@ GROUPS: tuple[ModuleType, ...] = (
     queue,
     results,
     result,
+    compare,
     utilisation,
     people,
     login,

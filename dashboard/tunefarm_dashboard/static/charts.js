@@ -1,6 +1,6 @@
 "use strict";
 // Draws what stands in data-plot: {x, series: [{label, values, unit, digits, scale}], time, height,
-// xlabel, log}. A series may also have `points`, `steps`, `fill`, `dash` and the number of a `colour`.
+// xlabel, log, whole}. A series may also have `points`, `steps`, `fill`, `dash` and the number of a `colour`.
 
 const PALETTE = ["--series-1", "--series-2", "--series-3", "--series-4"];
 const drawn = new Map();
@@ -39,7 +39,7 @@ function options(plot, width) {
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     legend: { live: true },
     axes: [
-      { ...axis, values: plot.time === false ? undefined : moments, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
+      { ...axis, incrs: plot.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] : undefined, values: plot.time === false ? undefined : moments, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
       ...scales.map((scale, index) => {
         const first = plot.series.find((one) => (one.scale ?? "y") === scale);
         return { ...axis, scale, side: index === 0 ? 3 : 1, grid: index === 0 ? axis.grid : { show: false }, size: 52,

@@ -14,6 +14,7 @@ from tunefarm_dashboard.views.rows import THROTTLED_NOW
 
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 MOST_BINS = 40
+IMPRECISE = 0.1
 MOST_DRAWN = 2000  # samples; of more only every so manieth is drawn
 
 
@@ -99,6 +100,12 @@ def marks(result: tpb.Result, *, emulated: bool) -> list[Mark]:
             Mark("unconverged", "the precision asked for was not reached in the time given"),
         ),
         (
+            _half_width(raw, timing) > IMPRECISE,
+            Mark(
+                "imprecise", f"the median is known to ±{100 * _half_width(raw, timing):.0f} % alone"
+            ),
+        ),
+        (
             throttled > 0,
             Mark("throttled", f"the processor was throttled in {throttled} of the rounds kept"),
         ),
@@ -119,6 +126,15 @@ def marks(result: tpb.Result, *, emulated: bool) -> list[Mark]:
         (timing.cache == "cold", Mark("cold cache", "the caches were flushed before each call")),
     ]
     return [mark for holds, mark in found if holds]
+
+
+def _half_width(raw: pb.Timing, timing: Timing) -> float:
+    """Of the median's interval, relative to the median; 0 where it is not known."""
+    low, high = raw.median_low_s, raw.median_high_s
+    if not (usable(low) and usable(high) and all(usable(one) for one in timing.samples)):
+        return 0.0
+    median = timing.median if timing.samples else math.inf
+    return max(high - median, median - low, 0.0) / median
 
 
 def facts(result: tpb.Result) -> list[tuple[str, str]]:
@@ -247,6 +263,7 @@ def sample_plot(rows: Sequence[SampleRow], interval: tuple[float, float] | None)
         "series": series,
         "time": False,
         "xlabel": "sample",
+        "whole": True,
         "height": 230,
     }
 
