@@ -105,7 +105,7 @@ class Board:
 
         `render(query, viewer)` makes its html from the query of its topic. It is called again when
         any of `needs` changed: "devices", "conditions", "queue", "leases", "results", "events" of
-        devices, "users". `varies`: "role" or "name", where it differs with who looks.
+        devices, "users", "tunings". `varies`: "role" or "name", where it differs with who looks.
         """
         self.live.sections[name] = Section(render, frozenset({*needs, "status"}), varies)
 

@@ -33,6 +33,8 @@ POLL_S = 2.0
 # Reading all devices takes at most one part in so many of the time.
 SHARE = 20
 MOST_IDS = 500
+MOST_TUNINGS = 200
+TUNINGS_S = 0.5
 RETRY_S = 1.0
 FIRST_ANSWER_S = 2.0
 ALL = frozenset(
@@ -60,6 +62,7 @@ class Mirror:
         self.snapshot = Snapshot(tracker=tracker, trouble="not asked yet")
         self.history = History()
         self.farm: AsyncFarm | None = None
+        self.tunings: dict[str, tpb.TuningRun] = {}
         self.us: Viewer | None = None  # as the tracker knows the dashboard itself
         self.refused = False  # the tracker wants a token that we do not have
         self._open = farm
@@ -100,6 +103,7 @@ class Mirror:
         """Returns never; raises where the tracker is lost."""
         self.farm = farm
         watching = asyncio.create_task(self._watch(farm))
+        tunings = asyncio.create_task(self._watch_tunings(farm))
         try:
             while True:
                 self._dirty.clear()
@@ -118,7 +122,8 @@ class Mirror:
                     await asyncio.sleep(max(DEBOUNCE_S, REST * took))
         finally:
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            tunings.cancel()
+            await asyncio.gather(watching, tunings, return_exceptions=True)
 
     async def _watch(self, farm: AsyncFarm) -> None:
         async for event in farm.watch():
@@ -129,6 +134,22 @@ class Mirror:
                     self.snapshot.since[event.subject] = moment
             self._told.add(_KINDS.get(event.kind, ""))
             self._dirty.set()
+
+    async def _watch_tunings(self, farm: AsyncFarm) -> None:
+        """Keep what tuning runs are at; their pages are told at most once in TUNINGS_S."""
+        with suppress(TunefarmError):  # a tracker that knows none; whether it lives others see
+            known = self.tunings = {one.id: one for one in await farm.tunings()}
+            told = asyncio.create_task(asyncio.sleep(0))
+            async for run in farm.watch_tunings():
+                known[run.id] = run
+                while len(known) > MOST_TUNINGS:
+                    known.pop(min(known, key=lambda one: known[one].started_at.seconds))
+                if told.done():
+                    told = asyncio.create_task(self._tell_tunings())
+
+    async def _tell_tunings(self) -> None:
+        await asyncio.sleep(TUNINGS_S)
+        await self._on_change(frozenset({"tunings"}))
 
     async def _refresh(self, farm: AsyncFarm) -> None:
         told, self._told = self._told, set()

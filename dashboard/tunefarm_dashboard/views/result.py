@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,11 +195,9 @@ def condition_pairs(timing: pb.Timing) -> list[tuple[str, str, str]]:
         ("Throttle bits", "throttle_bits", "{:#x}".format),
     ]
     found = []
+    both: tuple[Any, Any] = (timing.before, timing.after)
     for name, field, form in shown:
-        before, after = (
-            form(getattr(now, field)) if now.HasField(field) else ""
-            for now in (timing.before, timing.after)
-        )
+        before, after = (form(getattr(now, field)) if now.HasField(field) else "" for now in both)
         if before or after:
             found.append((name, before, after))
     return found
@@ -230,10 +228,10 @@ def sample_plot(rows: Sequence[SampleRow], interval: tuple[float, float] | None)
     median = _quantile(kept, 0.5)
     name, unit = unit_of(median)
     drawn = rows[:: max(1, math.ceil(len(rows) / MOST_DRAWN))]
-    groups = {
+    groups: dict[str, Callable[[SampleRow], bool]] = {
         "sample": lambda row: not row.discarded and not row.disturbed and not row.throttled,
         "disturbed or throttled": lambda row: (
-            not row.discarded and (row.disturbed or row.throttled)
+            not row.discarded and bool(row.disturbed or row.throttled)
         ),
         "measured again": lambda row: row.discarded,
     }
