@@ -138,3 +138,16 @@ def test_light_and_dark(url, browser):
         grounds.append(sum(numbers) / 3)
     assert grounds[0] > 200
     assert grounds[1] < 60
+
+
+def test_a_tile_always_says_that_its_device_is_emulated(tracker: FakeTracker, url, browser):
+    tracker.devices = [
+        *tracker.devices,
+        device("a-board-of-a-very-long-name-1f0a3c", "zz", emulated=True),
+    ]
+    browser.get(url)
+    wait_for(browser, "fleet", "very-long-name")
+    cut = """const right = (one) => one.getBoundingClientRect().right
+        return [...document.querySelectorAll(".device .emulated")].map(
+            (one) => right(one) > right(one.closest("p")))"""
+    assert browser.execute_script(cut) == [False, False]
