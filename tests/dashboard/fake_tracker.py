@@ -71,6 +71,7 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
         self.events: dict[str, list[tpb.WatchEventsResponse]] = {}
         self.past: list[tpb.PastLease] = []
         self.users: list[tpb.User] = []
+        self.tunings: list[tpb.TuningRun] = []
         self.acts: list[Any] = []
         self.asked: list[list[str]] = []
         self.calls = 0
@@ -110,7 +111,12 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
     async def ListPastLeases(  # noqa: N802
         self, request: Any, context: Any
     ) -> tpb.ListPastLeasesResponse:
-        found = [p for p in self.past if request.device_id in ("", p.lease.device_id)]
+        found = [
+            p
+            for p in self.past
+            if request.device_id in ("", p.lease.device_id)
+            and request.request_id in ("", p.lease.request_id)
+        ]
         found.sort(key=lambda past: -past.ended_at.seconds)
         return tpb.ListPastLeasesResponse(leases=found[: request.limit])
 
@@ -153,9 +159,27 @@ class FakeTracker(tpb_grpc.TrackerServiceServicer):
         found = [
             r
             for r in self.results
-            if request.device_id in ("", r.device_id) and request.workload in ("", r.workload)
+            if request.device_id in ("", r.device_id)
+            and request.workload in ("", r.workload)
+            and request.id in ("", r.id)
         ]
         return tpb.ListResultsResponse(results=found[: request.limit])
+
+    async def ListTunings(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> tpb.ListTuningsResponse:
+        return tpb.ListTuningsResponse(runs=self.tunings)
+
+    async def WatchTunings(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> AsyncIterator[tpb.WatchTuningsResponse]:
+        told: dict[str, bytes] = {}
+        while True:  # what tests change is seen soon
+            for run in self.tunings:
+                if told.get(run.id) != (now := run.SerializeToString(deterministic=True)):
+                    told[run.id] = now
+                    yield tpb.WatchTuningsResponse(run=run)
+            await asyncio.sleep(0.05)
 
     async def WatchEvents(  # noqa: N802
         self, request: Any, context: Any

@@ -23,6 +23,7 @@ from fake_tracker import (
     result,
     serving_dashboard,
 )
+from measured import job_of, run_of
 from tunefarm.cli.processes import free_port
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -34,6 +35,10 @@ PAGES = {
     "device": ("/devices/rasp4b-03", 1180, "light"),
     "queue": ("/queue", 1180, "dark"),
     "utilisation": ("/utilisation?window=6h", 1180, "light"),
+    "result": ("/results/res-1", 1180, "light"),
+    "compare": ("/compare?result=res-1&result=res-2", 1180, "light"),
+    "job": ("/jobs/req-1", 1180, "dark"),
+    "tuning": ("/tunings/run-1", 1180, "light"),
     "fleet-phone": ("/", 390, "dark"),
 }
 
@@ -59,6 +64,43 @@ def make(fake: FakeTracker) -> None:
         )  # fmt: skip
         waiting.position.estimate.seconds = 90 * position
         fake.queue.append(waiting)
+    _measured(fake)
+
+
+def _measured(fake: FakeTracker) -> None:
+    """A job with its result, another one to compare with, their device's roofs, a tuning run."""
+    made = job_of(fake)
+    made.operations = 2 * 64**3 * 200
+    made.timing.samples_s[:] = [1e-3 * (1 + abs(random.gauss(0, 8e-3))) for _ in range(40)]
+    made.timing.discarded_s[:] = [1e-3 * (1.08 + abs(random.gauss(0, 2e-2))) for _ in range(10)]
+    made.timing.median_low_s, made.timing.median_high_s = 1.004e-3, 1.0075e-3
+    del made.timing.rounds[:]
+    for number in range(5):
+        taken = made.timing.rounds.add(samples=10, discarded=number == 2)
+        taken.disturbed = "throttled: 1200 MHz instead of 1400" if number == 2 else ""
+    for now, celsius in ((made.timing.before, 51.5), (made.timing.after, 58.2)):
+        now.temperature_celsius, now.frequency_hz, now.load_average = celsius, 1_400_000_000, 0.08
+    made.schedule = '{"lanes":4,"loops":[["k",64],["j",32],["i",4]],"unroll":2}'
+    other = tpb.Result()
+    other.CopyFrom(made)
+    other.id, other.device_id, other.lease_id = "res-2", fake.devices[1].id, ""
+    other.timing.samples_s[:] = [1.21e-3 * (1 + abs(random.gauss(0, 8e-3))) for _ in range(40)]
+    other.timing.median_low_s, other.timing.median_high_s = 1.214e-3, 1.222e-3
+    fake.results.insert(0, other)
+    for board in fake.devices[:2]:
+        memory = anchor(board, 2e-2, 600)
+        memory.id, memory.workload = f"memory-{board.id}", "anchor memory"
+        memory.argument_bytes = 64 << 20
+        fake.results.append(memory)
+    fake.results.append(result("peak", fake.devices[0], "peak", [1e-3], operations=13 * 10**7))
+    run = run_of()
+    points = [(n, 9e-5 * 0.93**n) for n in range(1, 30)]
+    del run.tasks[0].points[:]
+    for n, seconds in points:
+        run.tasks[0].points.add(trial=n, best_s=seconds, at_s=n * 0.6)
+    run.tasks[0].best_s = points[-1][1]
+    run.devices[0].id = fake.devices[0].id
+    fake.tunings.append(run)
 
 
 def _device(fake: FakeTracker, key: str, number: int) -> tpb.Device:

@@ -73,7 +73,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         processes.start("dashboard", "dashboard", "--tracker", address, "--port", str(port))
         processes.wait_for_devices(address, KEYS)
         farm.run("bench", "matmul:m=128,n=128,k=128", "--device", "one")
-        farm.run("bench", "add:n=65536", "--device", "two")
+        farm.run("bench", "matmul:m=128,n=128,k=128", "--device", "two")
         yield farm
 
 
@@ -120,9 +120,34 @@ def check_access(browser: webdriver.Chrome, name: str) -> None:
             browser.save_screenshot(f"{SHOTS}/{name}-{shade}.png")
 
 
+def check_page(browser: webdriver.Chrome, name: str) -> None:
+    """It is accessible, and not wider than a phone."""
+    width(browser, 1280)
+    check_access(browser, name)
+    width(browser, 390)
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= 390, name
+    if SHOTS:
+        browser.save_screenshot(f"{SHOTS}/{name}-phone.png")
+    width(browser, 1280)
+
+
+def wait_for_charts(browser: webdriver.Chrome, count: int) -> None:
+    WebDriverWait(browser, 20).until(
+        lambda _: len(browser.find_elements(By.CSS_SELECTOR, ".plot canvas")) == count
+    )
+
+
 def device_of(live: Live, key: str) -> tpb.Device:
     with Tracker(live.address) as tracker:
         return tracker.devices(key)[0]
+
+
+def results_of(live: Live) -> list[tpb.Result]:
+    """What the fixture measured, first on "one", then on "two"."""
+    with Tracker(live.address) as tracker:
+        found = [one for one in tracker.results() if one.workload.startswith("matmul")]
+    return found[::-1][:2]
 
 
 def test_every_page_shows_the_farm_and_is_accessible(live: Live, signed_in: webdriver.Chrome):
@@ -132,6 +157,7 @@ def test_every_page_shows_the_farm_and_is_accessible(live: Live, signed_in: webd
         "device": (f"/devices/{one}", "held", "matmul:m=128"),
         "queue": ("/queue", "leases", "No device is held"),
         "results": ("/results", "results", "GFLOPS"),
+        "jobs": ("/jobs", "jobs", "bench matmul"),
         "utilisation": ("/utilisation?window=1h", "strips", "olga"),
         "users": ("/users", "users", "olga"),
         "tokens": ("/tokens", "status", ""),
@@ -146,12 +172,7 @@ def test_every_page_shows_the_farm_and_is_accessible(live: Live, signed_in: webd
             WebDriverWait(signed_in, 20).until(
                 lambda _: signed_in.find_elements(By.CSS_SELECTOR, ".plot canvas")
             )
-        check_access(signed_in, name)
-        width(signed_in, 390)
-        wide = signed_in.execute_script("return document.documentElement.scrollWidth")
-        assert wide <= 390, name
-        if SHOTS:
-            signed_in.save_screenshot(f"{SHOTS}/{name}-phone.png")
+        check_page(signed_in, name)
     width(signed_in, 1280)
 
 
@@ -168,6 +189,65 @@ def test_a_session_that_ends_leads_to_the_login_and_back(live: Live, signed_in: 
     signed_in.find_element(By.ID, "token").send_keys(live.secret)
     signed_in.find_element(By.CSS_SELECTOR, "form.fields button").click()
     wait_for(signed_in, "leases", "No device is held")
+
+
+def test_a_result_its_kernel_its_job_and_a_comparison(live: Live, signed_in: webdriver.Chrome):
+    first, second = results_of(live)
+    assert [phase.name for phase in first.phases] == [
+        "build", "wait", "upload", "load", "check", "time"
+    ]  # fmt: skip
+    assert all(0 <= phase.seconds < 600 for phase in first.phases)
+    assert first.argument_bytes == 3 * 128 * 128 * 4
+    signed_in.get(f"{live.url}/results/{first.id}")
+    wait_for(signed_in, "measured", first.bundle_digest)
+    wait_for_charts(signed_in, 3)
+    check_page(signed_in, "result")
+
+    signed_in.find_element(By.LINK_TEXT, "Instructions").click()
+    page = signed_in.find_element(By.ID, "main").text
+    assert "Byte for byte the bundle that ran" in page and "matmul:" in page
+    check_page(signed_in, "code")
+    signed_in.find_element(By.LINK_TEXT, "Loops").click()
+    assert "tile of C" in signed_in.find_element(By.ID, "main").text
+
+    signed_in.get(f"{live.url}/results/{first.id}")
+    signed_in.find_element(By.LINK_TEXT, "its queue, build, upload and run").click()
+    wait_for(signed_in, "job", "upload")
+    wait_for(signed_in, "job", "released")
+    assert len(signed_in.find_elements(By.CSS_SELECTOR, ".waterfall rect")) == 8
+    check_page(signed_in, "job")
+
+    signed_in.find_element(By.PARTIAL_LINK_TEXT, "result ").click()
+    wait_for(signed_in, "measured", "Compare")
+    other = signed_in.find_element(By.ID, "other")
+    other.find_element(By.CSS_SELECTOR, f'option[value="{second.id}"]').click()
+    signed_in.find_element(By.XPATH, "//button[text()='Compare']").click()
+    wait_for(signed_in, "compare", "no two of these runs were taken in turns")
+    wait_for(signed_in, "compare", "two devices of one target")
+    check_page(signed_in, "compare")
+
+
+def test_a_tuning_run_is_seen_live(live: Live, signed_in: webdriver.Chrome):
+    signed_in.get(f"{live.url}/tunings")
+    wait_for(signed_in, "tunings", "No tuning run is known")
+    records = str(live.folder / "records.jsonl")
+    live.run(
+        "tune",
+        "add:n=4096",
+        "--device",
+        "two",
+        "--trials",
+        "4",
+        "--strategy",
+        "random",
+        "--records",
+        records,
+    )
+    wait_for(signed_in, "tunings", "finished")
+    signed_in.find_element(By.CSS_SELECTOR, '[data-topic="tunings"] th a').click()
+    wait_for(signed_in, "tuning", "add:n=4096")
+    wait_for_charts(signed_in, 1)
+    check_page(signed_in, "tuning")
 
 
 def test_drain_and_enable_by_hand(live: Live, signed_in: webdriver.Chrome):

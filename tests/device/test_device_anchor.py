@@ -13,6 +13,8 @@ def test_readings_are_told_and_told_again_on_the_next_stream(tmp_path):
         for reading in report.anchors:
             assert len(reading.timing.samples_s) == 15 and min(reading.timing.samples_s) > 0
             assert reading.timing.median_low_s <= reading.timing.median_high_s
+        moved = [one.moved_bytes for one in report.anchors]
+        assert moved[0] == 0 and moved[1] >= 2**20
         result = convert.anchor_result(report, report.anchors[0])
         assert result.workload == "anchor compute" and result.device_id == report.device_id
         assert convert.anchor_result(report, report.anchors[0]).id == result.id

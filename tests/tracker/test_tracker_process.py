@@ -138,4 +138,6 @@ def test_results_survive_and_many_writes_share_commits(tmp_path):
     assert all(future.result() for future in futures)
     again = SqliteStore(tmp_path / "s.sqlite")
     assert again.results(ResultQuery(workload="w", limit=2)).result() == [b"499", b"498"]
+    assert again.results(ResultQuery(id="r7")).result() == [b"7"]
+    assert again.results(ResultQuery(id="r7", workload="v")).result() == []
     again.close()

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument(
-        "workload", help="as in matmul:m=512,n=512,k=512 or add:n=1048576, or a bundle: FILE.tf"
+        "workload",
+        help="as in matmul:m=512,n=512,k=512 or add:n=1048576; a bundle: FILE.tf; or peak: what a "
+        "core reaches in float32",
     )
     add_request(parser)
     parser.add_argument("--target", help="compile for this instead of what the device reports")

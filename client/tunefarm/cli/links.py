@@ -20,6 +20,7 @@ PAGES = {
     "farm": "/",
     "device": "/devices/{}",
     "result": "/results/{}",
+    "tuning": "/tunings/{}",
 }
 
 

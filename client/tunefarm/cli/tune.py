@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.exits import Exit
 
+from tunefarm.cli.links import page_of, show
 from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
 from tunefarm.timing import format_seconds
 
@@ -71,7 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     keys = devices_of(arguments.device)
     wanted = [Tuned(*weighted(word)) for word in arguments.workload]
+    told: list[str] = []
     with Progress("tuning", arguments.trials * len(wanted) * len(keys)) as bar:
+
+        def progress(run: "tpb.TuningRun") -> None:
+            if not told:  # before the bar: one looks while it goes on
+                told.append(page_of(arguments.tracker, "tuning", run.id))
+                show({} if arguments.json else {"tuning": told[0]})
+            bar.update(run.trials, line_of(run))
+
         result = tune(
             wanted,
             keys,
@@ -90,10 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
             timeout=arguments.timeout,
             wait_for_key=arguments.wait_for_key,
             where=where_of(arguments.where),
-            on_progress=lambda run: bar.update(run.trials, line_of(run)),
+            on_progress=progress,
         )
     if arguments.json:
-        print_json(result.as_dict())
+        print_json({**result.as_dict(), "url": told[0] if told else ""})
     else:
         print(result)
         print(f"records in {arguments.records}")

@@ -98,6 +98,7 @@ def add(board: Board, app: FastAPI) -> None:
         read = await _Read(board, query.get("id", "")).all()
         emulated = emulated_ids(board.snapshot)
         digests = {one.id: one.bundle_digest for one in read.results}
+        conditions = {one.id: view.condition_text(one.timing) for one in read.results}
         return render(
             "sections/job.html",
             job=read.job,
@@ -107,6 +108,7 @@ def add(board: Board, app: FastAPI) -> None:
             emulated=emulated,
             results=[result_row(one, emulated) for one in read.results],
             digests=digests,
+            conditions=conditions,
             log=view.log(read.events),
             viewer=viewer,
         )

@@ -14,7 +14,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_dashboard.views.device import EventRow, event_row
-from tunefarm_dashboard.views.result import usable
+from tunefarm_dashboard.views.result import condition_pairs, usable
 from tunefarm_dashboard.views.rows import iso
 
 WIDTH = 1000
@@ -189,6 +189,12 @@ def job(
         bars=drawn,
         total_s=total,
     )
+
+
+def condition_text(timing: pb.Timing) -> str:
+    """How the device was after the samples, in one line; "" where it did not tell."""
+    pairs = [(name, after or before) for name, before, after in condition_pairs(timing)]
+    return ", ".join(text for name, text in pairs if name in ("Temperature", "Frequency"))
 
 
 def log(events: Iterable[tpb.WatchEventsResponse]) -> list[EventRow]:

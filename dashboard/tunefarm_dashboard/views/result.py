@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tunefarm.timing import Timing, format_seconds
@@ -56,7 +57,7 @@ def sample_rows(timing: pb.Timing) -> list[SampleRow]:
     rows: list[SampleRow] = []
     for number, one in enumerate(timing.rounds, 1):
         source = discarded if one.discarded else kept
-        taken = [s for s, _ in zip(source, range(min(one.samples, 100_000)), strict=False)]
+        taken = list(islice(source, one.samples))
         rows += [_row(len(rows) + i, number, s, one) for i, s in enumerate(taken, 1)]
     # Of rounds that nobody told of.
     number = len(timing.rounds) + 1

@@ -58,9 +58,10 @@ def roofs(
     rates = [_bandwidth(one) for one in memory]
     best = max((rate for rate in rates if rate is not None), default=None)
     for found, is_peak in ((peak, True), (others, False)):
-        known = [row.gflops for one in found if (row := result_row(one, frozenset())).gflops]
+        rows = [result_row(one, frozenset()) for one in found]
+        known = [row.gflops for row in rows if row.gflops and row.correct is not False]
         if known:
-            return Roofs(best, max(rate for rate in known if rate is not None), is_peak)
+            return Roofs(best, max(known), is_peak)
     return Roofs(best, None, False)
 
 
