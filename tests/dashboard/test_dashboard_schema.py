@@ -55,7 +55,8 @@ def test_no_operation_answers_with_a_server_error(tmp_path: Path):
             statuses: set[int] = set()
             _ask_all(operation, headers, statuses)
             assert statuses <= {200, 400, 403, 404, 422}, operation.path
-            assert 200 in statuses or operation.method == "post", operation.path
+            # 404: of one thing, by an id that nobody can guess.
+            assert statuses & {200, 404} or operation.method == "post", operation.path
         # An operator's acts were really done.
         assert len(farm.tracker.accounts.tokens()) > 5
 
