@@ -70,10 +70,9 @@ def make(fake: FakeTracker) -> None:
 def _measured(fake: FakeTracker) -> None:
     """A job with its result, another one to compare with, their device's roofs, a tuning run."""
     made = job_of(fake)
-    made.operations = 2 * 64**3 * 200
-    made.timing.samples_s[:] = [1e-3 * (1 + abs(random.gauss(0, 8e-3))) for _ in range(40)]
-    made.timing.discarded_s[:] = [1e-3 * (1.08 + abs(random.gauss(0, 2e-2))) for _ in range(10)]
-    made.timing.median_low_s, made.timing.median_high_s = 1.004e-3, 1.0075e-3
+    made.timing.samples_s[:] = [1e-4 * (1 + abs(random.gauss(0, 8e-3))) for _ in range(40)]
+    made.timing.discarded_s[:] = [1e-4 * (1.08 + abs(random.gauss(0, 2e-2))) for _ in range(10)]
+    made.timing.median_low_s, made.timing.median_high_s = 1.004e-4, 1.0075e-4
     del made.timing.rounds[:]
     for number in range(5):
         taken = made.timing.rounds.add(samples=10, discarded=number == 2)
@@ -84,15 +83,15 @@ def _measured(fake: FakeTracker) -> None:
     other = tpb.Result()
     other.CopyFrom(made)
     other.id, other.device_id, other.lease_id = "res-2", fake.devices[1].id, ""
-    other.timing.samples_s[:] = [1.21e-3 * (1 + abs(random.gauss(0, 8e-3))) for _ in range(40)]
-    other.timing.median_low_s, other.timing.median_high_s = 1.214e-3, 1.222e-3
+    other.timing.samples_s[:] = [1.21e-4 * (1 + abs(random.gauss(0, 8e-3))) for _ in range(40)]
+    other.timing.median_low_s, other.timing.median_high_s = 1.214e-4, 1.222e-4
     fake.results.insert(0, other)
     for board in fake.devices[:2]:
         memory = anchor(board, 2e-2, 600)
         memory.id, memory.workload = f"memory-{board.id}", "anchor memory"
         memory.argument_bytes = 64 << 20
         fake.results.append(memory)
-    fake.results.append(result("peak", fake.devices[0], "peak", [1e-3], operations=13 * 10**7))
+    fake.results.append(result("peak", fake.devices[0], "peak", [1e-3], operations=96 * 10**5))
     run = run_of()
     points = [(n, 9e-5 * 0.93**n) for n in range(1, 30)]
     del run.tasks[0].points[:]

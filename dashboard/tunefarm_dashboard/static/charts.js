@@ -35,7 +35,7 @@ function options(plot, width) {
     width,
     height: plot.height ?? 200,
     padding: [10, scales.length > 1 ? 4 : 14, 0, 0],
-    scales: { x: { time: plot.time ?? true, distr: plot.log ? 3 : 1 }, ...(plot.log ? { y: { distr: 3 } } : {}) },
+    scales: { x: { time: plot.time ?? true, distr: plot.log ? 3 : 1, ...(plot.whole ? { range: (_, low, high) => [low - 0.5, high + 0.5] } : {}) }, ...(plot.log ? { y: { distr: 3 } } : {}) },
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     legend: { live: true },
     axes: [
