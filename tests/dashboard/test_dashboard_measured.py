@@ -220,7 +220,13 @@ def test_the_pages_of_a_result(tracker: FakeTracker, url, monkeypatch):
     assert table["total"] == 30 and table["rows"][10]["discarded"] is True
     assert httpx.get(f"{url}/results/nobody").status_code == 404
     assert "There is no result nobody" in httpx.get(f"{url}/results/nobody").text
+    made.target.triple, made.target.cpu = "x86_64-unknown-linux-gnu", "znver4"
+    made.target.features[:] = ["avx2", "fma"]
+    text = httpx.get(f"{url}/api/result-code?result=res-1&what=assembly", timeout=60)
+    assert text.headers["content-type"].startswith("text/plain") and "vfmadd" in text.text
+    assert "Not the very bundle that ran" in get(url, "/results/res-1/code/loops")
     made.target.triple = "pdp11"
+    assert httpx.get(f"{url}/api/result-code?result=res-1").status_code == 502
     assert "It could not be made: no code" in get(url, "/results/res-1/code/llvm")
     monkeypatch.setattr(listings, "installed", lambda: False)
     for path in ("/results/res-1", "/results/res-1/code/llvm"):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi.responses import HTMLResponse
 from tunefarm_proto.errors import BuildFailedError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -15,7 +15,7 @@ from tunefarm_dashboard.access import Who
 from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.frame import render
 from tunefarm_dashboard.leases import request_of
-from tunefarm_dashboard.tables import REFUSALS
+from tunefarm_dashboard.tables import REFUSALS, Problem
 from tunefarm_dashboard.views import result as view
 from tunefarm_dashboard.views.rows import emulated_ids, result_row
 from tunefarm_dashboard.who import Viewer
@@ -125,10 +125,15 @@ def _add_code(board: Board, app: FastAPI, made: listings.Listings) -> None:
             same=bool(texts.get("digest")) and texts["digest"] == found.bundle_digest,
         )
 
+    plain = {"text/plain": {"schema": {"type": "string"}}}
+
     @app.get(
-        "/api/result-code", tags=["tables"], response_class=PlainTextResponse, responses=REFUSALS
+        "/api/result-code",
+        tags=["tables"],
+        response_class=Response,
+        responses={**REFUSALS, 502: {"model": Problem}, 200: {"content": plain}},
     )
-    async def text(viewer: Who, result: Id, what: Text = Text.LLVM) -> str:
+    async def text(viewer: Who, result: Id, what: Text = Text.LLVM) -> Response:
         """A result's kernel as text, made anew by the compiler beside the dashboard."""
         found = await one_result(board, result)
         if not listings.installed():
@@ -136,4 +141,4 @@ def _add_code(board: Board, app: FastAPI, made: listings.Listings) -> None:
         texts = await made.of(found)
         if "error" in texts:
             raise BuildFailedError(texts["error"], texts["hint"])
-        return texts[what]
+        return Response(texts[what], media_type="text/plain; charset=utf-8")
