@@ -35,6 +35,7 @@ SHARE = 20
 MOST_IDS = 500
 MOST_TUNINGS = 200
 TUNINGS_S = 0.5
+TUNINGS_RETRY_S = 5.0
 RETRY_S = 1.0
 FIRST_ANSWER_S = 2.0
 ALL = frozenset(
@@ -137,15 +138,24 @@ class Mirror:
 
     async def _watch_tunings(self, farm: AsyncFarm) -> None:
         """Keep what tuning runs are at; their pages are told at most once in TUNINGS_S."""
-        with suppress(TunefarmError):  # a tracker that knows none; whether it lives others see
-            known = self.tunings = {one.id: one for one in await farm.tunings()}
-            told = asyncio.create_task(asyncio.sleep(0))
+        while True:
+            # Whether the tracker lives others see; an old one knows no runs.
+            with suppress(TunefarmError):
+                await self._follow_tunings(farm)
+            await asyncio.sleep(TUNINGS_RETRY_S)
+
+    async def _follow_tunings(self, farm: AsyncFarm) -> None:
+        known = self.tunings = {one.id: one for one in await farm.tunings()}
+        telling = asyncio.create_task(self._tell_tunings())
+        try:
             async for run in farm.watch_tunings():
                 known[run.id] = run
                 while len(known) > MOST_TUNINGS:
                     known.pop(min(known, key=lambda one: known[one].started_at.seconds))
-                if told.done():
-                    told = asyncio.create_task(self._tell_tunings())
+                if telling.done():
+                    telling = asyncio.create_task(self._tell_tunings())
+        finally:
+            telling.cancel()
 
     async def _tell_tunings(self) -> None:
         await asyncio.sleep(TUNINGS_S)

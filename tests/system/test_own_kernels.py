@@ -68,3 +68,14 @@ def test_wrong_words_get_one_line(farm, gemm, tmp_path, monkeypatch, words, said
     done = farm.run("bench", *words, "--device", "one")
     assert done.returncode == 2 and said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_core_reaches_is_recorded_as_peak(farm):
+    told = farm.json("bench", "peak", "--device", "one", "--repeat", "3", "--number", "1")
+    assert told["workload"] == "peak" and told["gflops"] > 0
+    (kept,) = farm.json("results", "--workload", "peak", "--device", told["device"])
+    assert kept["id"] == told["result_id"]
+    wrong = farm.run("bench", "peak", "--device", "one", "--threads", "2")
+    assert wrong.returncode != 0 and "leave it out" in wrong.stderr
+    nobody = farm.run("bench", "peak", "--device", "nobody")
+    assert nobody.returncode != 0 and "no device has the key nobody" in nobody.stderr
