@@ -102,7 +102,9 @@ def test_a_disturbed_round_is_measured_again(disturbed: pb.Conditions, word: str
     assert not rest[-1].discarded
 
 
-def test_what_is_always_disturbed_is_measured_and_marked() -> None:
+def test_what_is_always_disturbed_is_measured_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing_module, "MOST_COOLING_S", 0.01)
+    monkeypatch.setattr(timing_module, "COOLING_S", 0.01)
     throttled = pb.Conditions(throttle_bits=0x4)
     timing = run(alternating(1.0, 1.0), lambda: throttled)
     assert len(timing.samples_s) == 10 and timing.discarded_s
