@@ -366,10 +366,18 @@ class Load(Expr):
 
     def strides(self, steps: Sequence[int] | None = None) -> tuple[dict[str, int], int]:
         """Elements that each axis moves the access by, and its constant offset."""
-        total = Index()
-        for index, step in zip(self.indices, steps or self.tensor.steps(), strict=True):
-            total += index * step
+        total = self._total(steps) if steps else self._own_total
         return dict(total.terms), total.offset
+
+    def _total(self, steps: Sequence[int]) -> Index:
+        total = Index()
+        for index, step in zip(self.indices, steps, strict=True):
+            total += index * step
+        return total
+
+    @cached_property
+    def _own_total(self) -> Index:
+        return self._total(self.tensor.steps())
 
     @cached_property
     def _key(self) -> "_Key":
