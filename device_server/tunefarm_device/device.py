@@ -89,11 +89,16 @@ class RunningDevice:
         context.run(lease_log.WHOSE.set, self.bench.log)
         self._tasks = [asyncio.create_task(one, context=context) for one in work]
 
-    async def _clean(self) -> None:
-        """Nothing that a lease started outlives it. Other devices keep theirs."""
+    async def _clean(self) -> str:
+        """Nothing that a lease started outlives it. Other devices keep theirs.
+
+        Returns the last of what was printed under it.
+        """
         await self.bench.host.kill_all()
+        said = self.bench.output.take()
         await asyncio.to_thread(self._state.clean)  # a kernel may have left a lot
         self.bench.log.clear()
+        return said
 
     async def stop(self) -> None:
         """End everything of it; no process is left. Doing it twice is fine."""

@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import AsyncIterator, Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tunefarm_device.blobs import BlobCache
 from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.files import SessionFolder
 from tunefarm_device.lease_log import LeaseLog
+from tunefarm_device.lease_output import LeaseOutput
 from tunefarm_device.options import TIMING_S, check_number, timing_frame
 from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
 from tunefarm_device.timing import compared, timed
@@ -64,6 +65,7 @@ class Workbench:
     scratch: Path
     log: LeaseLog
     timing_cpu: int | None = None
+    output: LeaseOutput = field(default_factory=LeaseOutput)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class DeviceSession:
         self._overfull = False
         self._next_id = 1
         self.busy_s = 0.0  # its runner's at calls and timings
+        bench.output.open(self, self.output)
 
     async def close(self) -> None:
         """Kill its runner and delete its files. Doing it twice is fine."""
@@ -115,6 +118,7 @@ class DeviceSession:
             self._watcher.cancel()
         if self._runner is not None:
             await self._runner.close()
+        self._bench.output.close(self)
         if self._folder is not None:
             await asyncio.to_thread(self._folder.close)
 

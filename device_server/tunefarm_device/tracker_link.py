@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class TrackerLink:
     """Keeps the stream, and keeps the gate as the tracker says.
 
-    `clean` kills whatever a lease left, and returns when it is gone.
+    `clean` kills whatever a lease left, and returns when it is gone: the last of what it printed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TrackerLink:
         presence: tpb.SynchronizeRequest,
         gate: LeaseGate,
         conditions: ConditionsReader,
-        clean: Callable[[], Awaitable[None]],
+        clean: Callable[[], Awaitable[str]],
         *,
         credentials: Credentials | None = None,
     ) -> None:
@@ -64,6 +64,8 @@ class TrackerLink:
         self._lock = asyncio.Lock()  # one change of the lease at a time
         self._anchors: list[tpb.AnchorReading] = []
         self._anchors_due = False
+        self._output = tpb.RunnerOutput()  # of the last lease that printed anything
+        self._output_due = False
         self._cleaning = ""  # the lease that has ended while it is being cleaned up
 
     async def run(self) -> None:
@@ -112,7 +114,7 @@ class TrackerLink:
                 pb.HelloRequest(peer=rpc.this_peer("device")), metadata=metadata, timeout=CONNECT_S
             )
             rpc.check_hello(hello.peer, self._tracker)
-            self._reported_facts, self._anchors_due = False, True
+            self._reported_facts, self._anchors_due, self._output_due = False, True, True
             call = tpb_grpc.TrackerServiceStub(channel).Synchronize(
                 self._reports(), metadata=metadata
             )
@@ -147,6 +149,9 @@ class TrackerLink:
         if self._anchors_due:
             report.anchors.extend(self._anchors)
             self._anchors_due = False
+        if self._output_due and self._output.text:
+            report.output.CopyFrom(self._output)
+        self._output_due = False
         report.lease_id = self._gate.lease_id or self._cleaning
         report.fence = self._gate.fence
         report.conditions.CopyFrom(self._conditions.read())
@@ -184,7 +189,10 @@ class TrackerLink:
         self._cleaning = self._gate.lease_id
         self._gate.shut()
         try:
-            await asyncio.shield(asyncio.ensure_future(self._clean()))
+            said = await asyncio.shield(asyncio.ensure_future(self._clean()))
+            if said:
+                self._output = tpb.RunnerOutput(lease_id=self._cleaning, text=said)
+                self._output_due = True
         finally:
             self._cleaning = ""
             self._due = True

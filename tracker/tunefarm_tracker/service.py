@@ -29,6 +29,7 @@ from tunefarm_tracker.core.effects import (
 )
 from tunefarm_tracker.holders import Holders, reading
 from tunefarm_tracker.hub import Hub, Mailbox
+from tunefarm_tracker.outputs import Outputs, may_read
 from tunefarm_tracker.store import EventQuery, PastQuery, ResultQuery, ResultRecord
 from tunefarm_tracker.tokens import Tokens
 from tunefarm_tracker.tunings import Tunings
@@ -50,6 +51,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self._holders = Holders(hub, tokens)
         self._state = hub.scheduler.state
         self._tunings = Tunings(hub.clock)
+        self._outputs = Outputs()
 
     async def Synchronize(  # noqa: N802
         self, requests: AsyncIterator[tpb.SynchronizeRequest], context: Context
@@ -75,6 +77,8 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
                         "open a stream for each device",
                     )
                 device_id = report.device_id
+                if request.HasField("output"):
+                    self._outputs.keep(device_id, request.output)
                 self._hub.feed(inputs.DeviceReported(box.number, report))
                 for reading in request.anchors[:MOST_ANCHORS]:
                     await self._keep(convert.anchor_result(request, reading))
@@ -265,7 +269,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     async def ListPastLeases(  # noqa: N802
         self, request: tpb.ListPastLeasesRequest, context: Context
     ) -> tpb.ListPastLeasesResponse:
-        """Leases that have ended."""
+        """Leases that have ended. What they printed is for their holders and for operators."""
         query = PastQuery(
             device_id=request.device_id,
             holder=request.holder,
@@ -276,6 +280,10 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         )
         found = await asyncio.wrap_future(self._hub.store.past_leases(query))
         leases = [convert.past_lease_message(one) for one in found]
+        caller = current_identity()
+        for past in leases:
+            if may_read(caller, past.lease.holder):
+                past.output = self._outputs.of(past.lease.device_id, past.lease.id)
         return tpb.ListPastLeasesResponse(leases=leases)
 
     async def ListEvents(  # noqa: N802

@@ -95,7 +95,10 @@ def _record(path: Path, line: int | None) -> records.Record:
 
 @dataclass(frozen=True)
 class Compared:
-    """How the second did beside the first. `correct` None: there is no reference."""
+    """How the second did beside the first. `correct` None: there is no reference.
+
+    `request_id` names the job, the request whose lease it was measured under.
+    """
 
     comparison: Comparison
     labels: tuple[str, str]
@@ -105,6 +108,7 @@ class Compared:
     device_key: str
     target: str
     emulated: bool
+    request_id: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """What `tunefarm compare --json` prints."""
@@ -136,6 +140,7 @@ class Compared:
             "device_key": self.device_key,
             "target": self.target,
             "emulated": self.emulated,
+            "request_id": self.request_id,
             "first": sides[0],
             "second": sides[1],
         }
@@ -225,6 +230,7 @@ def compare(
             device.key,
             target_text(modules[0].target),
             device.emulated,
+            device.lease.request_id,
         )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from tunefarm.cli.links import page_of, show
 from tunefarm.cli.output import add_json, add_request, print_json, where_of
 from tunefarm.cli.parsing import number
 
@@ -82,10 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
         wait_for_key=arguments.wait_for_key,
         where=where_of(arguments.where),
     )
+    page = page_of(arguments.tracker, "job", found.request_id)
     if arguments.json:
-        print_json(found.as_dict())
+        print_json({**found.as_dict(), "url": page})
     else:
         print(found)
+        show({"job": page})
     if False in found.correct:
         return 1
     return 3 if found.comparison.verdict.value in arguments.fail_if else 0

@@ -20,6 +20,7 @@ PAGES = {
     "farm": "/",
     "device": "/devices/{}",
     "result": "/results/{}",
+    "job": "/jobs/{}",
     "tuning": "/tunings/{}",
 }
 

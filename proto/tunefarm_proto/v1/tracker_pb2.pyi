@@ -226,6 +226,7 @@ class SynchronizeRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ANCHORS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable name of the device, unique in the farm."""
     key: _builtins.str
@@ -258,6 +259,12 @@ class SynchronizeRequest(_message.Message):
         of the workload "anchor NAME", so the device may tell it several times.
         """
 
+    @_builtins.property
+    def output(self) -> Global___RunnerOutput:
+        """What was printed under the last lease that printed anything. Sent once after that lease has ended,
+        and in the first message of a stream.
+        """
+
     def __init__(
         self,
         *,
@@ -271,14 +278,41 @@ class SynchronizeRequest(_message.Message):
         instance_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         anchors: _abc.Iterable[Global___AnchorReading] | None = ...,
+        output: Global___RunnerOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "facts", b"facts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "facts", b"facts", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "anchors", b"anchors", "conditions", b"conditions", "device_id", b"device_id", "facts", b"facts", "fence", b"fence", "instance_id", b"instance_id", "key", b"key", "labels", b"labels", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "anchors", b"anchors", "conditions", b"conditions", "device_id", b"device_id", "facts", b"facts", "fence", b"fence", "instance_id", b"instance_id", "key", b"key", "labels", b"labels", "lease_id", b"lease_id", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SynchronizeRequest: _TypeAlias = SynchronizeRequest  # noqa: Y015
+
+@_typing.final
+class RunnerOutput(_message.Message):
+    """The last of what a lease's kernels printed. They are not to be trusted, and neither is this."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """Under which lease."""
+    text: _builtins.str
+    """At most 4 KiB: printable text in lines."""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunnerOutput: _TypeAlias = RunnerOutput  # noqa: Y015
 
 @_typing.final
 class AnchorReading(_message.Message):
@@ -1730,8 +1764,13 @@ class PastLease(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     QUEUED_AT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     outcome: _builtins.str
     """How: "released", "expired" or "revoked"."""
+    output: _builtins.str
+    """The last of what its kernels printed, at most 4 KiB, for its holder and for operators. Empty to
+    others, where nothing was printed, and where it is not kept any more.
+    """
     @_builtins.property
     def lease(self) -> _common_pb2.Lease:
         """As it was; without a deadline."""
@@ -1751,10 +1790,11 @@ class PastLease(_message.Message):
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         outcome: _builtins.str = ...,
         queued_at: _timestamp_pb2.Timestamp | None = ...,
+        output: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "lease", b"lease", "queued_at", b"queued_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "lease", b"lease", "outcome", b"outcome", "queued_at", b"queued_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "lease", b"lease", "outcome", b"outcome", "output", b"output", "queued_at", b"queued_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
