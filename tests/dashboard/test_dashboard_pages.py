@@ -384,3 +384,26 @@ def test_cells_that_a_spreadsheet_would_run_are_quoted(tracker: FakeTracker, ser
     with serve_dashboard(tracker.address) as url:
         lines = csv.DictReader(io.StringIO(httpx.get(f"{url}/api/devices.csv").text))
         assert next(lines)["purpose"] == "'=HYPERLINK(1)"
+
+
+def test_what_kernels_printed_is_shown_and_does_nothing(tracker: FakeTracker, serve_dashboard):
+    printed = past_lease(tracker.devices[2], "ada", 900, 800)
+    printed.lease.request_id = "job-1"
+    printed.output = "first\n<script>alert(1)</script>\x1b[31m\x07\u202eend" + "x" * 10_000 + "tail"
+    tracker.past.append(printed)
+    with serve_dashboard(tracker.address) as url:
+        for path in ("/devices/rasp3b-77be01", "/jobs/job-1"):
+            html = httpx.get(url + path).text
+            assert_nothing_runs(html)
+            (shown,) = re.findall(r'<pre class="text"[^>]*>(.*?)</pre>', html, re.S)
+            assert shown.endswith("tail") and len(shown) <= 4096
+            assert "of ada" in html and "Runner output" in html
+        printed.output = "first\n<script>alert(1)</script>\x1b[31m\x07\u202eend"
+        html = httpx.get(f"{url}/jobs/job-1").text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; [31m  end</pre>" in html
+        rows_ = httpx.get(f"{url}/api/job-output?request=job-1").json()["rows"]
+        assert [row["holder"] for row in rows_] == ["ada"]
+        assert rows_[0]["text"] == "first\n<script>alert(1)</script> [31m  end"
+        other = httpx.get(f"{url}/devices/local-1f0a3c").text
+        assert "Nothing that you may read" in other
+        assert httpx.get(f"{url}/api/device-output?device=local-1f0a3c").json()["rows"] == []

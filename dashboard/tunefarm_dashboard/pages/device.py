@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import FastAPI, Form, HTTPException, Query
 from fastapi.responses import HTMLResponse
@@ -14,8 +15,10 @@ from tunefarm_dashboard.access import Acting, Who
 from tunefarm_dashboard.acts import Done, farm_of
 from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.frame import render
+from tunefarm_dashboard.outputs import outputs_of
 from tunefarm_dashboard.tables import REFUSALS
 from tunefarm_dashboard.views import device as view
+from tunefarm_dashboard.views.output import OutputRow
 from tunefarm_dashboard.views.rows import device_facts, iso, moment_of
 from tunefarm_dashboard.who import Viewer
 
@@ -55,6 +58,11 @@ def add(board: Board, app: FastAPI) -> None:
         """A device's temperature, frequency and load while the dashboard has watched."""
         return view.condition_rows(board.mirror.history.of(device))
 
+    async def outputs(viewer: Who, device: Id) -> Sequence[OutputRow]:
+        """What its latest leases printed last, those that the caller may read: its own."""
+        return await outputs_of(board, viewer, device_id=device)
+
+    board.table(app, "device-output", OutputRow, outputs)
     board.table(app, "device-events", view.EventRow, events)
     board.table(app, "device-anchors", view.AnchorRow, anchors)
     board.table(app, "device-conditions", view.ConditionRow, conditions)
@@ -124,7 +132,14 @@ def _add_page(board: Board, app: FastAPI) -> None:
         parts = {name: await board.part(name, viewer, query) for name in names}
         parts["results"] = await board.part("results", viewer, {"device": device_id})
         return await board.page(
-            "device.html", viewer, device_id, section="Fleet", device_id=device_id, parts_of=parts
+            "device.html",
+            viewer,
+            device_id,
+            section="Fleet",
+            device_id=device_id,
+            parts_of=parts,
+            outputs=await outputs_of(board, viewer, device_id=device_id, most=1),
+            output_table=f"device-output?device={quote(device_id, safe='')}",
         )
 
 

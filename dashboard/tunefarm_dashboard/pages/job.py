@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
@@ -13,8 +14,10 @@ from tunefarm_dashboard.access import Who
 from tunefarm_dashboard.board import Board
 from tunefarm_dashboard.frame import Entry, render
 from tunefarm_dashboard.leases import SLACK_S
+from tunefarm_dashboard.outputs import outputs_of
 from tunefarm_dashboard.views import job as view
 from tunefarm_dashboard.views.device import EventRow, past_lease_row
+from tunefarm_dashboard.views.output import OutputRow
 from tunefarm_dashboard.views.rows import emulated_ids, iso, moment_of, queue_row, result_row
 from tunefarm_dashboard.who import Viewer
 
@@ -92,6 +95,10 @@ def add(board: Board, app: FastAPI) -> None:
         """What happened to a request and its leases, oldest first."""
         return view.log((await _Read(board, request).all()).events)
 
+    async def outputs(viewer: Who, request: Id) -> Sequence[OutputRow]:
+        """What was printed last under its leases, where the caller may read it: its own."""
+        return await outputs_of(board, viewer, request_id=request)
+
     async def section(query: dict[str, str], viewer: Viewer) -> str:
         if board.mirror.farm is None:
             return render("sections/job.html", job=None)
@@ -130,6 +137,7 @@ def add(board: Board, app: FastAPI) -> None:
     board.section("jobs", jobs, needs=("queue", "leases"))
     board.table(app, "job-parts", view.PartRow, parts)
     board.table(app, "job-events", EventRow, events)
+    board.table(app, "job-output", OutputRow, outputs)
 
     @app.get("/jobs", response_class=HTMLResponse, include_in_schema=False)
     async def list_page(viewer: Who) -> HTMLResponse:
@@ -141,5 +149,11 @@ def add(board: Board, app: FastAPI) -> None:
         """One job."""
         part = await board.part("job", viewer, {"id": request_id})
         return await board.page(
-            "job.html", viewer, f"Job {request_id[:8]}", section="Jobs", job=part
+            "job.html",
+            viewer,
+            f"Job {request_id[:8]}",
+            section="Jobs",
+            job=part,
+            outputs=await outputs_of(board, viewer, request_id=request_id),
+            output_table=f"job-output?request={quote(request_id, safe='')}",
         )
