@@ -27,6 +27,10 @@ KERNELS = {
     "loop": 'for (;;) __asm__ volatile("");',
     "close_all": "for (int i = 0; i < 64; ++i) close(i); return 0;",
     "babble": 'for (int i = 0; i < 1000000; ++i) puts("endless output of a kernel"); abort();',
+    "prints": r'write(1, "<script>alert(1)</script>\033[31m red\n\xff\xfe bad\n", 42); return 0;',
+    "floods": "static char block[1 << 20]; for (unsigned i = 0; i < sizeof block; ++i)"
+    " block[i] = 'x'; for (int i = 0; i < 100; ++i) write(1, block, sizeof block);"
+    " return 0;",
     "fill_disk": "static char block[4096]; float *kept = args[0]; FILE *file = tmpfile();"
     " while (*kept < 8192 && fwrite(block, 4096, 1, file) == 1 && !fflush(file)) *kept += 4;"
     " return 0;",

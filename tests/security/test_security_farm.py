@@ -12,11 +12,13 @@ import pytest
 from secure_farm import SecureFarm, tunefarm, until
 from tunefarm import Tracker, request_device, session
 from tunefarm.accounts import Accounts
+from tunefarm_compiler.foreign import build_c
 from tunefarm_proto import errors, rpc, security
 from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import account_pb2 as apb
 from tunefarm_proto.v1 import device_pb2 as dpb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
+from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
 AWAY = errors.TrackerUnreachableError("away")
 
@@ -247,3 +249,34 @@ def test_a_users_request_is_not_continued_by_another(secure: SecureFarm):
             refused = errors.from_proto(next(answer).ended.error)
             assert isinstance(refused, errors.PermissionDeniedError)
             assert "of another user" in str(refused)
+
+
+PRINTS = """
+extern long write(int, const void *, unsigned long);
+int speak(void *const *args) { write(1, "a secret of ours\\n", 17); return 0; }
+"""
+
+
+def test_what_a_kernel_prints_is_its_holders(secure: SecureFarm, tmp_path: Path):
+    source = tmp_path / "speak.c"
+    source.write_text(PRINTS)
+    with request_device(
+        "safe", tracker=secure.address, credentials=secure.credentials("user"), timeout=20
+    ) as device:
+        module = device.load(build_c(source, "local", "x:out:float32[16]"))
+        module["speak"](device.empty(16))
+        lease_id = device.lease.id
+    with secure.tracker("operator") as tracker:
+        _, secret = Accounts(tracker).create("eve", apb.ROLE_USER)
+
+    def seen(credentials: Credentials) -> list[str]:
+        with Tracker(secure.address, credentials) as tracker:
+            answer = tpb_grpc.TrackerServiceStub(tracker.channel).ListPastLeases(
+                tpb.ListPastLeasesRequest(), metadata=rpc.call_metadata()
+            )
+        return [past.output for past in answer.leases if past.lease.id == lease_id]
+
+    until(lambda: seen(secure.credentials("operator")) == ["a secret of ours"])
+    assert seen(secure.credentials("user")) == ["a secret of ours"]
+    assert seen(secure.credentials("viewer")) == [""]
+    assert seen(Credentials(secret, secure.ca)) == [""]

@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from tunefarm import Verdict, compare, errors, request_device
+from tunefarm import Tracker, Verdict, compare, errors, request_device
+from tunefarm_proto import rpc
+from tunefarm_proto.v1.tracker_pb2 import ListPastLeasesRequest
+from tunefarm_proto.v1.tracker_pb2_grpc import TrackerServiceStub
 
 WORK = 'float s = 0; for (int i = 0; i < {n}; ++i) {{ s += 1; __asm__ volatile(""); }} return 0;'
 
@@ -31,6 +34,19 @@ def test_bundles(farm, bundles):
     found = farm.json("compare", once, once, "--device", "one", "--margin", "0.5")
     assert found["verdict"] in ("same", "not decidable")
     assert found["first"]["bundle_digest"] == found["second"]["bundle_digest"]
+
+
+def test_it_tells_its_page(farm, bundles, monkeypatch):
+    monkeypatch.setenv("TUNEFARM_DASHBOARD", "http://farm.test/")
+    words = ("compare", *bundles, "--device", "one", "--budget", "1")
+    found = farm.json(*words)
+    assert found["url"] == f"http://farm.test/jobs/{found['request_id']}"
+    with Tracker(farm.address) as tracker:
+        past = TrackerServiceStub(tracker.channel).ListPastLeases(
+            ListPastLeasesRequest(request_id=found["request_id"]), metadata=rpc.call_metadata()
+        )
+    assert [one.lease.purpose.split()[0] for one in past.leases] == ["compare"]
+    assert "job: http://farm.test/jobs/" in farm.run(*words).stderr
 
 
 def test_the_status_follows_the_verdict(farm, bundles):

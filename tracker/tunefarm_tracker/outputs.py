@@ -1,4 +1,4 @@
-"""What leases printed last, as their devices told: in memory, bounded, for those who may read it."""
+"""What leases printed last, as their devices told: in memory, bounded; and who may read it."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ MOST_NAME = 200
 class Outputs:
     """The output of the last leases that told one.
 
-    A device tells that of its last lease again at each new stream, so after a restart of the tracker
+    A device tells that of its last lease again at each new stream, after a restart of the tracker
     too. It speaks for itself alone: what it says of another's lease is never looked up.
     """
 
