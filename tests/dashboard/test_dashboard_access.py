@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,8 +14,10 @@ from tunefarm_dashboard.assets import address_of
 from tunefarm_dashboard.guard import MAX_BODY
 from tunefarm_dashboard.server import create_app
 from tunefarm_dashboard.sessions import ASK_AGAIN_S, Sessions
+from tunefarm_proto import rpc
 from tunefarm_proto.identity import Role
 from tunefarm_proto.security import Credentials
+from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 PAGES = ("/", "/queue", "/results", "/devices/d1", "/utilisation", "/users", "/api")
 FOR_OPERATORS = ("/tokens", "/audit")
@@ -119,6 +122,33 @@ def test_what_one_may_not_do_is_refused_and_not_done(farm: ClosedFarm, name, act
         assert answer.status_code == 403, answer.text
         assert "role" in answer.json()["error"] or "somebody else" in answer.json()["error"]
     assert before == (farm.waiting(), farm.health("d2"), len(farm.tracker.accounts.tokens()))
+
+
+def test_what_kernels_printed_is_asked_for_as_the_visitor(tmp_path: Path):
+    """The dashboard's own token may read nothing of it, and nothing of it is in what it shares."""
+    with closed_farm(tmp_path / "state") as farm:
+        (held,) = farm.tracker.hub.scheduler.state.leases.values()
+        report = tpb.SynchronizeRequest(device_id="d1", key="d1", instance_id="first")
+        report.addresses.append("d1.test:1")
+        report.fence = held.fence
+        report.output.lease_id, report.output.text = held.id, "words of ulla"
+        run(end_with(farm, held.id, report))
+        for name, sees in (("vera", False), ("uwe", False), ("ulla", True), ("olga", True)):
+            with farm.login(name) as client:
+                for path in ("/devices/d1", "/jobs/held", "/api/job-output?request=held"):
+                    answer = client.get(path)
+                    assert answer.status_code == 200
+                    assert ("words of ulla" in answer.text) is sees, (name, path)
+
+
+async def end_with(farm: ClosedFarm, lease_id: str, report: tpb.SynchronizeRequest) -> None:
+    """End a lease; then the device tells what it printed."""
+    stub, metadata = farm.stubs["olga"], rpc.call_metadata()
+    await stub.RevokeLease(tpb.RevokeLeaseRequest(lease_id=lease_id), metadata=metadata)
+    stream = stub.Synchronize(metadata=metadata)
+    await stream.write(report)
+    await stream.read()
+    stream.cancel()
 
 
 @pytest.mark.parametrize("path", FOR_OPERATORS)
