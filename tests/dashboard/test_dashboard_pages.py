@@ -194,7 +194,7 @@ def test_what_is_not_there_is_a_page_that_says_so(url, path):
 TABLES = (
     "devices", "queue", "leases", "past-leases", "results", "users", "tokens", "audit",
     "device-events?device=rasp3b-77be01", "device-anchors?device=rasp3b-77be01",
-    "device-conditions?device=rasp3b-77be01",
+    "device-conditions?device=rasp3b-77be01", "device-output?device=rasp3b-77be01",
 )  # fmt: skip
 
 
@@ -390,7 +390,7 @@ def test_what_kernels_printed_is_shown_and_does_nothing(tracker: FakeTracker, se
     printed = past_lease(tracker.devices[2], "ada", 900, 800)
     printed.lease.request_id = "job-1"
     printed.output = "first\n<script>alert(1)</script>\x1b[31m\x07\u202eend" + "x" * 10_000 + "tail"
-    tracker.past.append(printed)
+    tracker.past = [printed]
     with serve_dashboard(tracker.address) as url:
         for path in ("/devices/rasp3b-77be01", "/jobs/job-1"):
             html = httpx.get(url + path).text
