@@ -260,29 +260,22 @@ class Select(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Cast(Expr):
+class _Converted(Expr):
+    value: Expr
+    to: str
+
+    @property
+    def dtype(self) -> str:
+        """The type asked for."""
+        return self.to
+
+
+class Cast(_Converted):
     """The same number in another type; from float to integer towards zero."""
 
-    value: Expr
-    to: str
 
-    @property
-    def dtype(self) -> str:
-        """The type asked for."""
-        return self.to
-
-
-@dataclass(frozen=True, eq=False)
-class Bits(Expr):
+class Bits(_Converted):
     """The same bits read as another type of the same size."""
-
-    value: Expr
-    to: str
-
-    @property
-    def dtype(self) -> str:
-        """The type asked for."""
-        return self.to
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,10 +363,8 @@ class Load(Expr):
         return dict(total.terms), total.offset
 
     def _total(self, steps: Sequence[int]) -> Index:
-        total = Index()
-        for index, step in zip(self.indices, steps, strict=True):
-            total += index * step
-        return total
+        pairs = zip(self.indices, steps, strict=True)
+        return sum((index * step for index, step in pairs), Index())
 
     @cached_property
     def _own_total(self) -> Index:
