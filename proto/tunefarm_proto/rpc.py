@@ -35,6 +35,13 @@ CLIENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.enable_http_proxy", 0),
 ]
+# A user's own: beside a kernel that takes every processor, a live peer may need seconds to answer.
+# That a device is lost is told by the tracker, whose own pings are not so patient.
+USER_OPTIONS: list[tuple[str, int]] = [
+    *(pair for pair in CLIENT_OPTIONS if "timeout" not in pair[0]),
+    ("grpc.keepalive_timeout_ms", 4000),
+    ("grpc.http2.ping_timeout_ms", 4000),
+]
 SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # or two servers bind one port in silence
     ("grpc.http2.min_ping_interval_without_data_ms", 500),

@@ -202,8 +202,8 @@ class Access:
 def device_channel(address: str, credentials: Credentials) -> grpc.Channel:
     """A channel to a device. It never carries the token: a device is opened by its lease."""
     if credentials.ca is None:
-        return grpc.insecure_channel(address, options=rpc.CLIENT_OPTIONS)
-    return grpc.secure_channel(address, credentials.for_channel(), options=rpc.CLIENT_OPTIONS)
+        return grpc.insecure_channel(address, options=rpc.USER_OPTIONS)
+    return grpc.secure_channel(address, credentials.for_channel(), options=rpc.USER_OPTIONS)
 
 
 def tracker_channel(address: str, credentials: Credentials) -> grpc.Channel:

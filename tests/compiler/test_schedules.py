@@ -136,7 +136,7 @@ def right_or_refused(text, examples, longest=LONG):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_random_schedule_is_right_or_refused(text):
-    right_or_refused(text, 25)
+    right_or_refused(text, 15)
 
 
 @pytest.mark.parametrize("text", MORE)

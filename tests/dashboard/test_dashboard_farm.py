@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from browsing import needs_browser, open_browser, scheme, wait_for, width
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tunefarm import Tracker, request_device
@@ -191,6 +192,16 @@ def test_a_session_that_ends_leads_to_the_login_and_back(live: Live, signed_in: 
     wait_for(signed_in, "leases", "No device is held")
 
 
+def wait_for_words(browser: webdriver.Chrome, *words: str) -> None:
+    """Until the page has come, which may take a build, and has them all."""
+
+    def there(_: object) -> bool:
+        found = browser.find_elements(By.ID, "main")
+        return bool(found) and all(word in found[0].text for word in words)
+
+    WebDriverWait(browser, 60, 0.1, [StaleElementReferenceException]).until(there)
+
+
 def test_a_result_its_kernel_its_job_and_a_comparison(live: Live, signed_in: webdriver.Chrome):
     first, second = results_of(live)
     assert [phase.name for phase in first.phases] == [
@@ -204,11 +215,10 @@ def test_a_result_its_kernel_its_job_and_a_comparison(live: Live, signed_in: web
     check_page(signed_in, "result")
 
     signed_in.find_element(By.LINK_TEXT, "Instructions").click()
-    page = signed_in.find_element(By.ID, "main").text
-    assert "Byte for byte the bundle that ran" in page and "matmul:" in page
+    wait_for_words(signed_in, "Byte for byte the bundle that ran", "matmul:")
     check_page(signed_in, "code")
     signed_in.find_element(By.LINK_TEXT, "Loops").click()
-    assert "tile of C" in signed_in.find_element(By.ID, "main").text
+    wait_for_words(signed_in, "tile of C")
 
     signed_in.get(f"{live.url}/results/{first.id}")
     signed_in.find_element(By.LINK_TEXT, "its queue, build, upload and run").click()

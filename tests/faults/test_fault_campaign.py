@@ -16,7 +16,7 @@ def show(text: str) -> None:
 
 
 def test_a_short_campaign(tmp_path):
-    outcome = campaign(tmp_path, SEED or 1, 60, devices=4, clients=4)
+    outcome = campaign(tmp_path, SEED or 1, 40, devices=4, clients=4)
     print(outcome.summary())
     assert outcome.problems == []
     assert outcome.calls and outcome.leases
