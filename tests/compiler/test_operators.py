@@ -15,7 +15,7 @@ from tunefarm_compiler import targets
 from tunefarm_compiler.operators import OPERATORS
 
 SHAPES = int(os.environ.get("KERNELS_SHAPES", "200"))
-FEW = {"local": 4, "rasp3b": 2, "rasp3b-32": 2, "wasm": 2}
+FEW = {"local": 2, "rasp3b": 1, "rasp3b-32": 1, "wasm": 1}
 TARGETS = (
     "local",
     "x86-64-v3",
