@@ -74,11 +74,12 @@ class Bundle:
 
 
 class Library(NamedTuple):
-    """A library to be packed; `schedules` are JSON by function, where there are any."""
+    """A library to be packed; `schedules` are JSON by function, `launches` for GPUs alone."""
 
     target: pb.Target
     data: bytes
     schedules: Mapping[str, str] = MappingProxyType({})
+    launches: Mapping[str, bpb.LaunchPlan] = MappingProxyType({})
 
 
 def pack(
@@ -90,16 +91,17 @@ def pack(
     full.format = FORMAT
     del full.libraries[:]
     members: list[tuple[str, bytes]] = []
-    for index, (target, data, schedules) in enumerate(Library(*entry) for entry in libraries):
-        path = f"lib/{index}.so"
+    for index, library in enumerate(Library(*entry) for entry in libraries):
+        path = f"lib/{index}.{_suffix(library)}"
         full.libraries.add(
             path=path,
-            target=target,
-            sha256=hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
-            schedules=schedules,
+            target=library.target,
+            sha256=hashlib.sha256(library.data).hexdigest(),
+            size_bytes=len(library.data),
+            schedules=library.schedules,
+            launches=library.launches,
         )
-        members.append((path, data))
+        members.append((path, library.data))
     as_dict = json_format.MessageToDict(full, preserving_proto_field_name=True)
     text = json.dumps(as_dict, sort_keys=True, separators=(",", ":"))
     out = io.BytesIO()
@@ -109,6 +111,12 @@ def pack(
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return Bundle(out.getvalue())
+
+
+def _suffix(library: Library) -> str:
+    if architecture(library.target.triple) != "nvptx64":
+        return "so"
+    return "cubin" if library.data.startswith(b"\x7fELF") else "ptx"
 
 
 def _parse(data: bytes) -> tuple[bpb.BundleManifest, dict[str, bytes]]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tunefarm_proto.v1 import common_pb2 as tunefarm__proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefarm_proto/v1/bundle.proto\x12\x0btunefarm.v1\x1a\x1etunefarm_proto/v1/common.proto\"\xae\x02\n\x0e\x42undleManifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x10\n\x08workload\x18\x02 \x01(\t\x12-\n\tlibraries\x18\x03 \x03(\x0b\x32\x1a.tunefarm.v1.BundleLibrary\x12\x31\n\tfunctions\x18\x04 \x03(\x0b\x32\x1e.tunefarm.v1.FunctionSignature\x12=\n\ttoolchain\x18\x05 \x03(\x0b\x32*.tunefarm.v1.BundleManifest.ToolchainEntry\x12\x15\n\rsource_digest\x18\x06 \x01(\t\x12\x10\n\x08schedule\x18\x07 \x01(\t\x1a\x30\n\x0eToolchainEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd6\x01\n\rBundleLibrary\x12\x0c\n\x04path\x18\x01 \x01(\t\x12#\n\x06target\x18\x02 \x01(\x0b\x32\x13.tunefarm.v1.Target\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12<\n\tschedules\x18\x05 \x03(\x0b\x32).tunefarm.v1.BundleLibrary.SchedulesEntry\x1a\x30\n\x0eSchedulesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x11\x46unctionSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\targuments\x18\x02 \x03(\x0b\x32\x1e.tunefarm.v1.ArgumentSignature\x12\x12\n\noperations\x18\x03 \x01(\x04\x12\x10\n\x08workload\x18\x04 \x01(\t\"O\n\x11\x41rgumentSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0e\n\x06output\x18\x04 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefarm_proto/v1/bundle.proto\x12\x0btunefarm.v1\x1a\x1etunefarm_proto/v1/common.proto\"\xae\x02\n\x0e\x42undleManifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x10\n\x08workload\x18\x02 \x01(\t\x12-\n\tlibraries\x18\x03 \x03(\x0b\x32\x1a.tunefarm.v1.BundleLibrary\x12\x31\n\tfunctions\x18\x04 \x03(\x0b\x32\x1e.tunefarm.v1.FunctionSignature\x12=\n\ttoolchain\x18\x05 \x03(\x0b\x32*.tunefarm.v1.BundleManifest.ToolchainEntry\x12\x15\n\rsource_digest\x18\x06 \x01(\t\x12\x10\n\x08schedule\x18\x07 \x01(\t\x1a\x30\n\x0eToolchainEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdc\x02\n\rBundleLibrary\x12\x0c\n\x04path\x18\x01 \x01(\t\x12#\n\x06target\x18\x02 \x01(\x0b\x32\x13.tunefarm.v1.Target\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12<\n\tschedules\x18\x05 \x03(\x0b\x32).tunefarm.v1.BundleLibrary.SchedulesEntry\x12:\n\x08launches\x18\x06 \x03(\x0b\x32(.tunefarm.v1.BundleLibrary.LaunchesEntry\x1a\x30\n\x0eSchedulesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aH\n\rLaunchesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.tunefarm.v1.LaunchPlan:\x02\x38\x01\"J\n\nLaunchPlan\x12%\n\x08launches\x18\x01 \x03(\x0b\x32\x13.tunefarm.v1.Launch\x12\x15\n\rscratch_bytes\x18\x02 \x03(\x04\"\x8f\x01\n\x06Launch\x12\x0e\n\x06kernel\x18\x01 \x01(\t\x12\x0c\n\x04grid\x18\x02 \x03(\r\x12\r\n\x05\x62lock\x18\x03 \x03(\r\x12\x14\n\x0cshared_bytes\x18\x04 \x01(\r\x12\x11\n\targuments\x18\x05 \x03(\r\x12/\n\tresources\x18\x06 \x01(\x0b\x32\x1c.tunefarm.v1.KernelResources\"\x84\x01\n\x0fKernelResources\x12\x11\n\tregisters\x18\x01 \x01(\r\x12\x19\n\x11spill_store_bytes\x18\x02 \x01(\r\x12\x18\n\x10spill_load_bytes\x18\x03 \x01(\r\x12\x13\n\x0bstack_bytes\x18\x04 \x01(\r\x12\x14\n\x0cshared_bytes\x18\x05 \x01(\r\"z\n\x11\x46unctionSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\targuments\x18\x02 \x03(\x0b\x32\x1e.tunefarm.v1.ArgumentSignature\x12\x12\n\noperations\x18\x03 \x01(\x04\x12\x10\n\x08workload\x18\x04 \x01(\t\"O\n\x11\x41rgumentSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0e\n\x06output\x18\x04 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUNDLEMANIFEST_TOOLCHAINENTRY']._serialized_options = b'8\001'
   _globals['_BUNDLELIBRARY_SCHEDULESENTRY']._loaded_options = None
   _globals['_BUNDLELIBRARY_SCHEDULESENTRY']._serialized_options = b'8\001'
+  _globals['_BUNDLELIBRARY_LAUNCHESENTRY']._loaded_options = None
+  _globals['_BUNDLELIBRARY_LAUNCHESENTRY']._serialized_options = b'8\001'
   _globals['_BUNDLEMANIFEST']._serialized_start=80
   _globals['_BUNDLEMANIFEST']._serialized_end=382
   _globals['_BUNDLEMANIFEST_TOOLCHAINENTRY']._serialized_start=334
   _globals['_BUNDLEMANIFEST_TOOLCHAINENTRY']._serialized_end=382
   _globals['_BUNDLELIBRARY']._serialized_start=385
-  _globals['_BUNDLELIBRARY']._serialized_end=599
-  _globals['_BUNDLELIBRARY_SCHEDULESENTRY']._serialized_start=551
-  _globals['_BUNDLELIBRARY_SCHEDULESENTRY']._serialized_end=599
-  _globals['_FUNCTIONSIGNATURE']._serialized_start=601
-  _globals['_FUNCTIONSIGNATURE']._serialized_end=723
-  _globals['_ARGUMENTSIGNATURE']._serialized_start=725
-  _globals['_ARGUMENTSIGNATURE']._serialized_end=804
+  _globals['_BUNDLELIBRARY']._serialized_end=733
+  _globals['_BUNDLELIBRARY_SCHEDULESENTRY']._serialized_start=611
+  _globals['_BUNDLELIBRARY_SCHEDULESENTRY']._serialized_end=659
+  _globals['_BUNDLELIBRARY_LAUNCHESENTRY']._serialized_start=661
+  _globals['_BUNDLELIBRARY_LAUNCHESENTRY']._serialized_end=733
+  _globals['_LAUNCHPLAN']._serialized_start=735
+  _globals['_LAUNCHPLAN']._serialized_end=809
+  _globals['_LAUNCH']._serialized_start=812
+  _globals['_LAUNCH']._serialized_end=955
+  _globals['_KERNELRESOURCES']._serialized_start=958
+  _globals['_KERNELRESOURCES']._serialized_end=1090
+  _globals['_FUNCTIONSIGNATURE']._serialized_start=1092
+  _globals['_FUNCTIONSIGNATURE']._serialized_end=1214
+  _globals['_ARGUMENTSIGNATURE']._serialized_start=1216
+  _globals['_ARGUMENTSIGNATURE']._serialized_end=1295
 # @@protoc_insertion_point(module_scope)

@@ -97,7 +97,7 @@ Global___BundleManifest: _TypeAlias = BundleManifest  # noqa: Y015
 
 @_typing.final
 class BundleLibrary(_message.Message):
-    """A shared library in the bundle."""
+    """A shared library in the bundle; for a GPU (triple "nvptx64-nvidia-cuda") PTX text or a cubin."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -121,13 +121,35 @@ class BundleLibrary(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LaunchesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___LaunchPlan: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___LaunchPlan | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PATH_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SCHEDULES_FIELD_NUMBER: _builtins.int
+    LAUNCHES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Member of the archive, as in "lib/0.so"."""
+    """Member of the archive, as in "lib/0.so", "lib/0.ptx", "lib/0.cubin"."""
     sha256: _builtins.str
     """sha256 of the member, in hex."""
     size_bytes: _builtins.int
@@ -140,6 +162,10 @@ class BundleLibrary(_message.Message):
     def schedules(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The schedule of each function in it, as canonical JSON, by the function's name."""
 
+    @_builtins.property
+    def launches(self) -> _containers.MessageMap[_builtins.str, Global___LaunchPlan]:
+        """How each function runs on a GPU, by the function's name; empty for libraries of processors."""
+
     def __init__(
         self,
         *,
@@ -148,19 +174,142 @@ class BundleLibrary(_message.Message):
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         schedules: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        launches: _abc.Mapping[_builtins.str, Global___LaunchPlan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "schedules", b"schedules", "sha256", b"sha256", "size_bytes", b"size_bytes", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["launches", b"launches", "path", b"path", "schedules", b"schedules", "sha256", b"sha256", "size_bytes", b"size_bytes", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BundleLibrary: _TypeAlias = BundleLibrary  # noqa: Y015
 
 @_typing.final
+class LaunchPlan(_message.Message):
+    """A function of a GPU library: launches on one stream, in their order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAUNCHES_FIELD_NUMBER: _builtins.int
+    SCRATCH_BYTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def launches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Launch]:
+        """In the order in which they run."""
+
+    @_builtins.property
+    def scratch_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Device memory that the launches share besides the arguments, in bytes each. What it holds before
+        the first launch is undefined.
+        """
+
+    def __init__(
+        self,
+        *,
+        launches: _abc.Iterable[Global___Launch] | None = ...,
+        scratch_bytes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["launches", b"launches", "scratch_bytes", b"scratch_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaunchPlan: _TypeAlias = LaunchPlan  # noqa: Y015
+
+@_typing.final
+class Launch(_message.Message):
+    """One launch of a GPU kernel. Its parameters are device pointers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KERNEL_FIELD_NUMBER: _builtins.int
+    GRID_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    kernel: _builtins.str
+    """Symbol of the kernel (`.entry`) in the library."""
+    shared_bytes: _builtins.int
+    """Dynamic shared memory of a block in bytes."""
+    @_builtins.property
+    def grid(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Blocks in the grid: x, y, z."""
+
+    @_builtins.property
+    def block(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Threads in a block: x, y, z."""
+
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The kernel's parameters by their places: first those of the function's arguments, then those of
+        `scratch_bytes`.
+        """
+
+    @_builtins.property
+    def resources(self) -> Global___KernelResources:
+        """What the assembler says of the kernel for the target."""
+
+    def __init__(
+        self,
+        *,
+        kernel: _builtins.str = ...,
+        grid: _abc.Iterable[_builtins.int] | None = ...,
+        block: _abc.Iterable[_builtins.int] | None = ...,
+        shared_bytes: _builtins.int = ...,
+        arguments: _abc.Iterable[_builtins.int] | None = ...,
+        resources: Global___KernelResources | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "block", b"block", "grid", b"grid", "kernel", b"kernel", "resources", b"resources", "shared_bytes", b"shared_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Launch: _TypeAlias = Launch  # noqa: Y015
+
+@_typing.final
+class KernelResources(_message.Message):
+    """What a GPU kernel takes of a multiprocessor, as ptxas reports it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTERS_FIELD_NUMBER: _builtins.int
+    SPILL_STORE_BYTES_FIELD_NUMBER: _builtins.int
+    SPILL_LOAD_BYTES_FIELD_NUMBER: _builtins.int
+    STACK_BYTES_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    registers: _builtins.int
+    """Registers of a thread."""
+    spill_store_bytes: _builtins.int
+    """Bytes that a thread stores because registers ran out."""
+    spill_load_bytes: _builtins.int
+    """Bytes that a thread loads again because registers ran out."""
+    stack_bytes: _builtins.int
+    """Stack of a thread in bytes."""
+    shared_bytes: _builtins.int
+    """Static shared memory of a block in bytes."""
+    def __init__(
+        self,
+        *,
+        registers: _builtins.int = ...,
+        spill_store_bytes: _builtins.int = ...,
+        spill_load_bytes: _builtins.int = ...,
+        stack_bytes: _builtins.int = ...,
+        shared_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registers", b"registers", "shared_bytes", b"shared_bytes", "spill_load_bytes", b"spill_load_bytes", "spill_store_bytes", b"spill_store_bytes", "stack_bytes", b"stack_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KernelResources: _TypeAlias = KernelResources  # noqa: Y015
+
+@_typing.final
 class FunctionSignature(_message.Message):
     """A kernel with the C ABI `int32_t name(void *const *args)`: pointers to contiguous buffers, 0 is
-    success.
+    success. In a GPU library the function is what its LaunchPlan says.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
