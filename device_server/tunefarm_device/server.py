@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import grpc
-from tunefarm_proto import security, serving
+from tunefarm_proto import rpc, security, serving
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.listener import Listener
 from tunefarm_proto.security import Access, Credentials
@@ -48,7 +48,7 @@ class RunningServer:
         access.credentials.check_tracker(tracker)
         await asyncio.gather(*(device.prepare() for device in self.devices))
         guard = serving.Guard(maximum_calls=MAXIMUM_CALLS * len(self.devices))
-        self._listener = Listener(guard, self._fill)
+        self._listener = Listener(guard, self._fill, rpc.PATIENT)
         # Each call shows its lease's token, so callers are known.
         self.port = await self._listener.start(
             host, port, tls=access.tls, guarded=True, insecure=access.insecure

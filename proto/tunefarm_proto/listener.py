@@ -77,17 +77,20 @@ def one_line(record: logging.LogRecord) -> bool:
 
 
 class Listener:
-    """A gRPC server whose services `fill` adds; `receive_bytes` is the largest message it takes."""
+    """A gRPC server whose services `fill` adds.
+
+    `options` are added to the farm's, as the largest message that it takes.
+    """
 
     def __init__(
         self,
         guard: serving.Guard,
         fill: Callable[[grpc.aio.Server], None],
-        receive_bytes: int = rpc.MESSAGE_BYTES,
+        options: rpc.Options,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(one_line)
         self._guard = guard
-        self._server = serving.new_server(guard, Forgiving(), receive_bytes=receive_bytes)
+        self._server = serving.new_server(guard, Forgiving(), options=options)
         fill(self._server)
 
     async def start(

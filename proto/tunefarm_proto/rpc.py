@@ -1,6 +1,7 @@
 """How tunefarm uses gRPC: channel options, versions in the metadata, errors in the trailers."""
 
 import importlib.metadata
+import json
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -22,7 +23,9 @@ TRACKER_MESSAGE_BYTES = 4 << 20  # what a tracker takes; it may answer more
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 # A hung or cut-off peer is noticed in under 2 s. BDP probing stays on.
-CLIENT_OPTIONS: list[tuple[str, int]] = [
+Options: TypeAlias = list[tuple[str, int | str]]
+
+CLIENT_OPTIONS: Options = [
     ("grpc.keepalive_time_ms", 500),
     ("grpc.keepalive_timeout_ms", 1000),
     ("grpc.http2.ping_timeout_ms", 1000),
@@ -35,14 +38,36 @@ CLIENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.enable_http_proxy", 0),
 ]
-# A user's own: beside a kernel that takes every processor, a live peer may need seconds to answer.
-# That a device is lost is told by the tracker, whose own pings are not so patient.
-USER_OPTIONS: list[tuple[str, int]] = [
+# Beside a kernel that takes every processor, a live peer may need seconds to answer. That a device
+# is lost is told by the tracker, whose own pings are not so patient; that a client is lost, by the
+# lease that it no longer renews.
+PATIENT: Options = [("grpc.keepalive_timeout_ms", 4000), ("grpc.http2.ping_timeout_ms", 4000)]
+# What only asks is asked again on a new connection where the one it went over broke.
+_ASKED_AGAIN = {
+    "tunefarm.v1.HelloService": ("Hello",),
+    "tunefarm.v1.AccountService": ("ListTokens", "ListAudit", "GetIdentity"),
+    "tunefarm.v1.TrackerService": (
+        "RenewLease", "ListUsers", "ListDevices", "ListQueue", "ListLeases", "ListPastLeases",
+        "ListEvents", "ListResults", "ListTunings",
+    ),
+    "tunefarm.v1.DeviceService": ("FindMissingDigests",),
+}  # fmt: skip
+_AGAIN = {
+    "name": [{"service": s, "method": m} for s, methods in _ASKED_AGAIN.items() for m in methods],
+    "retryPolicy": {
+        "maxAttempts": 3,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "0.4s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    },
+}
+USER_OPTIONS: Options = [
     *(pair for pair in CLIENT_OPTIONS if "timeout" not in pair[0]),
-    ("grpc.keepalive_timeout_ms", 4000),
-    ("grpc.http2.ping_timeout_ms", 4000),
+    *PATIENT,
+    ("grpc.service_config", json.dumps({"methodConfig": [_AGAIN]})),
 ]
-SERVER_OPTIONS: list[tuple[str, int]] = [
+SERVER_OPTIONS: Options = [
     ("grpc.so_reuseport", 0),  # or two servers bind one port in silence
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 400),
@@ -55,6 +80,7 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.server.max_pending_requests", 20000),
     ("grpc.server.max_pending_requests_hard_limit", 30000),
 ]
+TRACKER_OPTIONS: Options = [("grpc.max_receive_message_length", TRACKER_MESSAGE_BYTES)]
 
 _STATUS: dict[int, grpc.StatusCode] = {
     pb.ERROR_CODE_PROTOCOL_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,

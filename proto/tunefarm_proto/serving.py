@@ -192,16 +192,11 @@ def _named(error: Exception) -> TunefarmError:
 
 
 def new_server(
-    *interceptors: grpc.aio.ServerInterceptor, receive_bytes: int = rpc.MESSAGE_BYTES
+    *interceptors: grpc.aio.ServerInterceptor, options: rpc.Options | None = None
 ) -> grpc.aio.Server:
-    """An asyncio gRPC server with the farm's options. Needs a running loop.
-
-    `receive_bytes` is the largest message that it takes.
-    """
-    options = dict(rpc.SERVER_OPTIONS) | {"grpc.max_receive_message_length": receive_bytes}
-    return grpc.aio.server(
-        interceptors=list(interceptors) or [Guard()], options=list(options.items())
-    )
+    """An asyncio gRPC server with the farm's options and `options`. Needs a running loop."""
+    all_ = dict(rpc.SERVER_OPTIONS) | dict(options or [])
+    return grpc.aio.server(interceptors=list(interceptors) or [Guard()], options=[*all_.items()])
 
 
 def add_hello(server: grpc.aio.Server, component: str, dashboard: str = "") -> None:

@@ -114,6 +114,10 @@ class Network:
 
         self._do(work)
 
+    def drop(self, link: Link) -> None:
+        """Break its connections; new ones pass."""
+        self._do(link.abort)
+
     def stall(self, link: Link) -> None:
         """Let nothing pass; connections stay open."""
         self._do(link.flowing.clear)

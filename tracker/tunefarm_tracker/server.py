@@ -188,7 +188,7 @@ async def start(
             apb_grpc.add_AccountServiceServicer_to_server(account_service, server)
 
         log_events(hub)
-        listener = Listener(guard, fill, rpc.TRACKER_MESSAGE_BYTES)
+        listener = Listener(guard, fill, rpc.TRACKER_OPTIONS)
         bound = await listener.start(host, port, tls=tls, guarded=authorizer.on, insecure=insecure)
         try:
             numbers = Metrics(hub, *metrics) if metrics is not None else None
