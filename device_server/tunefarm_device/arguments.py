@@ -11,6 +11,7 @@ from pathlib import Path
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.security import Access, Credentials, ServerTls
 
+from tunefarm_device import steady
 from tunefarm_device.anchor import INTERVAL_S
 from tunefarm_device.building import Options
 from tunefarm_device.server import RunningServer, serve
@@ -155,6 +156,7 @@ def _announce(server: RunningServer) -> None:
 
 def run(given: argparse.Namespace, tracker: str) -> int:
     """Serve until interrupted, as these arguments say. Raises: InvalidRequestError."""
+    steady.stay_awake()
     serve(
         given.key,
         tracker,

@@ -57,8 +57,10 @@ class Zygote:
         folder: str,
         backend: Any,
         *,
+        nice: int,
         steadied: list[str],
     ) -> None:
+        self.nice = nice
         self.steadied = steadied
         self.runner = runner
         self.sandbox = sandbox
@@ -146,6 +148,8 @@ class Zygote:
                 os.dup2(old, new)
             os.close(null)
             os.close(output)
+            if self.nice:  # a child has lost it
+                steady.go_first(self.nice)
             self.runner.main(session, parent, lambda: self.shut_in(folder), self.backend)
             status = 0
         finally:
@@ -255,13 +259,16 @@ if __name__ == "__main__":
     )
     if int(nice) and steady.go_first(int(nice)):
         steadied.append(f"nice {int(nice)}")
+    steady.stay_awake(alone=True)
     from tunefarm_device import backend, runner, sandbox
 
     if cores:
         os.sched_setaffinity(0, {int(cpu) for cpu in cores.split(",")})
     kind = backend.find(name)
     kind.unit = unit
-    zygote = Zygote(runner, sandbox, mode == "full", folder, kind, steadied=steadied)
+    zygote = Zygote(
+        runner, sandbox, mode == "full", folder, kind, nice=int(nice), steadied=steadied
+    )
     gc.collect()
     gc.freeze()
     zygote.run()

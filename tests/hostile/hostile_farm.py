@@ -1,5 +1,6 @@
 """A tracker and devices of three kinds, and what is seen of them from outside."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -88,6 +89,14 @@ class HostileDevice:
         return processes, greedy, list((self.state / "scratch").iterdir()), files, system_v
 
 
+def priority(policy: int) -> None:
+    """Of all our threads, and of what they start, where we may."""
+    least = os.sched_param(os.sched_get_priority_min(policy))
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(int(thread.name), policy, least)
+
+
 class HostileFarm:
     """A context manager: the tracker and its devices."""
 
@@ -99,6 +108,8 @@ class HostileFarm:
         self.devices: list[HostileDevice] = []
 
     def __enter__(self) -> Self:
+        # Tracker and user are on other machines as a rule: kernels do not keep them from running.
+        priority(os.SCHED_RR)
         self._local.__enter__()
         port = self.address.split(":")[1]
         state = str(self.folder / "tracker-state")
@@ -132,6 +143,7 @@ class HostileFarm:
     def __exit__(self, *exc: object) -> None:
         self._tracker.__exit__(*exc)
         self._local.__exit__(*exc)
+        priority(os.SCHED_OTHER)
         for device in self.devices:
             shutil.rmtree(device.state, ignore_errors=True)
 
