@@ -29,10 +29,10 @@ from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_tuner.search.base import Observation
 
-ROUNDS = 3
-MOST_ROUNDS = 12
-QUIET = 1.04  # a sample of the default's that is slower by more says that the machine is disturbed
-SAMPLE_S = 0.004
+ROUNDS = 2
+MOST_ROUNDS = 6
+QUIET = 1.05  # a sample of the default's that is slower by more says that the machine is disturbed
+SAMPLE_S = 0.003
 SLOW = 1.5  # times as slow as the default: one sample is enough
 TIMEOUT_S = 60
 
