@@ -29,10 +29,11 @@ from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_tuner.search.base import Observation
 
-ROUNDS = 4
-MOST_ROUNDS = 16
-QUIET = 1.04  # a sample of the default's that is slower by more says that the machine is disturbed
-SAMPLE_S = 0.005
+ROUNDS = 2
+MOST_ROUNDS = 6
+QUIET = 1.05  # a sample of the default's that is slower by more says that the machine is disturbed
+SAMPLE_S = 0.003
+SLOW = 1.5  # times as slow as the default: one sample is enough
 TIMEOUT_S = 60
 
 
@@ -80,7 +81,7 @@ def _serve(pipe: Connection, text: str, first: bytes) -> None:
             every.append(run())
             if anchor() < QUIET * usual:
                 good.append(every[-1])
-            if len(good) == ROUNDS or (len(good) == 1 and good[0] > 2.5 * usual):
+            if len(good) == ROUNDS or (len(good) == 1 and good[0] > SLOW * usual):
                 break
         return min(good or every)
 
@@ -107,9 +108,12 @@ class Offline:
         self.path = folder / (str(self.parsed).translate(str.maketrans(":,=", "___")) + ".jsonl")
         folder.mkdir(parents=True, exist_ok=True)
         self.known: dict[str, Observation] = {}
+        self.found: dict[str, str] = {}  # by whom a candidate was found
         if self.path.exists():
             for line in self.path.read_text().splitlines():
-                seen = Observation(**json.loads(line))
+                row = json.loads(line)
+                self.found[row["candidate"]] = row.pop("found", "")
+                seen = Observation(**row)
                 self.known[seen.candidate] = seen
         self._pool = BuildPool(workers)
         self._worker: tuple[multiprocessing.process.BaseProcess, Connection] | None = None
@@ -137,8 +141,8 @@ class Offline:
             self._worker = process, here
         return self._worker[1]
 
-    def measure(self, candidates: Sequence[str]) -> list[Observation]:
-        """What became of each."""
+    def measure(self, candidates: Sequence[str], found: str = "") -> list[Observation]:
+        """What became of each; `found` says by whom those were found that are new."""
         builds: dict[str, Future[Bundle]] = {
             one: self._pool.submit(str(self.parsed), self.spec, Schedule.from_json(one))
             for one in dict.fromkeys(candidates)
@@ -146,8 +150,9 @@ class Offline:
         }
         for one, build in builds.items():
             self.known[one] = seen = self._measure(one, build)
+            self.found[one] = found
             with self.path.open("a") as file:
-                file.write(json.dumps(vars(seen)) + "\n")
+                file.write(json.dumps({**vars(seen), "found": found}) + "\n")
         return [self.known[one] for one in candidates]
 
     def _measure(self, candidate: str, build: Future[Bundle]) -> Observation:

@@ -227,7 +227,8 @@ def _crashed(status: int, limit_s: float | None) -> CompilerCrashedError:
 
 def _start() -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "tunefarm_compiler.worker"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # A group of its own: Ctrl-C is for who waits for it, and must not look like a crash.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
 
 def _exchange(worker: "subprocess.Popen[bytes]", line: bytes) -> tuple[dict[str, object], bytes]:

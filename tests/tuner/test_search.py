@@ -144,26 +144,25 @@ def test_the_model_learns_an_order_and_carries_it_over():
     learned = CostModel(0)
     assert learned.scores(rows[:2]) == [0.0, 0.0] and not learned.trained
     # Another device, ten times slower, says the same.
-    learned.train([Group(rows[:150], [10 * one for one in costs[:150]])])
+    learned = CostModel(0, [Group(rows[:150], [10 * one for one in costs[:150]])])
     scores = learned.scores(rows[150:])
     order = sorted(range(50), key=lambda n: -scores[n])
     best = sorted(costs[150:])
     assert sum(costs[150 + n] for n in order[:10]) < 1.15 * sum(best[:10])
-    again = CostModel(0)
-    again.train([Group(rows[:150], [10 * one for one in costs[:150]])])
+    again = CostModel(0, [Group(rows[:150], [10 * one for one in costs[:150]])])
     assert again.scores(rows[150:]) == scores
 
 
 def test_a_model_bears_nothing_but_failures_and_very_many_results():
     rows = [[float(n), n % 7.0] for n in range(12_000)]
     learned = CostModel(0)
-    learned.train([], Group(rows[:40], [INFINITE] * 40))
+    learned.train(Group(rows[:40], [INFINITE] * 40))
     assert all(map(math.isfinite, learned.scores(rows[:3])))
     many = Group(rows, [1.0 + n for n in range(12_000)])
     kept = thinned(many)
-    assert len(kept.costs_s) == 4096 and max(kept.costs_s) > 11_900
-    assert kept.costs_s[:2048] == many.costs_s[:2048] and thinned(kept) is kept
-    learned.train([], many)
+    assert len(kept.costs_s) == 1024 and max(kept.costs_s) > 11_900
+    assert kept.costs_s[:512] == many.costs_s[:512] and thinned(kept) is kept
+    learned.train(many)
     assert learned.scores(rows[:1])[0] > learned.scores(rows[-1:])[0]
 
 

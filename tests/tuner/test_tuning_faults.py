@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from tuning_campaign import Campaign
+from tuning_campaign import KINDS, Campaign
 
 
 def test_a_short_campaign(tmp_path):
@@ -21,4 +21,4 @@ def test_a_thousand_trials(tmp_path):
     campaign = Campaign(tmp_path, trials=1000, seed=seed)
     killed = campaign.run(limit_s=1500, every=12)
     print(f"killed {dict(killed)}; became {dict(campaign.judge())}")
-    assert min(killed[kind] for kind in ("tracker", "device", "worker", "tuner")) >= 3
+    assert min(killed[kind] for kind in KINDS) >= 3

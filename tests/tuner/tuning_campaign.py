@@ -1,4 +1,4 @@
-"""Tuning under random kills of tracker, device servers, build workers and the tuner itself.
+"""Tuning under random kills of tracker, device servers, build workers, the proposer and the tuner.
 
     python tests/tuner/tuning_campaign.py FOLDER ADDRESS TRIALS    the tuner of a campaign
 
@@ -24,8 +24,9 @@ from tunefarm_tuner.tune import tune
 
 KEY = "board"
 DEVICES = 2
+CHILDREN = {"worker": "tunefarm_compiler.worker", "proposer": "tunefarm_tuner.proposer"}
 SHAPES = ("m=32,n=32,k=32", "m=48,n=32,k=16", "m=16,n=64,k=64", "m=64,n=16,k=40")
-KINDS = ("tracker", "device", "worker", "tuner")
+KINDS = ("tracker", "device", "worker", "proposer", "tuner")
 
 
 def workloads(trials: int) -> list[str]:
@@ -45,7 +46,7 @@ def run_tuner(folder: Path, address: str, trials: int) -> None:
         {KEY: DEVICES},
         trials=trials_of_each(trials),
         records=folder / "records.jsonl",
-        strategy="random",
+        strategy="model",
         scheduler="round-robin",
         workers=2,
         finals=False,
@@ -121,10 +122,10 @@ class Campaign:
             pass  # it was just killed
 
     def _kill(self, kind: str) -> None:
-        if kind == "worker":
-            workers = children_of(self.processes["tuner"].pid)
-            if workers:
-                os.kill(self.rng.choice(workers), signal.SIGKILL)
+        if kind in CHILDREN:
+            children = children_of(self.processes["tuner"].pid, CHILDREN[kind])
+            if children:
+                os.kill(self.rng.choice(children), signal.SIGKILL)
                 self.killed[kind] += 1
             return
         names = [name for name in self.processes if name.startswith(kind)]
@@ -158,12 +159,13 @@ class Campaign:
         assert record.error in (right, "DeviceLostError", "LeaseLostError"), record
 
 
-def children_of(pid: int) -> list[int]:
-    """Build workers of a process."""
+def children_of(pid: int, module: str) -> list[int]:
+    """Processes of a process that run a module."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            found += [int(word) for word in task.read_text().split()]
+            every = [int(word) for word in task.read_text().split()]
+            found += [one for one in every if module in Path(f"/proc/{one}/cmdline").read_text()]
         except OSError:
             continue
     return found

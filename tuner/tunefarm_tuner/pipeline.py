@@ -1,13 +1,13 @@
 """The loop that keeps every board busy: proposals -> builds -> uploads -> timings -> records.
 
 One thread, the caller's, moves trials about in the ledger. It waits for events alone: a thinker
-that strategies run in, builds that are done, devices that joined, answered or were lost. While a
+that asks strategies, builds that are done, devices that joined, answered or were lost. While a
 batch is measured the next one is built, and the one after that is thought of.
 """
 
+import math
 import queue
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,7 +22,6 @@ from tunefarm_tuner import recording
 from tunefarm_tuner.finals import Final, Finalist
 from tunefarm_tuner.ledger import Ledger, Line, Trial
 from tunefarm_tuner.records import Record, RecordFile
-from tunefarm_tuner.search.base import Candidate, Observation
 from tunefarm_tuner.seats import (
     HOPELESS,
     REFUSED,
@@ -36,12 +35,13 @@ from tunefarm_tuner.seats import (
     is_infrastructure,
     now,
 )
+from tunefarm_tuner.thinker import Proposed, Thinker
 
 TICK_S = 0.5
 SWITCH_S = 0.0005
 STOP_S, CUT_S = 5.0, 0.2
 PATIENCE_S = 120.0  # without any device, before the run gives up
-MOST_MEANWHILE = 16  # candidates more in flight for a slow thinker: it learns later of each
+MOST_MEANWHILE = 16  # candidates more in flight for a slow thinker
 FINALISTS = 5
 FINAL_TRIES = 3
 
@@ -65,16 +65,6 @@ class Screen:
         options.min_repeat.FromNanoseconds(round(self.min_repeat_ms * 1e6))
         options.warmup.FromNanoseconds(round(self.warmup_ms * 1e6))
         return options
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """A strategy's answer."""
-
-    line: Line
-    asked: int
-    found: list[Candidate]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -153,11 +143,8 @@ class Pipeline:
         self._events: queue.SimpleQueue[Event | Proposed | Built | BaseException] = (
             queue.SimpleQueue()
         )
-        self._thoughts: queue.SimpleQueue[tuple[Line, int, list[Observation]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._thinker = Thinker(ledger, self._events.put)
         self._building = 0
-        self._thought_s = 0.0
         self._finals: dict[int, list[Final]] = {}  # by line: [] once it is asked for
         self._final_builds: dict[Trial, Final] = {}
         self._tries: dict[int, int] = {}
@@ -166,7 +153,7 @@ class Pipeline:
         self._hopeless: errors.TunefarmError | None = None
         self._ticked = 0.0
         self._facts: dict[str, recording.Device] = {}
-        self._thinker = threading.Thread(target=self._think, name="tunefarm-thinker", daemon=True)
+        self._build_s = 0.0  # of late
 
     def post(self, event: Event) -> None:
         """Told by seats, on threads of theirs."""
@@ -191,7 +178,7 @@ class Pipeline:
                 self._take_events()
                 self._give_up_on_devices()
         finally:
-            self._thoughts.put(None)
+            self._thinker.stop()
             sys.setswitchinterval(before)
             for seat in self.seats:
                 seat.stop()
@@ -204,37 +191,25 @@ class Pipeline:
     def _over(self) -> bool:
         return self.ledger.over and self.keys <= {line.task.key for line in self.ledger.lines}
 
-    # What is thought, on a thread of its own: a model may take its time.
-
-    def _think(self) -> None:
-        try:
-            for line in self.ledger.lines:
-                line.task.expected()
-            while (thought := self._thoughts.get()) is not None:
-                line, count, news = thought
-                began = now()
-                if news:
-                    line.strategy.observe(news)
-                found = line.strategy.propose(count)
-                self._events.put(Proposed(line, count, found, now() - began))
-        except BaseException as error:  # it ends the run, there
-            self._events.put(error)
+    # What is thought of.
 
     def _ask(self) -> None:
         """Have strategies think of as many candidates as there is room for."""
         held = [seat for seat in self.seats if seat.device is not None]
         rate = sum(1 / seat.turn_s for seat in held if seat.turn_s)
-        # While it thinks the devices go on.
-        meanwhile = min(round(self._thought_s * rate), MOST_MEANWHILE)
-        depth = sum(seat.window for seat in held) + 2 * self.wish.workers + meanwhile
+        # While a candidate is built, and while others are thought of, the devices go on. More than
+        # that in flight is worse: what becomes of it is learnt later.
+        building = 2 * self.wish.workers
+        if rate and self._build_s:
+            building = min(building, 1 + math.ceil(self._build_s * rate))
+        meanwhile = min(math.ceil(self._thinker.seconds * rate), MOST_MEANWHILE)
+        depth = sum(seat.window for seat in held) + building + meanwhile
         room = depth - self.ledger.under_way
         thinking = any(line.asked for line in self.ledger.lines)
         if thinking or room < max(1, depth // 4):
             return
         for index, count in self.ledger.next_lines(room, self._choose).items():
-            line = self.ledger.lines[index]
-            news, line.news = line.news, []
-            self._thoughts.put((line, count, news))
+            self._thinker.ask(self.ledger.lines[index], count)
 
     # What is built.
 
@@ -255,6 +230,7 @@ class Pipeline:
         self._building -= 1
         trial, error = event.trial, event.build.exception()
         trial.build_s, trial.built_at = event.build.seconds, now()
+        self._build_s += 0.2 * (trial.build_s - self._build_s)
         if trial in self._final_builds:
             final = self._final_builds.pop(trial)
             if error is None:
@@ -459,8 +435,7 @@ class Pipeline:
 
     def _take(self, event: Event | Proposed | Built | BaseException) -> None:
         match event:
-            case Proposed(line, asked, found, seconds):
-                self._thought_s = seconds
+            case Proposed(line, asked, found):
                 for trial in self.ledger.proposed(line, asked, found):
                     self._build(trial)
             case Built():

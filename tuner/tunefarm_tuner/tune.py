@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import uuid
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ from typing import TypeAlias
 from tunefarm import Device, Tracker, request_device
 from tunefarm.request import Where, current_user
 from tunefarm_compiler import targets, workload
+from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.pool import BuildPool
-from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.workload import Workload
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -29,15 +29,17 @@ from tunefarm_tuner.finals import Finalist
 from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish
 from tunefarm_tuner.progress import Progress, Reporter
+from tunefarm_tuner.proposer import Proposer, Search
 from tunefarm_tuner.recording import target_text
 from tunefarm_tuner.records import Record, RecordFile, read
 from tunefarm_tuner.result import DeviceUse, TaskResult, TuneResult
 from tunefarm_tuner.search import (
     STRATEGIES,
-    Experience,
     Patience,
     RoundRobin,
     ScheduleSpace,
+    Space,
+    Strategy,
     TaskScheduler,
     WarmStart,
     warm_start,
@@ -48,6 +50,7 @@ from tunefarm_tuner.seats import Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
 
 DEFAULT_STRATEGY = "model"
+THINKING = ("model", "evolution")  # strategies that get a process of their own
 SCHEDULERS = {"gradient": TaskScheduler, "round-robin": RoundRobin}
 ANY = 1 << 40
 
@@ -66,6 +69,8 @@ class Tuned:
 
 
 Wanted: TypeAlias = str | Tuned | Custom
+# Of a space, a seed and what other searches know.
+MakeStrategy: TypeAlias = Callable[[Space, int, WarmStart], Strategy]
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def tune(
     *,
     trials: int,
     records: str | os.PathLike[str],
-    strategy: str = DEFAULT_STRATEGY,
+    strategy: str | MakeStrategy = DEFAULT_STRATEGY,
     scheduler: str = "gradient",
     patience: int = 0,
     transfer: Sequence[str | os.PathLike[str]] = (),
@@ -111,10 +116,11 @@ def tune(
     each task are timed in turns by the full protocol, so that the winner is no lucky sample
     (`finals`).
 
-    `strategy` is one of `STRATEGIES`. Of several tasks, "gradient" gives the trials of all to those
-    where most is to be gained for the whole, "round-robin" as many to each. A task ends early after
-    `patience` trials without gain (0: never). The model begins with what `records`, and the files
-    in `transfer`, say of other shapes and targets. The winners go into the database `best`.
+    `strategy` is one of `STRATEGIES`, or makes a `Strategy` of a space, a seed and a `WarmStart`.
+    Of several tasks, "gradient" gives the trials of all to those where most is to be gained for the
+    whole, "round-robin" as many to each. A task ends early after `patience` trials without gain (0:
+    never). The model begins with what `records`, and the files in `transfer`, say of other shapes
+    and targets. The winners go into the database `best`.
 
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
@@ -130,7 +136,7 @@ def tune(
         raise errors.InvalidRequestError(
             f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys", "give 1 or more"
         )
-    if strategy not in STRATEGIES:
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise errors.InvalidRequestError(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
         )
@@ -150,9 +156,16 @@ def tune(
         run=uuid.uuid4().hex[:12],
         seed=seed,
     )
-    with RecordFile(Path(records)) as file, BuildPool(workers=wish.workers) as pool:
-        plan = Plan(wanted, keys, trials, strategy, scheduler, patience)
-        run = Run(file, pool, wish, asked, plan)
+    plan = Plan(wanted, keys, trials, strategy, scheduler, patience)
+    cache = default_cache()
+    with (
+        RecordFile(Path(records)) as file,
+        BuildPool(workers=wish.workers, cache=cache) as pool,
+        Proposer() as proposer,
+    ):
+        if strategy in THINKING and any(isinstance(one, Tuned) for one in wanted):
+            proposer.start()
+        run = Run(file, pool, proposer, plan, wish=wish, asked=asked)
         run.on_record, run.on_progress = on_record, on_progress
         for other in transfer:
             run.known += experience_of(read(Path(other)))
@@ -183,9 +196,15 @@ class Plan:
     wanted: Sequence[Tuned | Custom]
     keys: dict[str, int]
     trials: int
-    strategy: str
+    strategy: str | MakeStrategy
     scheduler: str
     patience: int
+
+    @property
+    def strategy_name(self) -> str:
+        """For those who look on."""
+        given = self.strategy
+        return given if isinstance(given, str) else getattr(given, "__name__", "custom")
 
 
 class Run:
@@ -195,21 +214,24 @@ class Run:
         self,
         file: RecordFile,
         pool: BuildPool,
+        proposer: Proposer,
+        plan: "Plan",
+        *,
         wish: Wish,
         asked: Asked,
-        plan: "Plan",
     ) -> None:
         self.on_record: Callable[[int, Record], None] | None = None
         self.on_progress: Callable[[tpb.TuningRun], None] | None = None
-        self._file, self._pool = file, pool
+        self._file, self._pool, self._proposer = file, pool, proposer
         self._plan, self._wanted, self._keys = plan, plan.wanted, plan.keys
         self._wish, self._asked = wish, asked
         self.known = experience_of(file.records)
         self._tasks = SCHEDULERS[plan.scheduler]([])
         self._ledger = Ledger()
         self._winners: dict[Line, list[Finalist]] = {}
-        self._progress = Progress(wish.run, current_user(), plan.strategy)
+        self._progress = Progress(wish.run, current_user(), plan.strategy_name)
         self._known: set[tuple[str, str]] = set()
+        self._notes: set[str] = set()
         self._report: Callable[[tpb.TuningRun], None] = lambda run: None
 
     def go(self) -> TuneResult:
@@ -276,25 +298,37 @@ class Run:
         seed = self._wish.seed
         for one in self._wanted:
             task: Task
-            start = WarmStart()
             if isinstance(one, Custom):
                 task = CustomTask(one, spec, key=key, target=text, seed=seed)
+                found = self._strategy(task.space, WarmStart())
             else:
                 parsed = workload.parse(one.workload)
                 space = ScheduleSpace(parsed, spec)
-                start = warm_start(space, self._foreign(parsed, spec), seed=seed)
                 task = WorkloadTask(
                     parsed, spec, space, key=key, target=text, weight=one.weight, seed=seed
                 )
-            self._add(task, start, alike=one.name.partition(":")[0])
+                found = self._search(task, space)
+            self._add(task, found, alike=one.name.partition(":")[0])
 
-    def _foreign(self, parsed: Workload, spec: TargetSpec) -> list[Experience]:
-        """What is known of other tasks: the records of its own are told to the strategy."""
-        return [one for one in self.known if (one.workload, one.spec) != (parsed, spec)]
+    def _search(self, task: Task, space: ScheduleSpace) -> Strategy:
+        """The strategy of a workload, in the process beside this one where it thinks much."""
+        # The records of its own task are told to the strategy.
+        here = (space.workload, space.spec)
+        known = [one for one in self.known if (one.workload, one.spec) != here]
+        name, seed = self._plan.strategy, self._wish.seed
+        if name not in THINKING:
+            return self._strategy(space, warm_start(space, known, seed=seed))
+        assert isinstance(name, str)  # noqa: S101 (one of those)
+        return self._proposer.strategy(Search(task.workload, space.spec, name, seed, known))
 
-    def _add(self, task: Task, start: WarmStart, alike: str) -> None:
+    def _strategy(self, space: Space, start: WarmStart) -> Strategy:
+        make, seed = self._plan.strategy, self._wish.seed
+        if isinstance(make, str):
+            return strategy_of(make, space, seed, start)
+        return make(space, seed, start)
+
+    def _add(self, task: Task, found: Strategy, alike: str) -> None:
         plan = self._plan
-        found = strategy_of(plan.strategy, task.space, self._wish.seed, start)
         shared = plan.scheduler == "gradient"
         line = self._ledger.add(
             task,
@@ -331,6 +365,11 @@ class Run:
             self.on_record(sum(line.trials for line in self._ledger.lines), record)
 
     def _tick(self, pipeline: Pipeline) -> None:
+        for line in self._ledger.lines:
+            note = getattr(line.strategy, "note", "")
+            if note and note not in self._notes:
+                self._notes.add(note)
+                warnings.warn(note, RuntimeWarning, stacklevel=2)
         run = self._progress.run(pipeline)
         self._report(run)
         if self.on_progress is not None:

@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 
 from tunefarm_tuner.search import model
-from tunefarm_tuner.search.base import Candidate, Observation, Space
+from tunefarm_tuner.search.base import Candidate, Space
 from tunefarm_tuner.search.model import CostModel, Group
 from tunefarm_tuner.search.strategies import Evolution
 
-POOL = 160  # candidates of one generation
-GENERATIONS = 3
+POOL = 256  # candidates that are kept from one batch to the next
+CHILDREN = 12  # bred for each that is asked for
 SIBLINGS = 3  # proposals of one batch that may look alike to the model
+NEWS = 8  # results, at least, after which the model is trained anew,
+SHARE = 8  # and at least one for so many that it knows
 
 
 class Guided(Evolution):
     """Breeds by the model's scores, measures the best of them and `epsilon` by chance.
 
-    `prior` are groups of other workloads, targets or devices: with them the model knows something
-    from the first batch on. Where LightGBM is missing it is plain evolution, and `note` says so.
+    What was bred and not measured stays, and is bred from, in the batches that follow. `prior` are
+    groups of other workloads, targets or devices: with them the model knows something from the
+    first batch on. Where LightGBM is missing it is plain evolution, and `note` says so.
     """
 
     def __init__(
@@ -33,16 +36,13 @@ class Guided(Evolution):
     ) -> None:
         super().__init__(space, seed, seeds, epsilon=epsilon, start=start, elite=elite)
         self.note = model.missing()
-        self.model = CostModel(seed)
         self.pool = pool
-        self._prior = list(prior)
+        self._prior = prior
+        self._model: CostModel | None = None
         self._rows: dict[Candidate, Sequence[float]] = {}
-        self._stale = True
-
-    def observe(self, results: Sequence[Observation]) -> None:
-        """Learn."""
-        super().observe(results)
-        self._stale = True
+        self._scores: dict[Candidate, float] = {}  # of the pool
+        self._near: set[Candidate] = set()  # those of it that were not bred by scores
+        self._known = 0  # results that the model learnt from
 
     def _features(self, candidates: Sequence[Candidate]) -> list[Sequence[float]]:
         for candidate in candidates:
@@ -50,49 +50,76 @@ class Guided(Evolution):
                 self._rows[candidate] = self.space.features(candidate)
         return [self._rows[candidate] for candidate in candidates]
 
-    def _train(self) -> None:
-        if not self._stale:
-            return
-        self._stale = False
-        own = [one for one in self.results.values() if self.usable(one.candidate)]
-        rows = self._features([one.candidate for one in own])
-        self._rows = {one.candidate: row for one, row in zip(own, rows, strict=True)}
-        self.model.train(self._prior, Group(rows, [one.cost_s for one in own]))
+    def _learnt(self) -> CostModel:
+        """The model, trained anew where enough results came."""
+        if self._model is None:
+            self._model = CostModel(self._seed, self._prior)
+        news = len(self.results) - self._known
+        if news >= max(NEWS, self._known // SHARE):
+            self._known = len(self.results)
+            own = [one for one in self.results.values() if self.usable(one.candidate)]
+            rows = self._features([one.candidate for one in own])
+            self._model.train(Group(rows, [one.cost_s for one in own]))
+            self._score(list(self._scores), self._model)
+        return self._model
+
+    def _score(self, candidates: Sequence[Candidate], learnt: CostModel) -> None:
+        found = learnt.scores(self._features(candidates))
+        self._scores.update(zip(candidates, found, strict=True))
 
     def _fresh(self, count: int) -> list[Candidate]:
         if self.note:
             return super()._fresh(count)
-        self._train()
         few = len(self.results) < self.start and not self._prior
-        if few or not self.model.trained:
+        if few or not (learnt := self._learnt()).trained:
             return self._samples(count)
         random = sum(self._chance() for _ in range(count))
-        found = self._bred(count - random)
+        found = self._bred(count - random, learnt)
         return [*found, *self._samples(count - len(found))]
 
-    def _bred(self, count: int) -> list[Candidate]:
-        """The likely fastest of some generations, not too many alike, half of them of the first."""
+    def _bred(self, count: int, learnt: CostModel) -> list[Candidate]:
+        """The likely fastest of the pool, not too many alike."""
         ranked = self.ranked(self.elite)
-        pool = dict.fromkeys(self._samples(self.pool // 2 if ranked else self.pool))
-        parents = ranked or list(pool)
-        scores: dict[Candidate, float] = {}
-        near: set[Candidate] = set()
-        for generation in range(GENERATIONS):
-            if generation == 1 and ranked:
-                near = set(pool)
-            for _ in range(self.pool):
-                child = self.child(parents)
-                if child not in self.seen:
-                    pool[child] = None
-            new = [one for one in pool if one not in scores]
-            scores.update(zip(new, self.model.scores(self._features(new)), strict=True))
-            best = sorted(pool, key=lambda one: (-scores[one], one))[: self.elite]
+        for one in [one for one in self._scores if one in self.seen]:
+            del self._scores[one]
+        first = not self._scores
+        made = self._samples(self.pool // 2 if first else count)
+        children = CHILDREN * max(count, 1) // 2
+        if ranked:
+            made += [self.child(ranked) for _ in range(children)]
+        self._near |= self._join(made, learnt)
+        for _ in range(2):
+            best = self._order()[: self.elite]
             parents = [*best, *ranked[: self.elite // 2]]
-        # Half of them close to what was measured: far from it the model may be wrong.
-        order = sorted(pool, key=lambda one: (-scores[one], one))
-        chosen = _unlike([one for one in order if one in near], scores, count // 2)
+            if parents:
+                self._join([self.child(parents) for _ in range(children // 2)], learnt)
+        # Half of them by chance or a step from what was measured: what is bred by scores from what
+        # was bred by scores has the model's errors in it.
+        order = self._order()
+        chosen = _unlike([one for one in order if one in self._near], self._scores, count // 2)
         rest = [one for one in order if one not in chosen]
-        return [*chosen, *_unlike(rest, scores, count - len(chosen))]
+        self._keep(order[: self.pool])
+        return [*chosen, *_unlike(rest, self._scores, count - len(chosen))]
+
+    def _join(self, made: Sequence[Candidate], learnt: CostModel) -> set[Candidate]:
+        """Put what is new into the pool; returns that."""
+        new = [one for one in dict.fromkeys(made) if one not in self._scores]
+        new = [one for one in new if one not in self.seen]
+        self._score(new, learnt)
+        return set(new)
+
+    def _order(self) -> list[Candidate]:
+        return sorted(self._scores, key=lambda one: (-self._scores[one], one))
+
+    def _keep(self, kept: Sequence[Candidate]) -> None:
+        """Forget the others; rows of what was measured stay."""
+        self._scores = {one: self._scores[one] for one in kept}
+        self._near &= self._scores.keys()
+        self._rows = {
+            one: row
+            for one, row in self._rows.items()
+            if one in self._scores or one in self.results
+        }
 
 
 def _unlike(

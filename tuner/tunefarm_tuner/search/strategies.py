@@ -21,6 +21,7 @@ class Walk:
 
     def __init__(self, space: Space, seed: int = 0, seeds: Sequence[Candidate] = ()) -> None:
         self.space = space
+        self._seed = seed
         self.rng = random.Random(seed)  # noqa: S311 (a search, not a secret)
         self.seen: set[Candidate] = set()
         self.results: dict[Candidate, Observation] = {}
@@ -45,10 +46,17 @@ class Walk:
         return batch
 
     def observe(self, results: Sequence[Observation]) -> None:
-        """Learn; what is told again replaces what was told before."""
+        """Learn; what is told again replaces what was told before.
+
+        Candidates that it never proposed are of an earlier run of the same seed: from there on
+        chance has to take another way than it took then.
+        """
+        before = len(self.seen)
         for result in results:
             self.seen.add(result.candidate)
             self.results[result.candidate] = result
+        if len(self.seen) > before:
+            self.rng.seed(f"{self._seed} {len(self.seen)}")
 
     def ranked(self, most: int) -> list[Candidate]:
         """What worked and is of this space, the fastest first."""

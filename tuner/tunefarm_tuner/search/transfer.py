@@ -119,9 +119,7 @@ def _ranked(
 
     if model.missing() or not groups:
         return near[:most]
-    learned = CostModel(seed)
-    learned.train(groups)
-    scores = learned.scores([space.features(one) for one in near])
+    scores = CostModel(seed, groups).scores([space.features(one) for one in near])
     best = [one for _, one in sorted(zip(scores, near, strict=True), key=lambda pair: -pair[0])]
     both = [one for pair in zip(best, near, strict=True) for one in pair]
     return list(dict.fromkeys(both))[:most]
