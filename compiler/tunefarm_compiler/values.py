@@ -434,6 +434,8 @@ class Values:
 
     def _turned(self, load: Load, offset: int, along: int, piece: Piece) -> str:
         """Of a square that is contiguous along another axis of the tile, the column; "" if none."""
+        if not self.certain:  # other pieces may read what is not there
+            return ""
         strides, lanes = self.accesses[load.key()].strides, piece.lanes
         outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
         for axis, at in zip(outer, piece.point, strict=True):

@@ -2,7 +2,8 @@
 
 import os
 import random
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,10 +17,26 @@ from tunefarm_compiler.codegen import emit_object, module_text
 from tunefarm_compiler.lower import function
 from tunefarm_compiler.spaces import ScheduleRules
 
-CHUNK = 16
+CHUNK = 40  # shapes that one worker checks in one program
+AHEAD = 2  # jobs that are begun before they are asked for, so that no worker waits
 SPACES = 4  # of so many shapes one is also run by a schedule of the tuner's space
 WILD = 8  # of so many shapes one is also run by a schedule of no space, where one is accepted
 LONGEST = 200_000  # characters of a kernel's text: larger ones take long to compile
+
+
+@dataclass(frozen=True)
+class Job:
+    """So many random shapes of an operator in a type on a target, some by several schedules."""
+
+    target: str
+    name: str
+    dtype: str
+    count: int
+    seed: int
+    spaces: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.seed} {self.target} {self.name} {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -31,10 +48,13 @@ class Built:
     object: bytes
     error: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.text} by {self.schedule}"
 
-def _build(target: str, first: int, texts: list[str], spaces: bool, seed: int) -> list[Built]:
-    """In a worker: the kernels k{first}, k{first + 1}, ... of these workloads."""
-    spec, rng, found = targets.resolve(target), random.Random(seed), []
+
+def _build(target: str, texts: list[str], spaces: bool, rng: random.Random) -> list[Built]:
+    """The kernels k0, k1, ... of these workloads."""
+    spec, found = targets.resolve(target), []
     for number, text in enumerate(texts):
         parsed = workload.parse(text)
         schedules = [default_schedule(parsed, spec)]
@@ -43,7 +63,7 @@ def _build(target: str, first: int, texts: list[str], spaces: bool, seed: int) -
         if spaces and number % WILD == 1:
             schedules += wild.schedule(rng, parsed.output, spec)
         for schedule in schedules:
-            name = f"k{first + len(found)}"
+            name = f"k{len(found)}"
             try:
                 code = module_text(function(name, parsed.output, schedule, spec), spec, timed=False)
                 if schedule is schedules[0] or len(code) < LONGEST:
@@ -53,66 +73,98 @@ def _build(target: str, first: int, texts: list[str], spaces: bool, seed: int) -
     return found
 
 
+def _check(target: str, texts: list[str], spaces: bool, seed: str) -> tuple[int, list[str]]:
+    """In a worker: calls made for these workloads, and what is wrong."""
+    spec, rng = targets.resolve(target), random.Random(seed)
+    kernels = _build(target, texts, spaces, rng)
+    wrong = [f"{one}: {one.error}" for one in kernels if one.error]
+    good = [(f"k{n}", one) for n, one in enumerate(kernels) if not one.error]
+    calls, expected = [], []
+    for number, (_, one) in enumerate(good):
+        parsed = workload.parse(one.text)
+        inputs = parsed.inputs(rng.randrange(1 << 30))
+        (want,) = parsed.reference(inputs)
+        calls.append(machines.Call(number, inputs, want, rng.random() < 0.5))
+        expected.append((parsed, want))
+    names, objects = [name for name, _ in good], [one.object for _, one in good]
+    outcomes = machines.run(spec, names, objects, calls)
+    for (_, one), (parsed, want), got in zip(good, expected, outcomes, strict=True):
+        if isinstance(got, str):
+            wrong.append(f"{one}: {got}")
+        elif not parsed.check([got], [want]):
+            off = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
+            wrong.append(f"{one}: off by {off}")
+    return len(kernels), wrong
+
+
+@dataclass
+class _Part:
+    """A part of a job and where it is worked on."""
+
+    arguments: tuple[str, list[str], bool, str]
+    future: Future[tuple[int, list[str]]]
+
+
 class Campaign:
-    """Workers that compile, one for each processor. A context manager."""
+    """Workers that build, run and compare, one for each processor. A context manager.
 
-    def __init__(self) -> None:
-        self._start()
+    `planned` are the jobs to come, in their order: some are begun before they are asked for.
+    """
 
-    def _start(self):
-        workers = len(os.sched_getaffinity(0))
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    def __init__(self, planned: list[Job] | None = None) -> None:
+        self._planned = deque(planned or [])
+        self._begun: dict[Job, list[_Part]] = {}
+        self._workers = len(os.sched_getaffinity(0))
+        self._pool = self._started(self._workers)
+
+    @staticmethod
+    def _started(workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, get_context("spawn"))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
-    def run(self, target, name, dtype, count, seed, spaces=True):
-        """(calls made, what is wrong): `count` random shapes, some by several schedules."""
-        spec = targets.resolve(target)
-        rng = random.Random(f"{seed} {target} {name} {dtype}")
-        texts = [str(one) for one in cases.several(rng, name, dtype, count)]
-        room = 2 * CHUNK  # names for each chunk
-        jobs = [
-            self._pool.submit(
-                _build, target, room * n, texts[CHUNK * n : CHUNK * (n + 1)], spaces, seed + n
-            )
-            for n in range(-(-count // CHUNK))
-        ]
+    def run(self, *jobs: Job) -> tuple[int, list[str]]:
+        """(calls made, what is wrong) of these jobs together."""
+        for job in jobs:
+            self._begin(job)
+        while self._planned and len(self._begun) < len(jobs) + AHEAD:
+            self._begin(self._planned.popleft())
+        done = [self._result(part) for job in jobs for part in self._begun.pop(job)]
+        return sum(calls for calls, _ in done), [line for _, wrong in done for line in wrong]
+
+    def _begin(self, job: Job) -> None:
+        if job in self._begun:
+            return
+        if job in self._planned:
+            self._planned.remove(job)
+        rng = random.Random(str(job))
+        texts = [str(one) for one in cases.several(rng, job.name, job.dtype, job.count)]
+        self._begun[job] = []
+        for at in range(0, job.count, CHUNK):
+            given = (job.target, texts[at : at + CHUNK], job.spaces, f"{job} {at}")
+            self._begun[job].append(_Part(given, self._submit(given)))
+
+    def _submit(self, given: tuple[str, list[str], bool, str]) -> Future[tuple[int, list[str]]]:
         try:
-            chunks = [job.result() for job in jobs]
-        except BrokenProcessPool:  # LLVM ends the process over what it cannot select
-            self._start()
-            return count, [f"the compiler died on one of {'; '.join(texts)}"]
-        names, kernels = [], []
-        for n, chunk in enumerate(chunks):
-            for at, built in enumerate(chunk):
-                names.append(f"k{room * n + at}")
-                kernels.append(built)
-        wrong = [f"{one.text} by {one.schedule}: {one.error}" for one in kernels if one.error]
-        good = [(n, one) for n, one in zip(names, kernels, strict=True) if not one.error]
-        wrong += self._compare(spec, rng, good)
-        return len(kernels), wrong
+            return self._pool.submit(_check, *given)
+        except BrokenProcessPool:
+            self._pool = self._started(self._workers)
+            return self._pool.submit(_check, *given)
 
-    @staticmethod
-    def _compare(spec, rng, kernels):
-        calls, expected = [], []
-        for number, (_, one) in enumerate(kernels):
-            parsed = workload.parse(one.text)
-            inputs = parsed.inputs(rng.randrange(1 << 30))
-            (want,) = parsed.reference(inputs)
-            calls.append(machines.Call(number, inputs, want, rng.random() < 0.5))
-            expected.append((parsed, want))
-        names, objects = [name for name, _ in kernels], [one.object for _, one in kernels]
-        wrong = []
-        outcomes = machines.run(spec, names, objects, calls)
-        for (_, one), (parsed, want), got in zip(kernels, expected, outcomes, strict=True):
-            told = f"{one.text} by {one.schedule}"
-            if isinstance(got, str):
-                wrong.append(f"{told}: {got}")
-            elif not parsed.check([got], [want]):
-                off = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
-                wrong.append(f"{told}: off by {off}")
-        return wrong
+    def _result(self, part: _Part) -> tuple[int, list[str]]:
+        """What came of a part. LLVM ends the process over what it cannot select: then it, and the
+        parts that only lost their workers by it, are run again, each alone."""
+        try:
+            return part.future.result()
+        except BrokenProcessPool:
+            pass
+        with self._started(1) as pool:
+            try:
+                return pool.submit(_check, *part.arguments).result()
+            except BrokenProcessPool:
+                texts = part.arguments[1]
+                return len(texts), [f"the compiler died on one of {'; '.join(texts)}"]

@@ -6,11 +6,12 @@ can be run here. A failure names the workload and the schedule, `KERNELS_SEED=..
 
 import os
 import random
+from functools import cache
 
 import kernel_cases as cases
 import kernel_machines as machines
 import pytest
-from kernel_campaign import Campaign
+from kernel_campaign import Campaign, Job
 from tunefarm_compiler import targets
 from tunefarm_compiler.operators import OPERATORS
 
@@ -30,34 +31,57 @@ TARGETS = (
 
 
 @pytest.fixture(scope="module")
-def campaign():
-    with Campaign() as made:
+def campaign(request):
+    """Knows which of `test_many_shapes` are to come."""
+    jobs = [
+        asked_for(item.callspec.params)
+        for item in request.session.items
+        if item.originalname == test_many_shapes.__name__
+    ]
+    with Campaign([job for job in jobs if not lacking(job.target)]) as made:
         yield made
 
 
-def right(campaign, target, name, dtype, count, seed, spaces=True):
-    if lacking := machines.lacking(targets.resolve(target)):
-        pytest.skip(lacking)
-    calls, wrong = campaign.run(target, name, dtype, count, seed, spaces)
-    assert calls >= count
-    assert not wrong, "\n".join([f"KERNELS_SEED={seed}", *wrong])
+@cache
+def seed():
+    return int(os.environ.get("KERNELS_SEED", random.randrange(1 << 30)))
+
+
+@cache
+def lacking(target):
+    return machines.lacking(targets.resolve(target))
+
+
+def asked_for(params):
+    return Job(params["target"], params["name"], params["dtype"], SHAPES, seed())
+
+
+def right(campaign, *jobs):
+    if missing := lacking(jobs[0].target):
+        pytest.skip(missing)
+    calls, wrong = campaign.run(*jobs)
+    assert calls >= sum(job.count for job in jobs)
+    assert not wrong, "\n".join([f"KERNELS_SEED={jobs[0].seed}", *wrong])
     return calls
 
 
 @pytest.mark.parametrize("target", FEW)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_few_shapes(campaign, target, name):
-    seed = int(os.environ.get("KERNELS_SEED", "0"))
-    searched = random.Random(f"{seed} {name}").choice(OPERATORS[name].dtypes)
-    for dtype in OPERATORS[name].dtypes:
-        spaces = (target, dtype) == ("local", searched)
-        right(campaign, target, name, dtype, FEW[target], seed, spaces)
+    number = int(os.environ.get("KERNELS_SEED", "0"))
+    dtypes = OPERATORS[name].dtypes
+    searched = random.Random(f"{number} {name}").choice(dtypes)
+    jobs = [
+        Job(target, name, dtype, FEW[target], number, (target, dtype) == ("local", searched))
+        for dtype in dtypes
+    ]
+    right(campaign, *jobs)
 
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("name", "dtype"), cases.kinds())
 def test_many_shapes(campaign, target, name, dtype):
-    seed = int(os.environ.get("KERNELS_SEED", random.randrange(1 << 30)))
-    calls = right(campaign, target, name, dtype, SHAPES, seed)
-    print(f"{name} {dtype} {target}: {SHAPES} shapes, {calls} kernels, KERNELS_SEED={seed}")
+    job = Job(target, name, dtype, SHAPES, seed())
+    calls = right(campaign, job)
+    print(f"{name} {dtype} {target}: {SHAPES} shapes, {calls} kernels, KERNELS_SEED={seed()}")

@@ -170,6 +170,13 @@ def test_a_sum_gathered_in_scratch_is_right(text):
     run(build(parsed, SPEC, schedule), parsed)
 
 
+@pytest.mark.parametrize("at_end", [True, False])
+def test_squares_are_not_turned_where_neighbours_lie_in_the_padding(at_end):
+    parsed = workload.parse("depthwise_conv2d:c=1,h=7,w=17,r=1,s=2,n=2,pad=3,dilation=3")
+    schedule = Schedule((("y", 1), ("n", 2), ("x", 4)), 4, vector="n")
+    run(build(parsed, SPEC, schedule), parsed, at_end)
+
+
 def test_prefetches_are_kept_written_and_harmless():
     parsed = workload.parse("matmul:m=23,n=70,k=31")
     asked = (Prefetch("A", "i", 6), Prefetch("B", "j", 64, 2), Prefetch("C", "i", 900))

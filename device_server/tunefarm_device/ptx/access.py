@@ -1,0 +1,225 @@
+"""Loads and stores of lanes, in each space, with what a GPU checks and what it does not."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import IllegalAddressError, MisalignedAddressError, SharedRaceError
+from .frame import Frame
+from .kinds import Array, Kind
+from .memory import LOCAL_WINDOW, SHARED_WINDOW, WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What lanes ask of a space: `count` values of a type, beside each other.
+
+    `lanes` are numbers of lanes, None for all; `addresses` are one for each, or one for all.
+    """
+
+    space: str
+    lanes: Array | None
+    addresses: Array
+    kind: Kind
+    count: int
+
+    @property
+    def size(self) -> int:
+        """The bytes that a lane asks for."""
+        return self.kind.bytes * self.count
+
+
+def load(f: Frame, asked: Request) -> list[Array]:
+    """The values, `count` arrays of them. Raises: ExecutionError."""
+    if asked.space == "shared":
+        return _load_shared(f, asked)
+    if asked.space == "local":
+        return _load_local(f, asked)
+    if asked.space == "param":
+        return _load_parameter(f, asked)
+    parts = _by_window(f, asked) if asked.space == "generic" else None
+    if parts is None:
+        return _load_global(f, asked)
+    every = len(f.lane_numbers() if asked.lanes is None else asked.lanes)
+    out = [np.zeros(every, asked.kind.raw) for _ in range(asked.count)]
+    for chosen, part in parts:
+        for whole, some in zip(out, load(f, part), strict=True):
+            whole[chosen] = some
+    return out
+
+
+def store(f: Frame, asked: Request, values: list[Array]) -> None:
+    """Keeps the values. Raises: ExecutionError."""
+    if asked.space == "shared":
+        _store_shared(f, asked, values)
+    elif asked.space == "local":
+        _store_local(f, asked, values)
+    elif asked.space in ("generic", "global"):
+        parts = _by_window(f, asked) if asked.space == "generic" else None
+        if parts is None:
+            _store_global(f, asked, values)
+            return
+        for chosen, part in parts:
+            some = [v if len(v) == 1 else v[chosen] for v in values]
+            store(f, part, some)
+    else:
+        raise IllegalAddressError(f"a store to {asked.space} memory, which is read only")
+
+
+def _by_window(f: Frame, asked: Request) -> list[tuple[Array, Request]] | None:
+    """Generic addresses by the space that they point into; None where all are global."""
+    if int(asked.addresses.min()) >= LOCAL_WINDOW + WINDOW:
+        return None
+    lanes = f.lane_numbers() if asked.lanes is None else asked.lanes
+    addresses = np.broadcast_to(asked.addresses, (len(lanes),))
+    rest = np.ones(len(lanes), bool)
+    found = []
+    for name, window in (("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW), ("global", 0)):
+        inside = rest & (addresses >= np.uint64(window))
+        if window:
+            inside &= addresses < np.uint64(window + WINDOW)
+        rest &= ~inside
+        chosen = np.flatnonzero(inside)
+        if len(chosen):
+            own = addresses[chosen] - np.uint64(window)
+            found.append((chosen, Request(name, lanes[chosen], own, asked.kind, asked.count)))
+    return found
+
+
+# -- global
+
+
+def check_aligned(f: Frame, lanes: Array | None, addresses: Array, size: int) -> None:
+    """Raises: MisalignedAddressError."""
+    if size > 1:
+        wrong = addresses & addresses.dtype.type(size - 1)
+        if np.count_nonzero(wrong):
+            bad = int(np.flatnonzero(wrong)[0])
+            lane = 0 if len(addresses) == 1 else bad if lanes is None else int(lanes[bad])
+            raise MisalignedAddressError(
+                f"0x{int(addresses[bad]):x} is no multiple of {size}, {f.shared.who(lane)}"
+            )
+
+
+def _record_global(f: Frame, lanes: Array | None, addresses: Array, size: int) -> None:
+    if f.recorder is not None:
+        every = f.lane_numbers() if lanes is None else lanes
+        f.recorder.in_global(f.at, every, addresses, size)
+
+
+def _load_global(f: Frame, asked: Request) -> list[Array]:
+    lanes, addresses, kind, count = asked.lanes, asked.addresses, asked.kind, asked.count
+    size = asked.size
+    check_aligned(f, lanes, addresses, size)
+    _record_global(f, lanes, addresses, size)
+    parts = f.memory.split(addresses, size)
+    if len(parts) == 1:
+        allocation = parts[0][0]
+        data = allocation.data.view(kind.raw)
+        index = ((addresses - np.uint64(allocation.start)) // kind.bytes).astype(np.int64)
+        return [data[index + j] if j else data[index] for j in range(count)]
+    out = [np.empty(len(addresses), kind.raw) for _ in range(count)]
+    for allocation, places in parts:
+        chosen = addresses[places]
+        index = ((chosen - np.uint64(allocation.start)) // kind.bytes).astype(np.int64)
+        data = allocation.data.view(kind.raw)
+        for j in range(count):
+            out[j][places] = data[index + j]
+    return out
+
+
+def _store_global(f: Frame, asked: Request, values: list[Array]) -> None:
+    lanes, addresses, kind, size = asked.lanes, asked.addresses, asked.kind, asked.size
+    check_aligned(f, lanes, addresses, size)
+    _record_global(f, lanes, addresses, size)
+    for allocation, places in f.memory.split(addresses, size):
+        chosen = addresses if places is None else addresses[places]
+        index = ((chosen - np.uint64(allocation.start)) // kind.bytes).astype(np.int64)
+        data = allocation.data.view(kind.raw)
+        for j, value in enumerate(values):
+            some = value if places is None or len(value) == 1 else value[places]
+            if len(index) == 1 and len(some) > 1:
+                some = some[-1:]
+            data[index + j] = some
+
+
+# -- shared
+
+
+def shared_places(
+    f: Frame, lanes: Array | None, addresses: Array, size: int
+) -> tuple[Array, Array]:
+    """The lanes, and the places in the batch's shared memory that they ask for."""
+    every = f.lane_numbers() if lanes is None else lanes
+    wanted = addresses.astype(np.int64)
+    if len(wanted) != len(every):
+        wanted = np.broadcast_to(wanted, (len(every),))
+    places = f.shared.locate(every, wanted, size)
+    if f.recorder is not None:
+        f.recorder.in_shared(f.at, every, wanted, size)
+    return every, places
+
+
+def _load_shared(f: Frame, asked: Request) -> list[Array]:
+    kind, count, size = asked.kind, asked.count, asked.size
+    every, places = shared_places(f, asked.lanes, asked.addresses, size)
+    f.shared.note_read(every, places, size)
+    data = f.shared.data.view(kind.raw)
+    index = places // kind.bytes
+    return [data[index + j] if j else data[index] for j in range(count)]
+
+
+def _store_shared(f: Frame, asked: Request, values: list[Array]) -> None:
+    kind, size = asked.kind, asked.size
+    every, places = shared_places(f, asked.lanes, asked.addresses, size)
+    f.shared.note_write(every, places, size)
+    data = f.shared.data.view(kind.raw)
+    index = places // kind.bytes
+    for j, value in enumerate(values):
+        data[index + j] = value
+        lost = data[index + j] != value
+        if np.count_nonzero(lost):
+            lane = int(every[np.flatnonzero(lost)[0]])
+            raise SharedRaceError(
+                "two threads of a warp write different values to one address,"
+                f" {f.shared.who(lane)} is one"
+            )
+
+
+# -- local and param
+
+
+def _local_index(f: Frame, asked: Request) -> Array:
+    check_aligned(f, asked.lanes, asked.addresses, asked.size)
+    every = f.lane_numbers() if asked.lanes is None else asked.lanes
+    size = len(f.local) // f.lanes
+    wanted = asked.addresses.astype(np.int64)
+    outside = (wanted < 0) | (wanted > size - asked.size)
+    if np.count_nonzero(outside):
+        bad = int(wanted[np.flatnonzero(outside)[0]])
+        raise IllegalAddressError(f"local address {bad} of {size} bytes")
+    return (every * size + wanted) // asked.kind.bytes
+
+
+def _load_local(f: Frame, asked: Request) -> list[Array]:
+    index = _local_index(f, asked)
+    data = f.local.view(asked.kind.raw)
+    return [data[index + j] for j in range(asked.count)]
+
+
+def _store_local(f: Frame, asked: Request, values: list[Array]) -> None:
+    index = _local_index(f, asked)
+    data = f.local.view(asked.kind.raw)
+    for j, value in enumerate(values):
+        data[index + j] = value
+
+
+def _load_parameter(f: Frame, asked: Request) -> list[Array]:
+    kind, count = asked.kind, asked.count
+    check_aligned(f, None, asked.addresses, kind.bytes)
+    wanted = asked.addresses.astype(np.int64)
+    if int(wanted.min()) < 0 or int(wanted.max()) + kind.bytes * count > len(f.parameters):
+        raise IllegalAddressError(f"parameter space has {len(f.parameters)} bytes")
+    index = wanted[:, None] + np.arange(kind.bytes * count)
+    data = f.parameters[index].view(kind.raw)
+    return [np.ascontiguousarray(data[:, j]) for j in range(count)]

@@ -1,0 +1,20 @@
+"""What makes the steps of each instruction, by opcode. Importing this registers all of them."""
+
+from . import (
+    bits,
+    compare,
+    control,
+    convert,
+    copying,
+    floats,
+    integers,
+    matrices,
+    memory,
+    moves,
+    warps,
+)
+
+__all__ = [
+    "bits", "compare", "control", "convert", "copying", "floats", "integers", "matrices",
+    "memory", "moves", "warps",
+]  # fmt: skip

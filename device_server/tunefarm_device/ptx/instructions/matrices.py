@@ -1,0 +1,1 @@
+"""mma, ldmatrix: matrices spread over the lanes of a warp."""
