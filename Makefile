@@ -16,8 +16,12 @@ install: .venv/installed
 demo: install
 	$(BIN)/tunefarm demo
 
+# What minds no neighbour runs on two processors; farms, faults and timings after it, alone.
+TOGETHER := $(addprefix tests/,client compiler dashboard proto security tracker)
+
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile $(TOGETHER)
+	$(BIN)/pytest $(addprefix --ignore=,$(TOGETHER))
 
 test-slow: install
 	$(BIN)/pytest -m slow
