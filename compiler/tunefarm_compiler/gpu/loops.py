@@ -261,10 +261,13 @@ class Kernel(Lowering):
         assert isinstance(nest, GpuNest) and nest.crew is not None  # noqa: S101
         emit, stage = self.emit, nest.stage
         vector = nest.schedule.vector_axis(stage)
+        summed = {axis.name for axis in stage.reduce_axes}
+        # A sum along the vectors is cut where a condition changes.
+        cut = any(vector in dict(test.terms) for test in stage.tests) and vector in summed
 
         def there(access: Access, ranges: Ranges) -> Access:
             base = standing(emit, access, ranges)
-            steps = [s for axis, s in access.strides.items() if axis != vector]
+            steps = [s for axis, s in access.strides.items() if axis != vector or cut]
             return replace(access, base=base, aligned=math.gcd(emit.multiple(base), *steps))
 
         accesses: dict[object, Access] = {
