@@ -1,0 +1,62 @@
+"""Every operator and type on GPUs: ptxas takes it, and its answers are numpy's."""
+
+import random
+
+import gpu_kernels as kernels
+import kernel_cases as cases
+import pytest
+from tunefarm_compiler import workload
+from tunefarm_compiler.gpu.assemble import ptxas
+
+needs_ptxas = pytest.mark.skipif(not ptxas(), reason="there is no ptxas on this machine")
+LARGE = (
+    "add:n=100003", "softmax:m=5,n=4099", "softmax:m=3,n=4096,dtype=float16",
+    "layer_norm:m=7,n=2048,dtype=bfloat16", "sum:m=3,n=40000", "sum:m=5003,n=3,axis=0",
+    "transpose:m=131,n=257,b=2,dtype=float16", "matmul:m=131,n=67,k=257",
+    "max_pool2d:c=64,h=28,w=28,r=3,s=3,stride=2,pad=1",
+)  # fmt: skip
+
+
+@needs_ptxas
+@pytest.mark.parametrize("target", kernels.TARGETS)
+def test_ptxas_takes_every_operator(target):
+    # All kinds for one target, a quarter of them, each time another one, for the others.
+    found = kernels.several(target, 1, draws=0, every=1 if target == "sm_80" else 4)
+    resources = kernels.assembled(found, target)
+    launched = {launch.kernel for one in found for launch in one.code.launches}
+    assert set(resources) == launched
+    assert all(0 < used.registers <= 255 for used in resources.values())
+
+
+def test_answers_are_numpys():
+    found = kernels.several("sm_80", 2, draws=0)
+    assert kernels.wrong(found, "sm_80") == []
+
+
+def test_answers_by_random_schedules():
+    found = kernels.several("sm_90", 3, draws=1, every=3)
+    assert kernels.wrong(found, "sm_90") == []
+
+
+def test_answers_of_larger_ones():
+    found = [
+        kernels.candidate(workload.parse(text), "sm_80", f"k{number}")
+        for number, text in enumerate(LARGE)
+    ]
+    assert kernels.wrong(found, "sm_80") == []
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("name", "dtype"), cases.kinds())
+def test_a_hundred_random_schedules(name, dtype):
+    seed = random.randrange(1 << 32)
+    print(f"{name} {dtype}: seed {seed}")
+    for number, target in enumerate(kernels.TARGETS):
+        rng, found = random.Random(seed + number), []
+        while len(found) < 25:
+            shape = cases.one(rng, name, dtype)
+            if one := kernels.drawn(rng, shape, target, f"k{len(found)}"):
+                found.append(one)
+        if ptxas():
+            kernels.assembled(found, target)
+        assert kernels.wrong(found, target) == []
