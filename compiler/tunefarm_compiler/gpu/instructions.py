@@ -9,16 +9,6 @@ SHARED = "ptr addrspace(3)"
 _KINDS = {16: "v4.b32", 8: "v2.b32", 4: "b32", 2: "u16", 1: "u8"}
 
 
-def special(emit: Emitter, name: str) -> str:
-    """A special register: "tid.x", "ctaid.x"."""
-    return emit.value("s", f"call i32 @llvm.nvvm.read.ptx.sreg.{name}()")
-
-
-def barrier(emit: Emitter) -> None:
-    """All threads of the block come here before any goes on."""
-    emit.line("call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)")
-
-
 def _asm(emit: Emitter, text: str, limits: str, operands: str, result: str = "void") -> str:
     call = f'call {result} asm sideeffect "{text}", "{limits}"({operands})'
     if result == "void":
