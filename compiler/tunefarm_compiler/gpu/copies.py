@@ -17,6 +17,7 @@ from tunefarm_compiler.gpu.products import Factor, Flat
 from tunefarm_compiler.gpu.shared import PIECE, Spot, Tile
 
 INDICES = 1 << 31
+NEAR = 1 << 23  # bytes that an instruction adds to an address
 LANES = 8  # of a warp along k, where single elements change places: 32 bytes of a line
 
 
@@ -285,17 +286,21 @@ class Copies:
         source = self._source(pointer, offset, k_offset)
         if not self.asynchronous:
             whole = self._both([when, *conditions])
-            return ptx.load_global(emit, source, self.bytes_at_once, whole)
+            return ptx.load_global(emit, source[0], self.bytes_at_once, whole, source[1])
         to, at_byte = self._to(slot, stage)
         whole, skip = self._both(conditions[1:]), self._both([when, self._inside])
         ptx.copy_async(emit, to, at_byte, source, self.bytes_at_once, whole, skip)
         return []
 
-    def _source(self, pointer: str, *offsets: Value) -> str:
+    def _source(self, pointer: str, *offsets: Value) -> tuple[str, int]:
+        """An address, and a number that the instruction adds to it."""
         for value in offsets:
             if not isinstance(value, int):
                 pointer = self._moved(pointer, value, self.size)
-        return self.step(pointer, sum(one for one in offsets if isinstance(one, int)))
+        known = sum(one for one in offsets if isinstance(one, int))
+        if abs(known * self.size) < NEAR:
+            return pointer, known * self.size
+        return self.step(pointer, known), 0
 
     def _to(self, slot: Slot, stage: Value, more: int = 0) -> tuple[Value, int]:
         """Where in shared memory a slot goes, `more` bytes further."""

@@ -34,15 +34,16 @@ def _slots(first: int, count: int) -> str:
 
 
 def copy_async(
-    emit: Emitter, to: Value, at: int, source: str, size: int, whole: str = "", when: str = ""
-) -> None:
-    """Begin to copy 4, 8 or 16 bytes to byte `to` + `at` of shared memory.
+    emit: Emitter, to: Value, at: int, source: tuple[str, int], size: int, whole: str = "",
+    when: str = "",
+) -> None:  # fmt: skip
+    """Begin to copy 4, 8 or 16 bytes from an address and a number to it to shared memory's.
 
     Zeros go there instead, and nothing is read, where `whole` is false; nothing at all happens
     where `when` is.
     """
     cache = "cg" if size == 16 else "ca"
-    operands, limits = [f"i32 {to}", f"{GLOBAL} {source}"], ["r", "l"]
+    operands, limits = [f"i32 {to}", f"{GLOBAL} {source[0]}"], ["r", "l"]
     given = ""
     if whole:
         read = emit.value("z", f"select i1 {whole}, i32 {size}, i32 0")
@@ -51,7 +52,7 @@ def copy_async(
     if when:
         guard = f"@${len(operands)} "
         operands, limits = [*operands, f"i1 {when}"], [*limits, "b"]
-    text = f"{guard}cp.async.{cache}.shared.global [$0+{at}], [$1], {size}{given};"
+    text = f"{guard}cp.async.{cache}.shared.global [$0+{at}], [$1+{source[1]}], {size}{given};"
     _asm(emit, text, ",".join(limits), ", ".join(operands))
 
 
@@ -65,11 +66,13 @@ def wait(emit: Emitter, left: int) -> None:
     _asm(emit, f"cp.async.wait_group {left};", "", "")
 
 
-def load_global(emit: Emitter, source: str, size: int, when: str = "") -> list[str]:
+def load_global(
+    emit: Emitter, source: str, size: int, when: str = "", at: int = 0
+) -> list[str]:
     """1, 2 or 4 bytes in a word, or 8 or 16 in several; zeros, unread, where `when` is false."""
     count = max(1, size // 4)
     result = f"{{{_slots(0, count)}}}" if count > 1 else "$0"
-    read = f"ld.global.nc.{_KINDS[size]} {result}, [${count}];"
+    read = f"ld.global.nc.{_KINDS[size]} {result}, [${count}+{at}];"
     limits = ",".join(["=r"] * count) + ",l"
     operands = f"{GLOBAL} {source}"
     if when:
