@@ -9,30 +9,40 @@ from dataclasses import dataclass
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.binding import Gpu
+from tunefarm_compiler.contract import Contract
 from tunefarm_compiler.emit import SIZES, Value, kind
 from tunefarm_compiler.gpu import instructions as ptx
-from tunefarm_compiler.gpu.contract import Contract
+from tunefarm_compiler.gpu.adding import SUM_BYTES, Adder, axes_of, part_at, parts_of
 from tunefarm_compiler.gpu.copies import Copies, Form, Region
-from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.epilogue import Epilogue, Place
+from tunefarm_compiler.gpu.fitting import ASYNC, check, held, level, stage_bytes, tile_of, to_k
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
-from tunefarm_compiler.gpu.products import Factor, Flat, Product, product
-from tunefarm_compiler.gpu.registers import STEP, Fma, Mma, Operand, Unit
-from tunefarm_compiler.gpu.shared import PIECE, Tile
+from tunefarm_compiler.gpu.products import product
+from tunefarm_compiler.gpu.registers import Fma, Mma, Operand, Unit
+from tunefarm_compiler.gpu.task import Task, Text, apart, at_axes
+from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import inputs
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Load, Tensor, Total
-
-ALIGNED = 16
-ADDERS = 256  # threads in a block of the kernel that adds parts up
-KINDS = {"f16": ("float16",), "bf16": ("bfloat16",), "tf32": ("float32",), "s8": ("int8", "uint8")}
-LEVELS = {"": 0, "f16": 75, "s8": 75, "bf16": 80, "tf32": 80}
-ASYNC = 80  # from this level on shared memory is filled without registers
+from tunefarm_compiler.te import Tensor, Total
 
 
-def compile_contraction(
-    name: str, output: Tensor, contract: Contract, spec: TargetSpec
-) -> GpuCode:
+def compile_schedule(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> GpuCode:
+    """The kernels of a schedule with a contract. Raises: InvalidScheduleError."""
+    gpu = schedule.gpu
+    if (
+        gpu is None
+        or gpu.contract is None
+        or schedule != Schedule((), 1, gpu=Gpu((), 0, gpu.contract))
+    ):
+        raise InvalidScheduleError(
+            "schedule: a contract beside loops, binds or stages",
+            "give one or the other: a contract says it all, with loops=() and lanes=1",
+        )
+    return compile_contraction(name, output, gpu.contract, spec)
+
+
+def compile_contraction(name: str, output: Tensor, contract: Contract, spec: TargetSpec) -> GpuCode:
     """The kernel of a sum of products, and that which adds up its parts where k is cut.
 
     Raises: InvalidScheduleError for an output that is none, or a contract that does not suit it.
@@ -44,121 +54,20 @@ def compile_contraction(
             "give its schedule loops and binds instead",
         )
     check(found, contract, spec)
-    arguments = [*inputs(output), output]
+    arguments = (*inputs(output), output)
     places = tuple(range(len(arguments)))
     if contract.split == 1:
-        made = Kernel(name, found, contract, spec, arguments)
-        launch = GpuLaunch(name, (made.blocks, 1, 1), (contract.threads, 1, 1), places, made.shared)
-        return GpuCode(made.text(), (launch,))
-    parts = _parts(found, name)
-    made = Kernel(f"{name}_parts", found, contract, spec, [*arguments[:-1], parts], parts)
-    adder = Adder(name, found, contract, spec, [*arguments, parts], parts)
-    scratch = contract.split * adder.total * 4
-    first = GpuLaunch(
-        f"{name}_parts", (made.blocks, 1, 1), (contract.threads, 1, 1),
-        (*places[:-1], len(arguments)), made.shared,
-    )  # fmt: skip
-    second = GpuLaunch(name, (adder.blocks, 1, 1), (ADDERS, 1, 1), (*places, len(arguments)))
-    return GpuCode(made.text() + adder.text(), (first, second), (scratch,))
-
-
-def level(spec: TargetSpec) -> int:
-    """Its compute capability, as in 80."""
-    return int(spec.cpu.removeprefix("sm_").rstrip("a"))
-
-
-def check(found: Product, contract: Contract, spec: TargetSpec) -> None:
-    """Whether a contract suits a product on that GPU. Raises: InvalidScheduleError."""
-    contract.check()
-    dtypes = {found.left.dtype, found.right.dtype}
-    if contract.mma:
-        if not dtypes <= set(KINDS[contract.mma]):
-            raise InvalidScheduleError(
-                f"contraction: mma={contract.mma!r} of {' and '.join(sorted(dtypes))}",
-                f"it is for {' and '.join(KINDS[contract.mma])}",
-            )
-        if level(spec) < LEVELS[contract.mma]:
-            raise InvalidScheduleError(
-                f"contraction: {spec.cpu} has no mma of {contract.mma}",
-                f"it needs sm_{LEVELS[contract.mma]}, or leave mma out",
-            )
-        least = STEP // SIZES[found.left.dtype]
-        if contract.block[2] < least:
-            raise InvalidScheduleError(
-                f"contraction: a block of {contract.block[2]} along k", f"{least} at least"
-            )
-    needs = sum(_bytes(found, contract)) * contract.stages
-    if needs > spec.shared_bytes:
-        raise InvalidScheduleError(
-            f"contraction: {needs} bytes of shared memory, {spec.cpu} has {spec.shared_bytes}",
-            "take smaller blocks or fewer stages",
-        )
-    if contract.split > 1 and (contract.split - 1) * contract.block[2] >= found.k.total:
-        raise InvalidScheduleError(
-            f"contraction: {contract.split} parts of k={found.k.total}",
-            f"each needs more than none of its blocks of {contract.block[2]}",
-        )
-
-
-def _held(found: Product, contract: Contract, factor: Factor) -> str:
-    """The type of a factor in shared memory."""
-    return factor.dtype if contract.mma else found.total
-
-
-def _to_k(contract: Contract, factor: Factor) -> bool:
-    """Whether a factor's lines in shared memory run along k."""
-    return bool(contract.mma) and (SIZES[factor.dtype] != 2 or factor.along == "k")
-
-
-def _tile(
-    emit: GpuEmitter, start: Value, found: Product, contract: Contract, number: int
-) -> Tile:
-    """The tile of the left factor (0) or of the right one."""
-    factor = (found.left, found.right)[number]
-    side, depth = contract.block[number], contract.block[2]
-    size = SIZES[_held(found, contract, factor)]
-    to_k = _to_k(contract, factor)
-    lines, width = (side, depth) if to_k else (depth, side)
-    layout = contract.layout
-    if not contract.mma:  # threads read along a line; lines collide where columns are written
-        layout = "pad" if factor.along == "k" and layout != "plain" else "plain"
-    return Tile(emit, start, lines, max(PIECE, width * size), layout)
-
-
-def _bytes(found: Product, contract: Contract) -> tuple[int, int]:
-    emit = GpuEmitter()
-    one, two = (_tile(emit, 0, found, contract, number).size for number in (0, 1))
-    return one, two
-
-
-def _parts(found: Product, name: str) -> Tensor:
-    """Memory for the sums of one part of k: the output's axes in the order batch, m, n."""
-    axes = (*found.batch.axes, *found.m.axes, *found.n.axes)
-    return Tensor(f"{name}.parts", tuple(axis.extent for axis in axes) or (1,), found.total)
-
-
-def _own(tensor: Tensor, axes: tuple[object, ...]) -> Load:
-    """A tensor at those axes, or at its one element."""
-    return tensor[axes or (0,)]  # type: ignore[index]
-
-
-class _Text:
-    """What both kernels have: parameters, head and foot."""
-
-    def __init__(self, symbol: str, spec: TargetSpec, arguments: list[Tensor], last: int) -> None:
-        self.emit, self.symbol, self.spec = GpuEmitter(), symbol, spec
-        self.arguments = arguments
-        self.bases = {one.name: f"%in.{number}" for number, one in enumerate(arguments)}
-        self._written = arguments[last].name
-
-    def _wrapped(self, lines: list[str], threads: int, head: str = "") -> str:
-        parameters = []
-        for number, tensor in enumerate(self.arguments):
-            reads = "" if tensor.name == self._written else "readonly "
-            parameters.append(f"{ptx.GLOBAL} noalias {reads}align {ALIGNED} %in.{number}")
-        start = f"define ptx_kernel void @{self.symbol}({', '.join(parameters)})"
-        start += f' nounwind "nvvm.reqntid"="{threads},1,1" {{'
-        return "\n".join([*([head] if head else []), start, *lines, "  ret void", "}"]) + "\n"
+        made = Kernel(Task(name, found, contract, spec, arguments, output.name))
+        return GpuCode(made.text(), (made.launch(places),), loops=made.loops())
+    parts = parts_of(found, name)
+    own = Task(f"{name}_parts", found, contract, spec, (*arguments[:-1], parts), parts.name, parts)
+    made = Kernel(own)
+    adder = Adder(Task(name, found, contract, spec, (*arguments, parts), output.name), parts)
+    more = len(arguments)
+    launches = (made.launch((*places[:-1], more)), adder.launch((*places, more)))
+    told = (*made.loops(), f"then {adder.total} sums of {contract.split} parts each")
+    scratch = contract.split * adder.total * SUM_BYTES
+    return GpuCode(made.text() + adder.text(), launches, (scratch,), told)
 
 
 @dataclass
@@ -169,33 +78,52 @@ class _State:
     k: Value
     reading: Value
     writing: Value
+    more: str = ""  # whether there is another block to copy; "" where there must be
 
 
-class Kernel(_Text):
+class Kernel(Text):
     """Blocks of sums of products, with all of the expression, or parts of sums in memory."""
 
-    def __init__(
-        self, symbol: str, found: Product, contract: Contract, spec: TargetSpec,
-        arguments: list[Tensor], parts: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(symbol, spec, arguments, -1)
-        self.found, self.contract, self.parts = found, contract, parts
-        self.sizes = _bytes(found, contract)
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        found, contract = task.found, task.contract
+        self.sizes = stage_bytes(found, contract)
         self.stage_bytes = sum(self.sizes)
         self.shared = self.stage_bytes * contract.stages
         rows, columns, depth = contract.block
         self.tiles = -(-found.m.total // rows), -(-found.n.total // columns)
-        self.rounds = -(-(-(-found.k.total // depth)) // contract.split)
+        deep = -(-found.k.total // depth)
+        self.rounds = -(-deep // contract.split)
         self.blocks = self.tiles[0] * self.tiles[1] * found.batch.total * contract.split
+        self.level = level(task.spec)
+
+    def launch(self, arguments: tuple[int, ...]) -> GpuLaunch:
+        """How it is launched, its parameters being those arguments."""
+        threads, symbol = self.contract.threads, self.task.symbol
+        return GpuLaunch(symbol, (self.blocks, 1, 1), (threads, 1, 1), arguments, self.shared)
+
+    def loops(self) -> tuple[str, ...]:
+        """What the kernel does, to be read."""
+        contract, found = self.contract, self.found
+        rows, columns, depth = contract.block
+        tall, wide = contract.tile
+        how = f"mma {contract.mma}" if contract.mma else "multiply-adds"
+        return (
+            f"blocks: {found.batch.total} x m {found.m.total} / {rows} x n {found.n.total} / "
+            f"{columns} x parts {contract.split} = {self.blocks}",
+            f"  {contract.threads} threads, {self.shared} bytes in {contract.stages} stages",
+            f"  for k {found.k.total} / {depth} / {contract.split} = {self.rounds}",
+            f"    each warp {tall} x {wide} by {how}",
+        )
 
     def text(self) -> str:
         """LLVM text of the kernel and its shared memory."""
         emit, contract, found = self.emit, self.contract, self.found
         self.thread = emit.special("tid.x")
         part, batch, row, column = self._place()
-        held = f"@{self.symbol}_shared"
-        shared = emit.value("a", f"ptrtoint {ptx.SHARED} {held} to i32")
-        values = _apart(emit, found.batch, batch)
+        memory = f"@{self.task.symbol}_shared"
+        shared = emit.value("a", f"ptrtoint {ptx.SHARED} {memory} to i32")
+        values = apart(emit, found.batch, batch)
         k = emit.multiply(part, self.rounds * contract.block[2])
         self.copies, operands, pointers = [], [], []
         start: Value = shared
@@ -205,17 +133,17 @@ class Kernel(_Text):
                 values, first, k, contract.block[number], contract.block[2],
                 self.rounds * contract.split,
             )  # fmt: skip
-            to_k = _to_k(contract, factor)
             form = Form(
-                _held(found, contract, factor), to_k, contract.vector, level(self.spec) >= ASYNC
+                held(found, contract, factor),
+                to_k(contract, factor),
+                contract.vector,
+                self.level >= ASYNC,
             )
-            tile = _tile(emit, start, found, contract, number)
+            tile = tile_of(emit, start, found, contract, number)
             copies = Copies(emit, factor, region, form, contract.threads)
-            pointers.append(
-                copies.prepare(tile, self.bases[factor.load.tensor.name], self.thread)
-            )
+            pointers.append(copies.prepare(tile, self.bases[factor.load.tensor.name], self.thread))
             self.copies.append(copies)
-            operands.append(Operand(tile, to_k))
+            operands.append(Operand(tile, form.to_k))
             start = emit.add(start, self.sizes[number])
         self.asynchronous = any(one.asynchronous for one in self.copies)
         self.needs_k = any(one.needs_k for one in self.copies)
@@ -230,8 +158,8 @@ class Kernel(_Text):
             ),
         )  # fmt: skip
         self._end(place, part, sums)
-        head = f"{held} = external addrspace(3) global [0 x i8], align 128"
-        return self._wrapped(emit.lines, contract.threads, head)
+        head = f"{memory} = external addrspace(3) global [0 x i8], align 128"
+        return self.wrapped(contract.threads, head)
 
     def _unit(self, operands: tuple[Operand, Operand]) -> Unit:
         contract, found = self.contract, self.found
@@ -241,7 +169,7 @@ class Kernel(_Text):
         if form == "s8":
             names = [one.dtype.replace("int", "") for one in (found.left, found.right)]
             form = ".".join({"8": "s8", "u8": "u8"}[name] for name in names)
-        old = level(self.spec) < 80
+        old = self.level < 80
         size = SIZES[found.left.dtype]
         return Mma(self.emit, contract, operands, found.total, form=form, size=size, old=old)
 
@@ -250,9 +178,9 @@ class Kernel(_Text):
         emit, (down, across) = self.emit, self.tiles
         number = emit.special("ctaid.x") if self.blocks > 1 else 0
         outer, tile = emit.divide(number, down * across) if down * across > 1 else (number, 0)
-        if self.contract.split == 1:
-            part, batch = 0, outer
-        else:
+        part: Value = 0
+        batch = outer
+        if self.contract.split > 1:
             part, batch = emit.divide(outer, self.found.batch.total)
         if self.found.batch.total == 1:
             batch = 0
@@ -312,8 +240,7 @@ class Kernel(_Text):
             elif self.asynchronous:
                 ptx.commit(emit)
             pointers = [
-                one.advance(pointer)
-                for one, pointer in zip(self.copies, pointers, strict=True)
+                one.advance(pointer) for one, pointer in zip(self.copies, pointers, strict=True)
             ]
             k = emit.add(k, depth)
         self._ready(ahead - 1)
@@ -323,21 +250,17 @@ class Kernel(_Text):
         kinds += [ptx.GLOBAL] * 2 + ["i32"] * 3
         more = ahead < self.rounds
         state = [*pointers, str(k), "0", str(ahead * self.stage_bytes)]
-        with emit.loop(
-            self.rounds, [*zip(kinds, [*sums, *current, *state], strict=True)]
-        ) as loop:
+        with emit.loop(self.rounds, [*zip(kinds, [*sums, *current, *state], strict=True)]) as loop:
             values, count = loop.values, len(sums)
             state = values[count + len(current) :]
-            now = _State(state[:2], _value(state[2]), _value(state[3]), _value(state[4]))
-            when = ""
+            k, reading, writing = (_value(one) for one in state[2:])
+            now = _State(state[:2], k, reading, writing)
             if more and not isinstance(loop.iv, int):
-                when = emit.value("c", f"icmp ult i32 {loop.iv}, {self.rounds - ahead}")
-            sums, current = self._round(
-                now, values[:count], values[count : count + len(current)], loop.iv, more, when
-            )
+                now.more = emit.value("c", f"icmp ult i32 {loop.iv}, {self.rounds - ahead}")
+            own = values[:count], values[count : count + len(current)]
+            sums, current = self._round(now, *own, loop.iv, begins=more)
             pointers = [
-                one.advance(pointer)
-                for one, pointer in zip(self.copies, now.pointers, strict=True)
+                one.advance(pointer) for one, pointer in zip(self.copies, now.pointers, strict=True)
             ]
             loop.next = [
                 *sums, *current, *pointers, str(emit.add(now.k, depth)),
@@ -346,7 +269,7 @@ class Kernel(_Text):
         return loop.final[:count]
 
     def _round(
-        self, now: _State, sums: list[str], current: list[str], iv: Value, more: bool, when: str
+        self, now: _State, sums: list[str], current: list[str], iv: Value, *, begins: bool
     ) -> tuple[list[str], list[str]]:
         """Multiply one block of k; `now.reading` is moved to the next one."""
         unit, contract = self.unit, self.contract
@@ -354,8 +277,8 @@ class Kernel(_Text):
         read = None
         for step in range(steps):
             if step == 0:
-                if more:
-                    read = self._begin(now.pointers, now.k, now.writing, when)
+                if begins:
+                    read = self._begin(now.pointers, now.k, now.writing, now.more)
                 elif self.asynchronous:
                     ptx.commit(self.emit)
             if step < steps - 1:
@@ -391,78 +314,14 @@ class Kernel(_Text):
         found, stage = self.found, self.found.stage
         at = [*zip(self.unit.rows, self.unit.columns, strict=True)]
         bases = dict(self.bases)
-        body, to = stage.body, stage.tensor[stage.axes] if stage.axes else _own(stage.tensor, ())
+        body, to = stage.body, at_axes(stage.tensor, stage.axes)
         if self.parts is not None:
-            axes = (*found.batch.axes, *found.m.axes, *found.n.axes)
-            body, to = Total(found.total), _own(self.parts, axes)
-            bases[self.parts.name] = _part(self.emit, bases[self.parts.name], part, found)
-        epilogue = Epilogue(self.emit, stage, place, bases, level(self.spec))
+            body, to = Total(found.total), at_axes(self.parts, axes_of(found))
+            bases[self.parts.name] = part_at(self.emit, bases[self.parts.name], part, found)
+        epilogue = Epilogue(self.emit, stage, place, bases, self.level)
         epilogue.store(body, to, sums, at, self.unit.run)
-
-
-class Adder(_Text):
-    """The parts of sums added up, and the rest of the expression: one output for each thread."""
-
-    def __init__(
-        self, symbol: str, found: Product, contract: Contract, spec: TargetSpec,
-        arguments: list[Tensor], parts: Tensor,
-    ) -> None:  # fmt: skip
-        super().__init__(symbol, spec, arguments, -2)
-        self.found, self.contract, self.parts = found, contract, parts
-        self.axes = (*found.batch.axes, *found.m.axes, *found.n.axes)
-        self.flat = Flat(self.axes)
-        self.total = self.flat.total
-        self.blocks = -(-self.total // ADDERS)
-
-    def text(self) -> str:
-        """LLVM text of the kernel."""
-        emit, found, stage = self.emit, self.found, self.found.stage
-        block = emit.special("ctaid.x") if self.blocks > 1 else 0
-        index = emit.add(emit.multiply(block, ADDERS), emit.special("tid.x"))
-        tail = self.total % ADDERS != 0
-        fits = emit.value("c", f"icmp ult i32 {index}, {self.total}") if tail else ""
-        long = emit.value("l", f"zext i32 {index} to i64")
-        first = f"getelementptr i32, {ptx.GLOBAL} {self.bases[self.parts.name]}, i64 {long}"
-        pointer = emit.value("p", first)
-        wide = kind(found.total)
-        zero = "0" if found.total == "int32" else "0.0"
-        with emit.loop(self.contract.split, [(wide, zero), (ptx.GLOBAL, pointer)]) as loop:
-            total, where = loop.values
-            word = ptx.load_global(emit, where, 4, fits)[0]
-            if found.total == "float32":
-                word = emit.value("v", f"bitcast i32 {word} to float")
-            add = "fadd" if found.total == "float32" else "add"
-            after = f"getelementptr i32, {ptx.GLOBAL} {where}, i64 {self.total}"
-            loop.next = [
-                emit.value("v", f"{add} {wide} {total}, {word}"), emit.value("p", after)
-            ]  # fmt: skip
-        place = Place({}, Flat(()), self.flat, 0, index, (False, tail))
-        to = stage.tensor[stage.axes] if stage.axes else _own(stage.tensor, ())
-        epilogue = Epilogue(emit, stage, place, self.bases, level(self.spec))
-        epilogue.store(stage.body, to, loop.final[:1], [(0, 0)], 1)
-        return self._wrapped(emit.lines, ADDERS)
-
-
-def _part(emit: GpuEmitter, base: str, part: Value, found: Product) -> str:
-    """Where the sums of a part of k begin."""
-    size = found.batch.total * found.m.total * found.n.total * 4
-    long = emit.value("l", f"zext i32 {part} to i64")
-    far = emit.value("l", f"mul nsw i64 {long}, {size}")
-    return emit.value("p", f"getelementptr i8, {ptx.GLOBAL} {base}, i64 {far}")
-
-
-def _apart(emit: GpuEmitter, flat: Flat, index: Value) -> dict[str, Value]:
-    """The axes of a flat index."""
-    values: dict[str, Value] = {}
-    for axis in reversed(flat.axes[1:]):
-        index, values[axis.name] = emit.divide(index, axis.extent)
-    if flat.axes:
-        values[flat.axes[0].name] = index
-    return values
 
 
 def _value(text: str) -> Value:
     """An index out of the loop's values: a number where it goes round only once."""
     return int(text) if text.isdigit() else text
-
-

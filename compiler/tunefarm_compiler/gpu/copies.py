@@ -145,14 +145,10 @@ class Copies:
     def _place(self) -> Spot:
         """Where the thread's first vector lies in the tile."""
         emit, held = self.emit, SIZES[self.form.held]
-        line, along = (
-            (self._side_at, self._k_at) if self.form.to_k else (self._k_at, self._side_at)
-        )
-        whole = self.straight and self.count * held >= PIECE
-        if whole:
-            piece, rest = emit.divide(emit.multiply(along, held), PIECE)[0], 0
-        else:
-            piece, rest = emit.divide(emit.multiply(along, held), PIECE)
+        line, along = (self._side_at, self._k_at) if self.form.to_k else (self._k_at, self._side_at)
+        piece, rest = emit.divide(emit.multiply(along, held), PIECE)
+        if self.straight and self.count * held >= PIECE:
+            rest = 0
         spot = self._tile.spot(line, piece)
         return Spot(emit.add(spot.line, rest), spot.piece)
 
@@ -271,9 +267,7 @@ class Copies:
             read.append(words)
         return read
 
-    def _vector(
-        self, pointer: str, k: Value, slot: Slot, stage: Value, when: str
-    ) -> list[str]:
+    def _vector(self, pointer: str, k: Value, slot: Slot, stage: Value, when: str) -> list[str]:
         emit = self.emit
         if slot.k not in self._ks:
             self._ks[slot.k] = self._k(k, slot.k)
@@ -287,9 +281,9 @@ class Copies:
         if not self.asynchronous:
             whole = self._both([when, *conditions])
             return ptx.load_global(emit, source[0], self.bytes_at_once, whole, source[1])
-        to, at_byte = self._to(slot, stage)
-        whole, skip = self._both(conditions[1:]), self._both([when, self._inside])
-        ptx.copy_async(emit, to, at_byte, source, self.bytes_at_once, whole, skip)
+        whole, runs = self._both(conditions[1:]), self._both([when, self._inside])
+        to = self._to(slot, stage)
+        ptx.copy_async(emit, to, source, self.bytes_at_once, whole=whole, when=runs)
         return []
 
     def _source(self, pointer: str, *offsets: Value) -> tuple[str, int]:
@@ -305,9 +299,7 @@ class Copies:
     def _to(self, slot: Slot, stage: Value, more: int = 0) -> tuple[Value, int]:
         """Where in shared memory a slot goes, `more` bytes further."""
         held = SIZES[self.form.held]
-        line, byte = (
-            (slot.side, slot.k * held) if self.form.to_k else (slot.k, slot.side * held)
-        )
+        line, byte = (slot.side, slot.k * held) if self.form.to_k else (slot.k, slot.side * held)
         piece, rest = divmod(byte + more, PIECE)
         base, at = self._tile.at(self._spot, line, piece)
         return self.emit.add(base, stage), at + rest
@@ -330,7 +322,7 @@ class Copies:
                 self._write(part, size * len(part), self._to(slot, stage, at * size))
 
     def _write(self, words: list[str], size: int, to: tuple[Value, int]) -> None:
-        ptx.store_shared(self.emit, *to, words, size, self._inside)
+        ptx.store_shared(self.emit, to, words, size, self._inside)
 
     def _transposed(self, words: list[str]) -> list[str]:
         """Of 4 lines of bytes the columns, each in a word."""
@@ -340,7 +332,7 @@ class Copies:
             high = ptx.permute(emit, words[2], words[3], 0x7740)
             return [ptx.permute(emit, low, high, 0x5410)]
         halves = [
-            [ptx.permute(emit, *words[at : at + 2], picks) for picks in (0x5140, 0x7362)]
+            [ptx.permute(emit, words[at], words[at + 1], picks) for picks in (0x5140, 0x7362)]
             for at in (0, 2)
         ]
         return [

@@ -149,9 +149,7 @@ class Epilogue:
         if not place.tails[column]:
             return ""
         if (column, move) not in self._fits:
-            flat, index = (
-                (place.columns, place.column) if column else (place.rows, place.row)
-            )
+            flat, index = (place.columns, place.column) if column else (place.rows, place.row)
             at = self.emit.add(index, move)
             self._fits[column, move] = self.emit.value("c", f"icmp ult i32 {at}, {flat.total}")
         return self._fits[column, move]
@@ -200,8 +198,8 @@ class Epilogue:
                 return self._load(expr, row, column, self._both(*own))
             case Cast(value, "bfloat16") if value.dtype == "float32":
                 if self.level >= 80:
-                    number = self._value(value, row, column)
-                    return ptx.convert(self.emit, "rn.bf16.f32", number, "i16")
+                    wide = self._value(value, row, column)
+                    return ptx.convert(self.emit, "rn.bf16.f32", wide, "i16")
                 if id(expr) not in self._expanded:
                     self._expanded[id(expr)] = functions.to_bfloat(value)
                 return self._value(self._expanded[id(expr)], row, column)

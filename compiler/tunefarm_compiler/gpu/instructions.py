@@ -34,8 +34,8 @@ def _slots(first: int, count: int) -> str:
 
 
 def copy_async(
-    emit: Emitter, to: Value, at: int, source: tuple[str, int], size: int, whole: str = "",
-    when: str = "",
+    emit: Emitter, to: tuple[Value, int], source: tuple[str, int], size: int, *,
+    whole: str = "", when: str = "",
 ) -> None:  # fmt: skip
     """Begin to copy 4, 8 or 16 bytes from an address and a number to it to shared memory's.
 
@@ -43,7 +43,7 @@ def copy_async(
     where `when` is.
     """
     cache = "cg" if size == 16 else "ca"
-    operands, limits = [f"i32 {to}", f"{GLOBAL} {source[0]}"], ["r", "l"]
+    operands, limits = [f"i32 {to[0]}", f"{GLOBAL} {source[0]}"], ["r", "l"]
     given = ""
     if whole:
         read = emit.value("z", f"select i1 {whole}, i32 {size}, i32 0")
@@ -52,7 +52,7 @@ def copy_async(
     if when:
         guard = f"@${len(operands)} "
         operands, limits = [*operands, f"i1 {when}"], [*limits, "b"]
-    text = f"{guard}cp.async.{cache}.shared.global [$0+{at}], [$1+{source[1]}], {size}{given};"
+    text = f"{guard}cp.async.{cache}.shared.global [$0+{to[1]}], [$1+{source[1]}], {size}{given};"
     _asm(emit, text, ",".join(limits), ", ".join(operands))
 
 
@@ -66,9 +66,7 @@ def wait(emit: Emitter, left: int) -> None:
     _asm(emit, f"cp.async.wait_group {left};", "", "")
 
 
-def load_global(
-    emit: Emitter, source: str, size: int, when: str = "", at: int = 0
-) -> list[str]:
+def load_global(emit: Emitter, source: str, size: int, when: str = "", at: int = 0) -> list[str]:
     """1, 2 or 4 bytes in a word, or 8 or 16 in several; zeros, unread, where `when` is false."""
     count = max(1, size // 4)
     result = f"{{{_slots(0, count)}}}" if count > 1 else "$0"
@@ -82,29 +80,28 @@ def load_global(
     return _words(emit, _asm(emit, read, limits, operands, _several(count)), count)
 
 
-def store_global(emit: Emitter, where: str, words: Sequence[str], size: int, when: str) -> None:
+def store_global(emit: Emitter, to: str, words: Sequence[str], size: int, when: str) -> None:
     """Words to memory where `when` holds: of 1 and 2 bytes the low ones of a word."""
-    _store(emit, "global", ("l", f"{GLOBAL} {where}"), 0, words, size, when)
+    _asm(emit, *_store("global", ("l", f"{GLOBAL} {to}"), 0, words, size, when))
 
 
 def store_shared(
-    emit: Emitter, to: Value, at: int, words: Sequence[str], size: int, when: str
+    emit: Emitter, to: tuple[Value, int], words: Sequence[str], size: int, when: str
 ) -> None:
-    """The same to byte `to` + `at` of shared memory."""
-    _store(emit, "shared", ("r", f"i32 {to}"), at, words, size, when)
+    """The same to shared memory, at a byte and a number that is added to it."""
+    _asm(emit, *_store("shared", ("r", f"i32 {to[0]}"), to[1], words, size, when))
 
 
-def _store(
-    emit: Emitter, space: str, where: tuple[str, str], at: int, words: Sequence[str], size: int,
-    when: str,
-) -> None:  # fmt: skip
+def _store(  # noqa: PLR0917
+    space: str, where: tuple[str, str], at: int, words: Sequence[str], size: int, when: str
+) -> tuple[str, str, str]:
     count = len(words)
     given = f"{{{_slots(1, count)}}}" if count > 1 else "$1"
     guard = f"@${count + 1} " if when else ""
     limits = ",".join([where[0], *["r"] * count, *(["b"] if when else [])])
     operands = [where[1], *(f"i32 {word}" for word in words), *([f"i1 {when}"] if when else [])]
     text = f"{guard}st.{space}.{_KINDS[size]} [$0+{at}], {given};"
-    _asm(emit, text, limits, ", ".join(operands))
+    return text, limits, ", ".join(operands)
 
 
 def load_shared(emit: Emitter, base: Value, at: int, dtype: str, count: int) -> list[str]:

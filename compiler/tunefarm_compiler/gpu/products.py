@@ -27,6 +27,7 @@ from tunefarm_compiler.te import (
     Reduce,
     Select,
     Tensor,
+    walk,
 )
 
 VECTOR = 16  # bytes in the widest access
@@ -149,8 +150,7 @@ class Product:
     @property
     def total(self) -> str:
         """The type of the sums."""
-        assert self.stage.reduce is not None
-        return self.stage.reduce.dtype
+        return self.stage.reduce.dtype if self.stage.reduce else self.stage.tensor.dtype
 
     @property
     def operations(self) -> int:
@@ -167,12 +167,12 @@ def product(output: Tensor) -> Product | None:
     stage = stages[-1]
     match stage.reduce:
         case Reduce("add", Binary("mul", one, two), axes):
-            found = [_peeled(side, stage.reduce.dtype) for side in (one, two)]
+            first, second = _peeled(one, stage.reduce.dtype), _peeled(two, stage.reduce.dtype)
         case _:
             return None
-    if found[0] is None or found[1] is None:
+    if first is None or second is None or not _simple(stage):
         return None
-    (left, left_windows), (right, right_windows) = found
+    (left, left_windows), (right, right_windows) = first, second
     used = [_axes(left, left_windows), _axes(right, right_windows)]
     spatial = [axis for axis in stage.axes if axis.extent > 1]
     lone = [
@@ -184,10 +184,16 @@ def product(output: Tensor) -> Product | None:
     sides = [(left, left_windows, lone[0]), (right, right_windows, lone[1])]
     if spatial and spatial[-1] in lone[0]:  # columns lie side by side in the output
         sides.reverse()
-    first, second = (
-        Factor(load, windows, Flat(tuple(own)), k) for load, windows, own in sides
+    rows, columns = (Factor(load, windows, Flat(tuple(own)), k) for load, windows, own in sides)
+    return Product(stage, rows, columns, Flat(tuple(batch)), rows.side, columns.side, k)
+
+
+def _simple(stage: Stage) -> bool:
+    """Whether what is done with the sum reads tensors as they are, and under no condition."""
+    parts = [*walk(stage.body)]
+    return not any(isinstance(one, Inside) for one in parts) and all(
+        load.tensor.compute is None for load in stage.loads
     )
-    return Product(stage, first, second, Flat(tuple(batch)), first.side, second.side, k)
 
 
 def _axes(load: Load, windows: Sequence[Window]) -> set[str]:

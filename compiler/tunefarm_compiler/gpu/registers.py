@@ -7,9 +7,9 @@ can be under way, and knows which rows and columns of the block its sums are.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from tunefarm_compiler.contract import WARP, Contract
 from tunefarm_compiler.emit import Emitter, Value, kind
 from tunefarm_compiler.gpu import instructions as ptx
-from tunefarm_compiler.gpu.contract import WARP, Contract
 from tunefarm_compiler.gpu.shared import PIECE, Spot, Tile
 
 
@@ -118,9 +118,7 @@ class Fma(Unit):
         """One multiply-add for each sum."""
         rows, columns = read[: self._counts[0]], read[self._counts[0] :]
         pairs = [(row, column) for row in rows for column in columns]
-        return [
-            self._add(*pair, total) for pair, total in zip(pairs, sums, strict=True)
-        ]
+        return [self._add(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
 
     def _add(self, left: str, right: str, total: str) -> str:
         if self.total == "float32":
@@ -132,7 +130,7 @@ class Fma(Unit):
 
 # What each kind multiplies at a time: LLVM's and PTX's words for it.
 FORMS = {"f16": "f32.f16.f16.f32", "bf16": "f32.bf16.bf16.f32", "tf32": "f32.tf32.tf32.f32"}
-STEP = 32  # bytes of k in a step, of every kind
+STEP = 2 * PIECE  # bytes of k in a step, of every kind
 
 
 class Mma(Unit):
@@ -222,7 +220,9 @@ class Mma(Unit):
         if self._form in FORMS:
             if not self._old:
                 deep = "m16n8k8" if self._form == "tf32" else "m16n8k16"
-                return ptx.multiply_matrices(emit, f"{deep}.row.col.{FORMS[self._form]}", a, b, sums)
+                return ptx.multiply_matrices(
+                    emit, f"{deep}.row.col.{FORMS[self._form]}", a, b, sums
+                )
             form = f"m16n8k8.row.col.{FORMS[self._form]}"
             sums = ptx.multiply_matrices(emit, form, a[:2], b[:1], sums)
             return ptx.multiply_matrices(emit, form, a[2:], b[1:], sums)
@@ -234,6 +234,3 @@ class Mma(Unit):
             low = ptx.multiply_matrices(emit, form, [a[2 * number + 1]], [b[number]], sums[2:])
             sums = [*high, *low]
         return sums
-
-
-assert PIECE * 2 == STEP

@@ -30,7 +30,7 @@ class Tile:
     """
 
     emit: Emitter
-    start: int
+    start: Value
     lines: int
     width: int
     layout: str
