@@ -9,7 +9,7 @@ from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_compiler.contract import LAYOUTS, WARP, Contract
 from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.gpu.fitting import KINDS, LEVELS, check, level
-from tunefarm_compiler.gpu.products import Product, product
+from tunefarm_compiler.gpu.products import Factor, Product, product
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Tensor
 
@@ -21,6 +21,9 @@ CARDS = {75: 40, 80: 108, 86: 82, 87: 16, 89: 128, 90: 132, 100: 148, 120: 170}
 LEAST = 8  # rows, columns and k: below, there is nothing to share and a loop does as well
 MOST_SPLIT = 16
 TRIES = 200
+TENSOR_RATE = 8  # products of tensor cores in the time of one multiply-add of all threads
+PLAIN, APART = 2, 8  # instructions around a copy, and around one whose address is taken apart
+MOST_COPIES = 16  # of each thread, of each factor and block
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,14 @@ TENSOR = (
     Size(64, 64, (2, 2), 0.65),
     Size(32, 128, (1, 4), 0.6),
     Size(128, 32, (4, 1), 0.6),
-    Size(32, 64, (1, 2), 0.45),
-    Size(64, 32, (2, 1), 0.45),
-    Size(32, 32, (1, 1), 0.3),
+    Size(32, 64, (1, 4), 0.45),
+    Size(64, 32, (4, 1), 0.45),
+    Size(32, 32, (2, 2), 0.3),
     Size(16, 128, (1, 4), 0.35),
     Size(128, 16, (4, 1), 0.35),
-    Size(16, 32, (1, 2), 0.15),
-    Size(32, 16, (1, 1), 0.15),
-    Size(16, 16, (1, 1), 0.1),
+    Size(16, 32, (1, 4), 0.15),
+    Size(32, 16, (2, 2), 0.15),
+    Size(16, 16, (1, 2), 0.1),
 )
 SCALAR = (
     Size(128, 128, (4, 2), 1.0),
@@ -133,11 +136,20 @@ def _time(found: Product, size: Size, split: int, spec: TargetSpec) -> float:
     """Of the longest way through one multiprocessor, in multiply-adds at full speed."""
     cards = CARDS[_known(spec)]
     waves = -(-_blocks(found, size) * split // cards)
-    own = size.rows * size.columns * -(-found.k.total // split) / size.speed
+    ways = TENSOR_RATE if tensor_kind(found, spec) else 1
+    copied = sum(_copied(*one) for one in ((found.left, size.rows), (found.right, size.columns)))
+    own = (size.rows * size.columns / size.speed + copied * ways) * -(-found.k.total // split)
     added = 0.0
     if split > 1:
         added = found.batch.total * found.m.total * found.n.total * (split + 1) * 16 / cards
     return waves * own + added
+
+
+def _copied(factor: Factor, side: int) -> float:
+    """Instructions that copy an index of k of a side, by all threads."""
+    wide = max(factor.width(factor.k), factor.width(factor.side))
+    plain = factor.step(factor.k) is not None and factor.step(factor.side) is not None
+    return side / wide * (PLAIN if plain else APART)
 
 
 def _contract(found: Product, size: Size, split: int, kind: str, spec: TargetSpec) -> Contract:
@@ -147,10 +159,25 @@ def _contract(found: Product, size: Size, split: int, kind: str, spec: TargetSpe
     stages = 2 if level(spec) < 80 else 4 if spec.shared_bytes > 128 << 10 else 3
     if not kind:
         stages = min(3, stages)
+    warps = size.warps
+    while kind and _copies(found, size, warps, depth) > MOST_COPIES and warps[0] * warps[1] < 8:
+        tall, wide = size.rows // warps[0], size.columns // warps[1]
+        if max(tall, wide) <= 16:
+            break
+        warps = (warps[0] * 2, warps[1]) if tall > wide else (warps[0], warps[1] * 2)
     return Contract(
-        (size.rows, size.columns, depth), size.warps, size.lanes, kind,
+        (size.rows, size.columns, depth), warps, size.lanes, kind,
         max(2, min(stages, rounds)), split=split,
     )  # fmt: skip
+
+
+def _copies(found: Product, size: Size, warps: tuple[int, int], depth: int) -> float:
+    """The most that a thread copies at a time of a factor: each needs a register or two."""
+    each = []
+    for factor, side in ((found.left, size.rows), (found.right, size.columns)):
+        wide = max(factor.width(factor.k), factor.width(factor.side))
+        each.append(side * depth / wide / (WARP * warps[0] * warps[1]))
+    return max(each)
 
 
 def draw(output: Tensor, spec: TargetSpec, pick: Pick[int]) -> Contract:

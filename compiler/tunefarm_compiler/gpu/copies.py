@@ -114,7 +114,8 @@ class Copies:
             (region.side, region.depth) if self.by_k else (region.depth // group, region.side)
         )
         across = min(length // self.count, self.threads)
-        if not self.straight and self.count == 1 and self.threads // LANES <= lines:
+        turns = not self.straight and (self.count == 1 or self.words)
+        if turns and self.threads // LANES <= lines:
             across = min(across, LANES)
         down = self.threads // across
         line, column = emit.divide(thread, across)
