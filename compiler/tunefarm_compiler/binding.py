@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from tunefarm_compiler.contract import Contract
+
 BINDS = ("block", "thread", "")
 WARP = 32
 MOST_THREADS = 1024
@@ -15,11 +17,13 @@ class Gpu:
 
     "block": the blocks of the grid; "thread": the threads of a block; "": one thread, one block
     after the other. Of loops that are bound alike the last one varies fastest. The scratch of a
-    stage in shared memory has rows that are `pad` elements longer than what they hold.
+    stage in shared memory has rows that are `pad` elements longer than what they hold. A sum of
+    products may have a `contract` instead of loops and binds.
     """
 
     binds: tuple[str, ...] = ()
     pad: int = 0
+    contract: Contract | None = None
 
     def data(self) -> dict[str, Any]:
         """As JSON has it; what says nothing is left out."""
@@ -30,4 +34,9 @@ class Gpu:
         """Of what `data` gave. Raises: ValueError, TypeError, KeyError."""
         if unknown := set(data) - {field.name for field in fields(cls)}:
             raise ValueError(f"unknown field {min(unknown)!r} of gpu")
-        return cls(tuple(str(bind) for bind in data["binds"]), int(data.get("pad", 0)))
+        contract = data.get("contract")
+        return cls(
+            tuple(str(bind) for bind in data["binds"]),
+            int(data.get("pad", 0)),
+            None if contract is None else Contract.read(contract),
+        )

@@ -84,6 +84,7 @@ def _initialize() -> None:
     llvm.initialize_all_asmprinters()
     # Our loops already step pointers; finding that out takes LLVM as long as all the rest.
     llvm.set_option("tunefarm", "-disable-lsr")
+    llvm.set_option("tunefarm", "-nvptx-short-ptr")  # addresses in shared memory have 32 bits
     # The first three find nothing to do in any kernel for any target; what the last one changes, no
     # clock tells from noise, and it takes a fifteenth of the time.
     for name in ("early-taildup", "tail-duplicate", "early-ifcvt", "cgp"):

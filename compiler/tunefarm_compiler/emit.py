@@ -107,6 +107,23 @@ class Emitter:
             return left if factor else 0
         return self.value("i", f"mul nsw {self.index} {left}, {factor}")
 
+    def xor(self, left: Value, right: Value) -> Value:
+        """The bits of one but not of both, folded where both are known."""
+        if isinstance(left, int) and isinstance(right, int):
+            return left ^ right
+        if 0 in (left, right):
+            return right if left == 0 else left
+        return self.value("i", f"xor {self.index} {left}, {right}")
+
+    def divide(self, value: Value, by: int) -> tuple[Value, Value]:
+        """Quotient and remainder of an index that is not negative, folded where known."""
+        if isinstance(value, int):
+            return divmod(value, by)
+        if by == 1:
+            return value, 0
+        quotient = self.value("i", f"udiv {self.index} {value}, {by}")
+        return quotient, self.value("i", f"urem {self.index} {value}, {by}")
+
     def extreme(self, op: str, left: Value, right: Value) -> Value:
         """The larger ("smax") or smaller ("smin") of two signed indices, folded where known."""
         if isinstance(left, int) and isinstance(right, int):

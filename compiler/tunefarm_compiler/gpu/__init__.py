@@ -1,7 +1,8 @@
 """Kernels for GPUs: from the same expressions, stages and functions as those for processors.
 
 A function is one kernel, or several launched one after the other: a stage attached at depth 0 fills
-memory of its own before what reads it. `loops.py` lowers any expression.
+memory of its own before what reads it. `loops.py` lowers any expression; `contraction.py` sums of
+products, in blocks that threads copy to shared memory together.
 """
 
 from tunefarm_compiler.gpu.kernels import GpuCode
@@ -14,6 +15,8 @@ __all__ = ["GpuCode", "compile_function"]
 
 def compile_function(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> GpuCode:
     """LLVM text of its kernels, and how they are launched. Raises: InvalidScheduleError."""
-    from tunefarm_compiler.gpu import loops
+    from tunefarm_compiler.gpu import contraction, loops
 
+    if schedule.gpu and schedule.gpu.contract:
+        return contraction.compile_schedule(name, output, schedule, spec)
     return loops.compile_loops(name, output, schedule, spec)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from tunefarm_compiler.binding import WARP, Gpu
 from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
+from tunefarm_compiler.gpu import contracts
 from tunefarm_compiler.gpu.divide import power
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, copied, plan
@@ -27,6 +28,8 @@ Bound = tuple[str, int, str]
 
 def default(output: Tensor, spec: TargetSpec) -> Schedule:
     """The schedule of an expression. What is not inlined is computed for each block of rows."""
+    if contract := contracts.default(output, spec):
+        return Schedule((), 1, gpu=Gpu(contract=contract))
     output = suited(output, spec)
     stages = kept(output)
     *before, last = plan(output, stages)

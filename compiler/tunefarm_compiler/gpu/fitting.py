@@ -1,0 +1,83 @@
+"""What a contract makes of a product on a GPU: tiles in shared memory, and whether they fit."""
+
+from tunefarm_proto.errors import InvalidScheduleError
+
+from tunefarm_compiler.contract import Contract
+from tunefarm_compiler.emit import SIZES, Value
+from tunefarm_compiler.gpu.emitter import GpuEmitter
+from tunefarm_compiler.gpu.products import Factor, Product
+from tunefarm_compiler.gpu.registers import STEP
+from tunefarm_compiler.gpu.shared import PIECE, Tile
+from tunefarm_compiler.targets import TargetSpec
+
+KINDS = {"f16": ("float16",), "bf16": ("bfloat16",), "tf32": ("float32",), "s8": ("int8", "uint8")}
+LEVELS = {"": 0, "f16": 75, "s8": 75, "bf16": 80, "tf32": 80}
+ASYNC = 80  # from this level on shared memory is filled without registers
+
+
+def level(spec: TargetSpec) -> int:
+    """Its compute capability, as in 80."""
+    return int(spec.cpu.removeprefix("sm_").rstrip("a"))
+
+
+def check(found: Product, contract: Contract, spec: TargetSpec) -> None:
+    """Whether a contract suits a product on that GPU. Raises: InvalidScheduleError."""
+    contract.check()
+    dtypes = {found.left.dtype, found.right.dtype}
+    if contract.mma:
+        if not dtypes <= set(KINDS[contract.mma]):
+            raise InvalidScheduleError(
+                f"contraction: mma={contract.mma!r} of {' and '.join(sorted(dtypes))}",
+                f"it is for {' and '.join(KINDS[contract.mma])}",
+            )
+        if level(spec) < LEVELS[contract.mma]:
+            raise InvalidScheduleError(
+                f"contraction: {spec.cpu} has no mma of {contract.mma}",
+                f"it needs sm_{LEVELS[contract.mma]}, or leave mma out",
+            )
+        least = STEP // SIZES[found.left.dtype]
+        if contract.block[2] < least:
+            raise InvalidScheduleError(
+                f"contraction: a block of {contract.block[2]} along k", f"{least} at least"
+            )
+    needs = sum(stage_bytes(found, contract)) * contract.stages
+    if needs > spec.shared_bytes:
+        raise InvalidScheduleError(
+            f"contraction: {needs} bytes of shared memory, {spec.cpu} has {spec.shared_bytes}",
+            "take smaller blocks or fewer stages",
+        )
+    if contract.split > 1 and (contract.split - 1) * contract.block[2] >= found.k.total:
+        raise InvalidScheduleError(
+            f"contraction: {contract.split} parts of k={found.k.total}",
+            f"each needs more than none of its blocks of {contract.block[2]}",
+        )
+
+
+def held(found: Product, contract: Contract, factor: Factor) -> str:
+    """The type of a factor in shared memory."""
+    return factor.dtype if contract.mma else found.total
+
+
+def to_k(contract: Contract, factor: Factor) -> bool:
+    """Whether a factor's lines in shared memory run along k."""
+    return bool(contract.mma) and (SIZES[factor.dtype] != 2 or factor.along == "k")
+
+
+def tile_of(
+    emit: GpuEmitter, start: Value, found: Product, contract: Contract, number: int
+) -> Tile:
+    """The tile of the left factor (0) or of the right one."""
+    factor = (found.left, found.right)[number]
+    side, depth = contract.block[number], contract.block[2]
+    size = SIZES[held(found, contract, factor)]
+    lines, width = (side, depth) if to_k(contract, factor) else (depth, side)
+    layout = contract.layout
+    if not contract.mma:  # threads read along a line; lines collide where columns are written
+        layout = "pad" if factor.along == "k" and layout != "plain" else "plain"
+    return Tile(emit, start, lines, max(PIECE, width * size), layout)
+
+
+def stage_bytes(found: Product, contract: Contract) -> tuple[int, int]:
+    emit = GpuEmitter()
+    one, two = (tile_of(emit, 0, found, contract, number).size for number in (0, 1))
+    return one, two
