@@ -1,6 +1,5 @@
 """Small kernels for the tests of the PTX machine, and the assembler that has to take them too."""
 
-import glob
 import shutil
 import subprocess
 import tempfile
@@ -50,7 +49,7 @@ def kernel(body: str, pointers: int = 4, name: str = "k", extra: str = "") -> st
 def assembler() -> str | None:
     """ptxas, or None."""
     found = shutil.which("ptxas")
-    places = sorted(glob.glob("/usr/local/cuda*/bin/ptxas"))
+    places = sorted(map(str, Path("/usr/local").glob("cuda*/bin/ptxas")))
     return found or (places[-1] if places else None)
 
 
