@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import IllegalAddressError, MisalignedAddressError, SharedRaceError
+from .errors import (
+    IllegalAddressError,
+    MisalignedAddressError,
+    SharedRaceError,
+    UndefinedResultError,
+)
 from .frame import Frame
 from .kinds import Array, Kind
 from .memory import LOCAL_WINDOW, SHARED_WINDOW, WINDOW
@@ -138,9 +143,14 @@ def _store_global(f: Frame, asked: Request, values: list[Array]) -> None:
         data = allocation.data.view(kind.raw)
         for j, value in enumerate(values):
             some = value if places is None or len(value) == 1 else value[places]
-            if len(index) == 1 and len(some) > 1:
-                some = some[-1:]
-            data[index + j] = some
+            own = index + j if j else index
+            if len(some) > len(own):
+                own = np.broadcast_to(own, some.shape)
+            data[own] = some
+            lost = data[own] != some
+            if np.count_nonzero(lost):
+                bad = allocation.start + int(own[np.flatnonzero(lost)[0]]) * kind.bytes
+                raise UndefinedResultError(f"threads write different values to 0x{bad:x}")
 
 
 # -- shared

@@ -64,6 +64,7 @@ KINDS = {
         _kind("tf32", "tf", 32),
         _kind("f16x2", "f16x2", 32),
         _kind("bf16x2", "bf16x2", 32),
+        _kind("f32x2", "f32x2", 64),
         _kind("u16x2", "u16x2", 32),
         _kind("s16x2", "s16x2", 32),
         _kind("e4m3", "e4m3", 8),

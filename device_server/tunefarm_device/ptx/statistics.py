@@ -16,9 +16,8 @@ BANKS = 32
 class Access:
     """What one instruction asked of memory, over the whole launch.
 
-    A request is one instruction of one warp. `transactions` are sectors of 32 bytes of
-    global memory and wavefronts of shared memory; `ideal` is how many there would be of lanes side
-    by side.
+    A request is one instruction of one warp. `transactions` are sectors of 32 bytes of global
+    memory and wavefronts of shared memory; `ideal` is how many lanes side by side would need.
     """
 
     line: int

@@ -21,12 +21,12 @@ Function = Callable[..., Array]
 
 def is_float(kind: Kind) -> bool:
     """Whether the type is a float, or two of them."""
-    return kind.is_float or kind.family in ("f16x2", "bf16x2")
+    return kind.is_float or kind.family in ("f16x2", "bf16x2", "f32x2")
 
 
 def part_of(kind: Kind) -> Kind:
     """Of a packed type the type of one part."""
-    return {"f16x2": F16, "bf16x2": BF16}.get(kind.family, kind)
+    return {"f16x2": F16, "bf16x2": BF16, "f32x2": F32}.get(kind.family, kind)
 
 
 def values_of(bits: Array, kind: Kind) -> Array:
