@@ -19,6 +19,16 @@ _NEON = frozenset(("neon",))
 _ARMV82 = _NEON | {"dotprod", "fullfp16"}
 _VFP4 = _NEON | {"vfp4"}
 _RV64GC = frozenset("acdfm")
+# Compute capabilities; a GPU of one runs the code of all before it.
+GPU_LEVELS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_120")
+_GPUS = {name: frozenset(GPU_LEVELS[: n + 1]) for n, name in enumerate(GPU_LEVELS)}
+# With instructions of that capability alone.
+_GPUS |= {f"{name}a": _GPUS[name] | {f"{name}a"} for name in ("sm_90", "sm_100", "sm_120")}
+# Bytes of shared memory that a block may have, from that level on.
+_SHARED = {
+    "sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227,
+    "sm_120": 99,
+}  # fmt: skip
 
 # Features that our code may use, by architecture. The rest of a processor's features neither helps
 # kernels nor is known to every device, so bundles do not ask for them.
@@ -28,6 +38,8 @@ USED_FEATURES: dict[str, frozenset[str]] = {
     "armv7": _VFP4,
     "riscv64": _RV64GC | {"v"},
     "wasm32": frozenset(("bulk-memory", "simd128")),
+    # Machine code, unlike PTX, is for one generation: "cubin_8".
+    "nvptx64": frozenset().union(*_GPUS.values(), (f"cubin_{n}" for n in (7, 8, 9, 10, 12))),
 }
 # The processors that we know, by LLVM's names, and those of their features. LLVM takes an unknown
 # name in silence, so only these are passed on.
@@ -68,6 +80,7 @@ CPUS: dict[str, dict[str, frozenset[str]]] = {
         "sifive-x280": _RV64GC | {"v"}, "spacemit-x60": _RV64GC | {"v"},
     },
     "wasm32": {"generic": USED_FEATURES["wasm32"]},
+    "nvptx64": _GPUS,
 }  # fmt: skip
 BASELINE = {
     "x86_64": "x86-64",
@@ -75,6 +88,7 @@ BASELINE = {
     "armv7": "generic",
     "riscv64": "generic-rv64",
     "wasm32": "generic",
+    "nvptx64": "sm_75",
 }
 TRIPLES = {
     "x86_64": "x86_64-unknown-linux-gnu",
@@ -82,6 +96,7 @@ TRIPLES = {
     "armv7": "armv7-unknown-linux-gnueabihf",
     "riscv64": "riscv64-unknown-linux-gnu",
     "wasm32": "wasm32-unknown-unknown",
+    "nvptx64": "nvptx64-nvidia-cuda",
 }
 
 
@@ -99,8 +114,20 @@ class TargetSpec:
         return architecture(self.triple)
 
     @property
+    def gpu(self) -> bool:
+        """Whether kernels run on a GPU."""
+        return self.arch == "nvptx64"
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that a block of a GPU may have; 0 for processors."""
+        return _SHARED[self.cpu.removesuffix("a")] << 10 if self.gpu else 0
+
+    @property
     def lanes(self) -> int:
-        """float32 values in the widest vector register."""
+        """float32 values in the widest vector register; of a GPU, in the widest access."""
+        if self.gpu:
+            return 4
         if self.arch == "x86_64":
             return 16 if "avx512f" in self.features else 8 if "avx2" in self.features else 4
         return 4 if {"neon", "simd128", "v"} & set(self.features) else 1
@@ -117,7 +144,7 @@ class TargetSpec:
     def halves(self) -> bool:
         """Whether float16 is converted by an instruction."""
         neon = "vfp4" if self.arch == "armv7" else "neon"
-        return bool({"avx512f", "f16c", neon} & set(self.features))
+        return self.gpu or bool({"avx512f", "f16c", neon} & set(self.features))
 
     @property
     def fused(self) -> bool:
@@ -132,8 +159,8 @@ class TargetSpec:
 
     @property
     def index(self) -> str:
-        """LLVM type of indices: i32 on 32-bit processors."""
-        return "i32" if self.arch in ("armv7", "wasm32") else "i64"
+        """LLVM type of indices: i32 on 32-bit processors, and on GPUs, which add slowly in 64."""
+        return "i32" if self.arch in ("armv7", "wasm32", "nvptx64") else "i64"
 
     @property
     def abi(self) -> str:
@@ -148,6 +175,13 @@ class TargetSpec:
 def _spec(arch: str, cpu: str, features: set[str]) -> TargetSpec:
     known = cpu if cpu in CPUS[arch] else BASELINE[arch]
     used = features & USED_FEATURES[arch]
+    if arch == "nvptx64":  # a newer GPU runs the code of the newest that we know
+        known = (
+            known
+            if cpu in _GPUS
+            else next((one for one in reversed(GPU_LEVELS) if one in features), known)
+        )
+        used &= _GPUS[known]
     if arch == "aarch64":
         used.add("neon")  # part of every armv8-a
     return TargetSpec(TRIPLES[arch], known, tuple(sorted(used)))
@@ -200,11 +234,21 @@ _BOARDS = {
     "visionfive2": Named("riscv64", "sifive-u74", "VisionFive 2"),
     "bananapi-f3": Named("riscv64", "spacemit-x60", "Banana Pi F3"),
     "wasm": Named("wasm32", "generic", "WebAssembly with 128-bit SIMD"),
+    "t4": Named("nvptx64", "sm_75", "NVIDIA T4"),
+    "a100": Named("nvptx64", "sm_80", "NVIDIA A100"),
+    "rtx3090": Named("nvptx64", "sm_86", "NVIDIA GeForce RTX 3090"),
+    "jetson-orin-gpu": Named("nvptx64", "sm_87", "Jetson Orin's GPU"),
+    "rtx4090": Named("nvptx64", "sm_89", "NVIDIA GeForce RTX 4090"),
+    "l40": Named("nvptx64", "sm_89", "NVIDIA L40"),
+    "h100": Named("nvptx64", "sm_90", "NVIDIA H100"),
+    "h200": Named("nvptx64", "sm_90", "NVIDIA H200"),
+    "b200": Named("nvptx64", "sm_100", "NVIDIA B200"),
+    "rtx5090": Named("nvptx64", "sm_120", "NVIDIA GeForce RTX 5090"),
 }  # fmt: skip
 _LEVELS = {"x86-64-v2": "SSE4.2", "x86-64-v3": "AVX2, FMA", "x86-64-v4": "AVX-512"}
 REGISTRY: dict[str, Named] = _BOARDS | {
     cpu: Named(arch, cpu, _LEVELS.get(cpu, ""))
-    for arch in ("x86_64", "aarch64", "riscv64")
+    for arch in ("x86_64", "aarch64", "riscv64", "nvptx64")
     for cpu in CPUS[arch]
     if not cpu.startswith("generic")
 }
