@@ -18,6 +18,7 @@ class Access:
     dtype: str = "float32"
     packed: bool = False
     flip: int = 0  # each byte was xored with it when it was packed
+    aligned: int = 1  # elements that the base, and every step from it, is a multiple of
 
 
 @dataclass(frozen=True)

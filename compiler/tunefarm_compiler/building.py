@@ -19,7 +19,16 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_compiler import targets as registry
 from tunefarm_compiler import threads
 from tunefarm_compiler import workload as workloads
-from tunefarm_compiler.codegen import emit_object, lowered, thread_pool, timing_loop
+from tunefarm_compiler.codegen import (
+    assembly,
+    emit_object,
+    lowered,
+    module_text,
+    thread_pool,
+    timing_loop,
+)
+from tunefarm_compiler.gpu import GpuCode, compile_function
+from tunefarm_compiler.gpu import assemble as ptxas
 from tunefarm_compiler.linker import link
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import default_schedule
@@ -81,6 +90,11 @@ class Job:
         parsed = [(name, workloads.parse(text)) for name, text in self.functions]
         libraries, sources = [], hashlib.sha256()
         for spec, texts in self.libraries:
+            if spec.gpu:
+                library, source = _gpu_library(parsed, texts, spec)
+                libraries.append(library)
+                sources.update(source)
+                continue
             objects, schedules = [timing_loop(spec)], {}
             for (name, workload), text in zip(parsed, texts, strict=True):
                 made = Schedule.from_json(text) if text else default_schedule(workload, spec)
@@ -102,6 +116,22 @@ class Job:
         return bundle_file.pack(manifest, libraries)
 
 
+def _gpu_library(
+    functions: Sequence[tuple[str, Workload]], texts: Sequence[str], spec: TargetSpec
+) -> tuple[Library, bytes]:
+    """PTX of all functions, how they are launched and what they need; and its source."""
+    codes, schedules = dict[str, GpuCode](), dict[str, str]()
+    for (name, workload), text in zip(functions, texts, strict=True):
+        made = Schedule.from_json(text) if text else default_schedule(workload, spec)
+        codes[name] = compile_function(name, workload.output, made, spec)
+        schedules[name] = made.to_json()
+    source = module_text("".join(code.llvm_text for code in codes.values()), spec)
+    ptx = assembly(source, spec)
+    _, resources = ptxas.assemble(ptx, spec)
+    launches = {name: code.plan(resources) for name, code in codes.items()}
+    return Library(spec.to_proto(), ptx.encode(), schedules, launches), source.encode()
+
+
 def toolchain() -> dict[str, str]:
     """The versions of the tools that make our bundles."""
     return {
@@ -118,7 +148,7 @@ def _tools() -> str:
     for path in sorted(own, key=lambda path: path.as_posix()):
         texts.update(path.read_bytes())
     zig = importlib.metadata.version("ziglang")
-    return json.dumps([toolchain(), zig, texts.hexdigest()], sort_keys=True)
+    return json.dumps([toolchain(), zig, ptxas.version(), texts.hexdigest()], sort_keys=True)
 
 
 def job(kernels: Sequence[Kernel], target: Targets) -> Job:

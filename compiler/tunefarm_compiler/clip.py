@@ -28,7 +28,7 @@ def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
         inside = [axis for axis in axes if axis in order]
         if len(inside) != 1 or inside[0] in looped or inside[0] == order[-1]:
             continue
-        if all(tile[axis] == 1 for axis in axes if axis != inside[0]) and _vanishes(
+        if all(tile.get(axis) == 1 for axis in axes if axis != inside[0]) and _vanishes(
             stage.reduce.body, test
         ):
             found[test] = inside[0]

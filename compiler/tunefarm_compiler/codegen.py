@@ -6,6 +6,7 @@ import llvmlite.binding as llvm
 from tunefarm_proto.errors import BuildFailedError
 
 from tunefarm_compiler import threads
+from tunefarm_compiler.gpu import compile_function
 from tunefarm_compiler.lower import function
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
@@ -35,6 +36,9 @@ done:
 
 def lowered(workload: Workload, spec: TargetSpec, schedule: Schedule, name: str = "") -> str:
     """The LLVM text of a workload's kernel. Raises: InvalidScheduleError."""
+    if spec.gpu:
+        code = compile_function(name or workload.function, workload.output, schedule, spec)
+        return module_text(code.llvm_text, spec)
     kernel = function(name or workload.function, workload.output, schedule, spec)
     return module_text(kernel, spec, timed=False)
 
@@ -59,15 +63,18 @@ def module_text(functions: str, spec: TargetSpec, *, timed: bool = True) -> str:
         attributes += [f'"prefer-vector-width"="{width}"', f'"min-legal-vector-width"="{width}"']
         # Code is for the features; the CPU's name only orders instructions.
         attributes += [f'"tune-cpu"="{spec.cpu}"']
+    if spec.gpu:
+        attributes, timed = [], False
     if not spec.fused:  # else it would be a call for each lane
         functions = functions.replace("@llvm.fma.", "@llvm.fmuladd.")
     flags = ""
     if spec.abi:
         flags = f'!llvm.module.flags = !{{!0}}\n!0 = !{{i32 1, !"target-abi", !"{spec.abi}"}}\n'
-    return (
-        f'target triple = "{spec.triple}"\n{functions}{_REPEAT if timed else ""}'
-        f"attributes #0 = {{ {' '.join(attributes)} }}\n{flags}"
-    )
+    last = f"attributes #0 = {{ {' '.join(attributes)} }}\n" if attributes else ""
+    return f'target triple = "{spec.triple}"\n{functions}{_REPEAT if timed else ""}{last}{flags}'
+
+
+PTX = "+ptx78"  # the least version that we write; newer GPUs have later ones of their own
 
 
 @cache
@@ -88,7 +95,7 @@ def _machine(spec: TargetSpec) -> llvm.TargetMachine:
     cpu = "x86-64" if spec.arch == "x86_64" else spec.cpu
     return llvm.Target.from_triple(spec.triple).create_target_machine(
         cpu=cpu,
-        features=",".join(f"+{feature}" for feature in spec.features),
+        features=PTX if spec.gpu else ",".join(f"+{feature}" for feature in spec.features),
         opt=1,  # the code of 2 and 3 is the same to the eye of a clock, and takes longer to make
         reloc="static" if spec.arch == "wasm32" else "pic",
         codemodel="default",  # small: scratch is reached by one instruction

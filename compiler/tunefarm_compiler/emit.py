@@ -1,5 +1,6 @@
 """LLVM text, line by line: types, names, loops, addresses."""
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,13 +130,30 @@ class Emitter:
         # Not inbounds: the base of a packed access lies before its scratch.
         return self.value("p", f"getelementptr {kind(dtype)}, ptr {base}, {self.index} {elements}")
 
-    def load(self, where: str, dtype: str, lanes: int = 1) -> str:
-        """What is there, aligned to its elements."""
-        return self.value("x", f"load {kind(dtype, lanes)}, ptr {where}, align {SIZES[dtype]}")
+    def load(self, where: str, dtype: str, lanes: int = 1, aligned: int = 1) -> str:
+        """What is there, aligned to so many elements."""
+        size = SIZES[dtype] * math.gcd(lanes, aligned)
+        return self.value("x", f"load {kind(dtype, lanes)}, ptr {where}, align {size}")
 
-    def store(self, value: str, where: str, dtype: str, lanes: int = 1) -> None:
-        """Put it there, aligned to its elements."""
-        self.line(f"store {kind(dtype, lanes)} {value}, ptr {where}, align {SIZES[dtype]}")
+    def store(self, value: str, where: str, dtype: str, lanes: int = 1, aligned: int = 1) -> None:
+        """Put it there, aligned to so many elements."""
+        size = SIZES[dtype] * math.gcd(lanes, aligned)
+        self.line(f"store {kind(dtype, lanes)} {value}, ptr {where}, align {size}")
+
+    @contextmanager
+    def when(self, condition: str) -> Iterator[None]:
+        """Run the block where the condition holds; no value of it may be used behind it."""
+        inside, after = self.name("when"), self.name("after")
+        self.line(f"br i1 {condition}, label %{inside}, label %{after}")
+        self.begin(inside)
+        yield
+        self.line(f"br label %{after}")
+        self.begin(after)
+
+    def begin(self, label: str) -> None:
+        """A new block of code."""
+        self.lines.append(f"{label}:")
+        self._block = label
 
     def splat(self, scalar: str, dtype: str, lanes: int) -> str:
         """A scalar in every lane."""

@@ -66,6 +66,10 @@ class Lowering:
     def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
         self.arguments = [*inputs(output), output]
         *before, self.stage = check(schedule, suited(output, spec))
+        if schedule.gpu is not None:
+            raise InvalidScheduleError(
+                f"schedule: it is for a GPU, {spec.cpu} is none", "leave gpu out"
+            )
         if schedule.group > 1 and not available(self.stage.reduce, spec):
             raise InvalidScheduleError(
                 f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
@@ -75,10 +79,15 @@ class Lowering:
             one.threads > 1 for one in (schedule, *(s.schedule for s in schedule.stages))
         ):
             raise InvalidScheduleError("schedule: WebAssembly has no threads", "leave them out")
+        self._start(before, schedule, spec, Emitter(spec.index))
+
+    def _start(
+        self, before: list[Stage], schedule: Schedule, spec: TargetSpec, emit: Emitter
+    ) -> None:
         self.before = before
         self.schedule = schedule
         self.spec = spec
-        self.emit = Emitter(spec.index)
+        self.emit = emit
         self.attached = {attach.stage: attach for attach in schedule.stages}
         self.scratch: dict[str, int] = {}  # bytes by name
         self.copies: dict[str, int] = {}  # of what each thread has its own
@@ -292,8 +301,7 @@ class Lowering:
     def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
         """Compute a box of a stage into scratch."""
         name, scratch = stage.tensor.name, f"@stage.{stage.tensor.name}"
-        region, where, elements = placed(self.emit, self._own(scratch), box, ranges)
-        self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
+        region, where = self._scratch(scratch, stage, box, ranges)
         self._regions[name] = region
         own = {axis.name: side for axis, side in zip(stage.axes, where, strict=True)}
         own |= {axis.name: Range.whole(axis.extent) for axis in stage.reduce_axes}
@@ -303,8 +311,19 @@ class Lowering:
         output = self._access(stage.tensor[stage.axes])
         self.note(f"stage {name}:")
         self._indent += 1
-        self._walk(Nest(stage, attach.schedule, output), 0, Place(own, accesses))
+        self._walk(self._nest(stage, attach.schedule, output), 0, Place(own, accesses))
         self._indent -= 1
+
+    def _nest(self, stage: Stage, schedule: Schedule, output: Access) -> Nest:
+        return Nest(stage, schedule, output)
+
+    def _scratch(
+        self, scratch: str, stage: Stage, box: list[Side], ranges: Ranges
+    ) -> tuple[Region, list[Range]]:
+        """Room for a box of a stage, and where its axes stand."""
+        region, where, elements = placed(self.emit, self._own(scratch), box, ranges)
+        self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
+        return region, where
 
 
 def standing(emit: Emitter, access: Access, ranges: Ranges) -> str:

@@ -93,9 +93,12 @@ def _union(left: Side, right: Side, load: Load) -> Side:
 
 
 def placed(
-    emit: Emitter, scratch: str, box: Sequence[Side], ranges: Ranges
+    emit: Emitter, scratch: str, box: Sequence[Side], ranges: Ranges, pad: int = 0
 ) -> tuple[Region, list[Range], int]:
-    """A region of that size in scratch, where its axes stand, and its elements."""
+    """A region of that size in scratch, where its axes stand, and its elements.
+
+    Its rows are `pad` elements longer than what they hold.
+    """
     starts: list[Range] = []
     steps, step = [], 1
     for start, extent in box:
@@ -106,6 +109,6 @@ def placed(
         starts.append(Range(at, *interval(start, points), extent))
     for _, extent in reversed(box):
         steps.append(step)
-        step *= extent
+        step = step * extent + (pad if len(steps) == 1 < len(box) else 0)
     region = Region(scratch, tuple(reversed(steps)), tuple(side.at for side in starts))
     return region, starts, step

@@ -7,6 +7,7 @@ from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.binding import Gpu
 from tunefarm_compiler.dots import GROUP, group_of, operands
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.te import Tensor
@@ -62,7 +63,7 @@ class Schedule:
     innermost in the order of `order`, the last `unroll` steps at a time, each of `group` indices: 4
     where one instruction does four. Blocks need not divide extents. Stages that are not attached
     are inlined. The blocks of one loop are dealt out to `threads`: of the outermost over axis
-    ``parallel`, or of the one that `dealt` finds.
+    `parallel`, or of the one that `dealt` finds. For GPUs, `gpu` says who runs which loop.
     """
 
     loops: tuple[tuple[str, int], ...]
@@ -76,6 +77,7 @@ class Schedule:
     threads: int = 1
     parallel: str = ""
     prefetches: tuple[Prefetch, ...] = ()
+    gpu: Gpu | None = None
 
     def to_json(self) -> str:
         """Canonical JSON: equal schedules give equal text."""
@@ -98,6 +100,8 @@ class Schedule:
             data["parallel"] = self.parallel
         if self.prefetches:
             data["prefetches"] = [asdict(one) for one in self.prefetches]
+        if self.gpu is not None:
+            data["gpu"] = self.gpu.data()
         if self.stages:
             data["stages"] = [
                 {"stage": s.stage, "depth": s.depth, "schedule": s.schedule._data()}
@@ -136,6 +140,7 @@ class Schedule:
                 Prefetch(str(p["tensor"]), str(p["axis"]), int(p["ahead"]), int(p["cache"]))
                 for p in data.get("prefetches", [])
             ),
+            gpu=Gpu.read(data["gpu"]) if data.get("gpu") is not None else None,
         )
 
     def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
@@ -203,12 +208,17 @@ def dealt(schedule: Schedule, stage: Stage) -> int:
 
 def check(schedule: Schedule, output: Tensor) -> list[Stage]:
     """The stages that a schedule makes, in their order. Raises: InvalidScheduleError."""
+    stages = staged(schedule, output)
+    check_stages(schedule, stages)
+    return stages
+
+
+def staged(schedule: Schedule, output: Tensor) -> list[Stage]:
+    """Those stages, unchecked. Raises: InvalidScheduleError."""
     attached = {attach.stage: attach for attach in schedule.stages}
     if len(attached) < len(schedule.stages):
         raise InvalidScheduleError("schedule: a stage is attached twice", "attach each once")
-    stages = plan(output, attached)
-    check_stages(schedule, stages)
-    return stages
+    return plan(output, attached)
 
 
 def check_stages(schedule: Schedule, stages: list[Stage]) -> None:

@@ -126,6 +126,11 @@ def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
             raise ValueError(f"{tensor.name}: axis {min(names)} is both spatial and reduced over")
         total = Total(reduce.dtype)
         body = rewrite(body, lambda expr: total if expr is reduce else None, {})
+    return collected(tensor, compute.axes, body, reduce)
+
+
+def collected(tensor: Tensor, axes: tuple[Axis, ...], body: Expr, reduce: Reduce | None) -> Stage:
+    """A stage with the loads and conditions of its expressions."""
     roots = [body, *([reduce.body] if reduce else [])]
     loads: dict[object, Load] = {}
     tests: dict[Index, None] = {}
@@ -134,7 +139,7 @@ def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
             loads.setdefault(expr.key(), expr)
         elif isinstance(expr, Inside):
             tests.update(dict.fromkeys(expr.tests))
-    return Stage(tensor, compute.axes, body, reduce, tuple(loads.values()), tuple(tests))
+    return Stage(tensor, axes, body, reduce, tuple(loads.values()), tuple(tests))
 
 
 def inline(body: Expr, kept: Collection[str]) -> Expr:

@@ -70,13 +70,16 @@ class Tile:
         self.schedule = schedule
         self.output = output
         self.spec = spec
-        self.values = Values(emit, stage, accesses)
+        self.values = self._values(accesses)
         self.values.vector = schedule.vector_axis(stage)
         reduced = {axis.name for axis in stage.reduce_axes}
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
         self.ranges: Ranges = {}
         self.clipped = clipped(stage, schedule)
         self.chains = schedule.unroll if self.across else 1
+
+    def _values(self, accesses: Mapping[object, Access]) -> Values:
+        return Values(self.emit, self.stage, accesses)
 
     def run(self, ranges: Ranges, first: bool, last: bool) -> bool:
         """Compute the tile there. `first`: the outputs hold nothing yet; `last`: they are complete.
@@ -99,10 +102,14 @@ class Tile:
         values.pointers = {key: access.base for key, access in values.accesses.items()}
         values.ranges, values.steps = ranges, {}
         values.forget()
-        for piece in tile:
-            done = values.value(stage.body, piece) if last else values.totals[piece]
-            self._store(done, piece)
+        self._finish(tile, last)
         return values.uses_nothing
+
+    def _finish(self, tile: list[Piece], last: bool) -> None:
+        """Store what is computed from the totals, or, before the last of them, these."""
+        for piece in tile:
+            done = self.values.value(self.stage.body, piece) if last else self.values.totals[piece]
+            self._store(done, piece)
 
     def describe(self) -> str:
         """One line for people: what the tile computes, in which vectors."""
@@ -143,7 +150,7 @@ class Tile:
         where = emit.pointer(access.base, offset, access.dtype)
         wide = kind(access.dtype, lanes)
         if lanes == 1 or (along == 1 and piece.valid == lanes):
-            emit.store(value, where, access.dtype, lanes)
+            emit.store(value, where, access.dtype, lanes, math.gcd(access.aligned, offset))
         elif along == 1 and piece.valid > 1:  # LLVM writes beyond a lone i16 of four
             mask = lanes_mask([lane < piece.valid for lane in range(lanes)])
             name = f"llvm.masked.store.{llvm.suffix(access.dtype, lanes)}.p0"

@@ -50,6 +50,7 @@ class Values:
         self.certain = True  # whether every condition holds all over the ranges
         self.totals: dict[Piece, str] = {}
         self.uses_nothing = False
+        self.nothing = NOTHING
         self.grouped = 1  # indices in a step, where one instruction does several
         self._loaded: dict[object, str] = {}  # by pointer and offset
         self._block = ""
@@ -340,8 +341,7 @@ class Values:
             made = self.emit.value("x", f"load {kind('int32', lanes)}, ptr {where}, align 1")
         else:
             if only:
-                self.uses_nothing = True
-                where = self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {NOTHING}")
+                where = self.unless(only, where)
             whole = 4 // llvm.SIZES[access.dtype]
             made = self._parts(where, whole if access.packed else self.grouped, access.dtype)
             made = self.emit.splat(made, "int32", lanes)
@@ -410,15 +410,22 @@ class Values:
         if found not in self._loaded:
             where = self.emit.pointer(self.pointers[key], offset, dtype)
             if only:
-                self.uses_nothing = True
-                where = self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {NOTHING}")
+                where = self.unless(only, where)
             self._loaded[found] = self.emit.load(where, dtype)
         return self._loaded[found]
 
+    def unless(self, only: str, where: str) -> str:
+        """The address where the condition holds, else that of zeros."""
+        self.uses_nothing = True
+        return self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {self.nothing}")
+
     def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
         where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
+        aligned = math.gcd(self.accesses[load.key()].aligned, offset)
         if guard == WHOLE:
-            return self.emit.load(where, load.dtype, lanes)
+            return self.emit.load(where, load.dtype, lanes, aligned)
+        if guard.every and not guard.mask and self.nothing != NOTHING:
+            return self.emit.load(self.unless(guard.every, where), load.dtype, lanes, aligned)
         wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
         name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
         size = llvm.SIZES[load.dtype]
