@@ -74,7 +74,8 @@ def module_text(functions: str, spec: TargetSpec, *, timed: bool = True) -> str:
     return f'target triple = "{spec.triple}"\n{functions}{_REPEAT if timed else ""}{last}{flags}'
 
 
-PTX = "+ptx78"  # the least version that we write; newer GPUs have later ones of their own
+# The least version of PTX that we write; GPUs from sm_89 on have one of their own.
+PTX = dict.fromkeys(("sm_75", "sm_80", "sm_86", "sm_87"), "+ptx78")
 
 
 @cache
@@ -95,7 +96,9 @@ def _machine(spec: TargetSpec) -> llvm.TargetMachine:
     cpu = "x86-64" if spec.arch == "x86_64" else spec.cpu
     return llvm.Target.from_triple(spec.triple).create_target_machine(
         cpu=cpu,
-        features=PTX if spec.gpu else ",".join(f"+{feature}" for feature in spec.features),
+        features=PTX.get(spec.cpu, "")
+        if spec.gpu
+        else ",".join(f"+{feature}" for feature in spec.features),
         opt=1,  # the code of 2 and 3 is the same to the eye of a clock, and takes longer to make
         reloc="static" if spec.arch == "wasm32" else "pic",
         codemodel="default",  # small: scratch is reached by one instruction

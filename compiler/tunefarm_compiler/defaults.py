@@ -67,6 +67,10 @@ def _epilogue(reader: Tensor, name: str) -> bool:
 
 def default(output: Tensor, spec: TargetSpec) -> Schedule:
     """The schedule of an expression. What is not inlined is computed for each row."""
+    if spec.gpu:
+        from tunefarm_compiler.gpu import defaults as gpu
+
+        return gpu.default(output, spec)
     output = suited(output, spec)
     *before, last = plan(output, kept(output))
     if not before:

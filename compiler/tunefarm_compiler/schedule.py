@@ -308,7 +308,8 @@ def _check_vector(schedule: Schedule, stage: Stage) -> None:
             "put it last in order",
         )
     outer = [axis for axis, _ in schedule.loops if axis in order]
-    if outer and stage.reduce and stage.reduce.dtype != stage.tensor.dtype:
+    held = schedule.gpu is None  # in memory, that is; GPUs keep parts in registers
+    if held and outer and stage.reduce and stage.reduce.dtype != stage.tensor.dtype:
         raise InvalidScheduleError(
             f"schedule: {stage.tensor.name} cannot hold parts of a sum of {stage.reduce.dtype}",
             f"give {outer[0]} no loop",
