@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from tunefarm_compiler.gpu import compile_function
 from tunefarm_compiler.lower import Lowering
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, plan
@@ -33,10 +34,17 @@ _NAMES = {"add": "sum", "max": "max", "min": "min"}
 def show(output: Tensor, schedule: Schedule, spec: TargetSpec) -> str:
     """The loops before a schedule, and after it. Raises: InvalidScheduleError."""
     kept = [attach.stage for attach in schedule.stages]
+    after = _after(output, schedule, spec)
+    before = [line for stage in plan(suited(output, spec), kept) for line in plainly(stage)]
+    return "\n".join(["before:", *_indented(before), "after:", *_indented(after)])
+
+
+def _after(output: Tensor, schedule: Schedule, spec: TargetSpec) -> list[str]:
+    if spec.gpu:
+        return [*compile_function("kernel", output, schedule, spec).loops]
     lowering = Lowering(output, schedule, spec)
     lowering.run()
-    before = [line for stage in plan(suited(output, spec), kept) for line in plainly(stage)]
-    return "\n".join(["before:", *_indented(before), "after:", *_indented(lowering.trace)])
+    return lowering.trace
 
 
 def _indented(lines: list[str]) -> list[str]:
