@@ -1,4 +1,4 @@
-"""Any schedule that a GPU can run, drawn at random: what the tests try, and a search may begin with."""
+"""Any schedule that a GPU can run, drawn at random: what tests try, and a search may begin with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
