@@ -68,8 +68,10 @@ def ask() -> dict[str, Any]:
         do("cuInit", 0)
         gpus = [_gpu(cu, do, ordinal) for ordinal in range(do("cuDeviceGetCount"))]
         version = do("cuDriverGetVersion")
-    except (DriverError, RuntimeError) as error:
-        return {"lacking": bindings.first_line(error)}
+    except DriverError as error:
+        return {"lacking": f"the CUDA driver says {error}"}
+    except RuntimeError as error:
+        return {"lacking": f"the CUDA driver cannot be loaded: {bindings.first_line(error)}"}
     if not gpus:
         return {"lacking": "the CUDA driver shows no GPU"}
     return {"gpus": gpus, "cuda": f"{version // 1000}.{version % 1000 // 10}"}
