@@ -461,7 +461,7 @@ def named(error: RunnerError) -> TunefarmError:
     if error.kind == "library":
         return BundleInvalidError(
             f"the library in the bundle cannot be loaded: {text}",
-            "link it without undefined symbols, and export each function of the manifest",
+            "give it each function of the manifest, and nothing undefined",
         )
     return InternalError(f"{error.kind}: {text}")
 

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,9 @@ class Kind:
 
     def start(self, folder: Path) -> Iterator[Box]:
         if not self.board:
-            yield from boxed(folder, "--backend", self.backend)
+            # A GPU is one server's alone, and a null one is as many tests' as like.
+            claims = {"TUNEFARM_CLAIMS": f"{uuid.uuid4()}-"} if self.backend == "nullgpu" else {}
+            yield from boxed(folder, "--backend", self.backend, **claims)
             return
         root, tracker = emulation.build_root(self.board), FakeTracker()
         command, env = emulation.command(self.board, root, "box", tracker.address, folder / "state")
