@@ -114,8 +114,7 @@ class Builder:
 
     def _key(self, word: str) -> Key:
         key = parse_key(word)
-        named = key.backend or self._options.backend
-        return replace(key, backend="cuda" if key.gpu and named == "native" else named)
+        return replace(key, backend=key.backend_of(self._options.backend))
 
     def _folders(self, places: Sequence[Place]) -> list[Path | None]:
         """Where each keeps its state: the folder given, or, where there are several, one in it."""

@@ -26,6 +26,12 @@ class Key:
     labels: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
 
+    def backend_of(self, default: str) -> str:
+        """Its backend, on a server whose keys have `default` where they name none."""
+        if self.backend or not self.gpu or default != "native":
+            return self.backend or default
+        return "cuda"
+
 
 @dataclass(frozen=True)
 class Place:

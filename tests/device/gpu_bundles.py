@@ -29,9 +29,8 @@ def bundle(
     """Functions that take float32 arrays of these shapes, the last of which they write."""
     manifest = bpb.BundleManifest(workload="by hand")
     launches = {}
-    for name, plan in plans.items():
-        if isinstance(plan, bpb.Launch):
-            plan = bpb.LaunchPlan(launches=[plan])
+    for name, given in plans.items():
+        plan = bpb.LaunchPlan(launches=[given]) if isinstance(given, bpb.Launch) else given
         launches[name] = plan
         function = manifest.functions.add(name=name)
         for place, shape in enumerate(shapes):
