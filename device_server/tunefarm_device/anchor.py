@@ -3,7 +3,7 @@
 What it takes today and took last month tells how the device itself drifts: with its temperature,
 its power supply, its memory's neighbours. "compute" is a checksum that lives in the first caches,
 "memory" a copy that fits in none; both are code of Python's own libraries, which every device has,
-so a reading is comparable with others of the same device alone.
+so a reading is comparable with others of the same device alone. A GPU has both of its own.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Anchor:
             conditions = self._bench.conditions.read
             timing = await timed(ask, conditions, frame, pb.TimingOptions(), LIMIT_S)
         timing.emulated = self._bench.facts.emulated
-        moved = 2 * copied_bytes() if name == "memory" else 0
+        moved = (self._bench.moved_bytes or 2 * copied_bytes()) if name == "memory" else 0
         return tpb.AnchorReading(name=name, timing=timing, moved_bytes=moved)
 
 

@@ -13,10 +13,13 @@ import importlib.util
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tunefarm_device.launches import Plan
 
 FOLDER = Path(__file__).with_name("backends")
 
@@ -46,12 +49,44 @@ class UnknownBackendError(Exception):
 
 @dataclass(frozen=True)
 class Description:
-    """What code a device runs: as in a bundle's target, and `name`, as in "wasmtime 27"."""
+    """What code a device runs: as in a bundle's target, and `name`, as in "wasmtime 27".
+
+    The rest is for what is no program on this machine's processor: memory and clock of its own,
+    what emulates it, more facts by name, and the bytes that its anchor "memory" moves in a call.
+    """
 
     triple: str
     cpu: str
     features: tuple[str, ...]
     name: str
+    memory_bytes: int = 0
+    max_frequency_hz: int = 0
+    emulator: str = ""
+    moved_bytes: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a device with sensors of its own is now; None where it does not tell.
+
+    `throttled` says why its clocks were held down since the last reading.
+    """
+
+    frequency_hz: int | None = None
+    memory_frequency_hz: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    memory_free_bytes: int | None = None
+    throttled: tuple[str, ...] = ()
+
+
+class Sensor(ABC):
+    """Reads a device from the device server's process. Never from a runner's."""
+
+    @abstractmethod
+    def read(self) -> Reading:
+        """As it is now; what cannot be read is left out."""
 
 
 class Array(ABC):
@@ -123,6 +158,17 @@ class Device(ABC):
         One of `functions` that it does not have is an error of the library.
         """
 
+    def load_plans(self, path: str, plans: Mapping[str, Plan]) -> Library:
+        """As `load`, for a library whose functions are launches: see `launches.py`."""
+        raise RunnerError("library", "it is for a GPU")
+
+    def begin(self) -> None:  # noqa: B027 (most have nothing to begin)
+        """After the sandbox has shut the runner in: what makes threads."""
+
+    def anchor(self, name: str) -> Kernel | None:
+        """The anchor of that name on this device. None: the processor's own will do."""
+        return None
+
     def flush(self) -> bool:
         """Empty the caches. False: they are the processor's, which the runner empties."""
         return False
@@ -140,6 +186,8 @@ class Backend(ABC):
 
     # Whether `Device.limited` ends what runs too long.
     ends_runaways = False
+    # Whether loads and copies of one session would disturb what another times.
+    alone = False
     # Which of `units()` this one is, set before anything but `units` is called; "": no matter.
     unit = ""
 
@@ -155,12 +203,24 @@ class Backend(ABC):
         """What it runs; None for this machine's own processor."""
         return None
 
+    def sensor(self) -> Sensor | None:
+        """What reads its clocks, for the device server. None: those of this processor count."""
+        return None
+
+    def devices(self) -> Sequence[str]:
+        """Device nodes that a runner opens, reads, writes and controls inside the sandbox."""
+        return ()
+
+    def readable(self) -> Sequence[str]:
+        """What else a runner reads inside the sandbox."""
+        return ()
+
     def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """Import what is slow to import. Once, in the zygote; it must start no thread."""
 
     @abstractmethod
     def open(self) -> Device:
-        """In a runner, before the sandbox shuts it in; it must start no thread."""
+        """In a runner, before the sandbox shuts it in; it must start no thread (see `begin`)."""
 
 
 def known() -> list[str]:

@@ -14,7 +14,7 @@ from tunefarm_device.anchor import INTERVAL_S
 from tunefarm_device.backend import Backend, UnknownBackendError, find
 from tunefarm_device.blobs import BlobCache
 from tunefarm_device.claims import Claims, keep_off
-from tunefarm_device.conditions import ConditionsReader
+from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.device import RunningDevice
 from tunefarm_device.facts import find_facts
 from tunefarm_device.keys import Key, Place, parse_key, place
@@ -114,7 +114,7 @@ class Builder:
 
     def _key(self, word: str) -> Key:
         key = parse_key(word)
-        return replace(key, backend=key.backend or self._options.backend)
+        return replace(key, backend=key.backend_of(self._options.backend))
 
     def _folders(self, places: Sequence[Place]) -> list[Path | None]:
         """Where each keeps its state: the folder given, or, where there are several, one in it."""
@@ -169,11 +169,16 @@ class Builder:
         try:
             if self._blobs is None:
                 self._blobs = BlobCache(state.path)  # of all devices: a digest is a digest
+            description, sensor = backend.describe(), backend.sensor()
             facts = find_facts(
                 emulator=options.emulated,
                 cpu=options.cpu,
-                description=backend.describe(),
+                description=description,
                 cores=own,
+            )
+            own_memory = description is not None and description.memory_bytes > 0
+            conditions = ConditionsReader(
+                timing_cpu, together=together, fresh_s=FRESH_S, sensor=sensor
             )
             facts.time_together = together
             facts.extra["tunefarm"] = software_version()
@@ -192,11 +197,14 @@ class Builder:
                 ),
                 blobs=self._blobs,
                 facts=facts,
-                conditions=ConditionsReader(timing_cpu, together=together, fresh_s=FRESH_S),
+                conditions=conditions,
                 timing=turn,
                 scratch=state.scratch,
                 log=LeaseLog(),
                 timing_cpu=timing_cpu,
+                memory=conditions.free_memory if own_memory else available_memory,
+                alone=backend.alone,
+                moved_bytes=description.moved_bytes if description is not None else 0,
             )
             labels = {**options.labels, **one.key.labels}
             device = RunningDevice(one.key.name, state, bench, labels, self.lanes)

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from tunefarm_proto.v1 import common_pb2 as pb
 
+from tunefarm_device.backend import Reading, Sensor
+
 _CPU = "sys/devices/system/cpu"
+OWN = (
+    "frequency_hz", "memory_frequency_hz", "temperature_celsius", "power_watts", "memory_free_bytes"
+)  # fmt: skip
 _THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 
 
@@ -55,7 +60,8 @@ class ConditionsReader:
     """Reads conditions; remembers the last reading for what is a difference of two.
 
     `together`: other devices of this server may time at the same moment. A reading holds for
-    `fresh_s` seconds: to read takes as long as many short timings.
+    `fresh_s` seconds: to read takes as long as many short timings. `sensor` reads a device that is
+    not this processor; load and steal are the processor's even so.
     """
 
     def __init__(
@@ -65,8 +71,10 @@ class ConditionsReader:
         together: bool = False,
         *,
         fresh_s: float = 0.0,
+        sensor: Sensor | None = None,
     ) -> None:
         self._fresh_s = fresh_s
+        self._sensor = sensor
         self._last = pb.Conditions()
         self._read_at = -math.inf
         self._together = together
@@ -102,4 +110,26 @@ class ConditionsReader:
             self._ticks = stolen, ticks
         with contextlib.suppress(ValueError):
             now.throttle_bits = int(read_text(self._root / _THROTTLED), 16)
+        if self._sensor is not None:
+            fill(now, self._sensor.read())
         return now
+
+    def free_memory(self) -> int:
+        """Bytes of the device's own memory that new arrays may take.
+
+        Without bound where it does not say: then the runner is told when there is none.
+        """
+        if self._sensor is None:
+            return 1 << 62
+        now = self.read()
+        return now.memory_free_bytes if now.HasField("memory_free_bytes") else 1 << 62
+
+
+def fill(now: pb.Conditions, reading: Reading) -> None:
+    """Put what a device's own sensor told in the place of the processor's."""
+    for name in ("frequency_hz", "temperature_celsius", "throttle_bits"):
+        now.ClearField(name)
+    for name in OWN:
+        if (value := getattr(reading, name)) is not None:
+            setattr(now, name, value)
+    now.throttle_reasons.extend(reading.throttled)

@@ -116,30 +116,37 @@ def find_facts(
     info = first_processor(read_text(root / "proc/cpuinfo"), first if cores else None)
     stated = emulator if emulator is not None else os.environ.get("TUNEFARM_EMULATED")
     found = find_emulator(arch, info, root) if stated is None else stated
+    if description is not None and description.emulator:
+        found = description.emulator
     target = find_target(arch, info, found)
     target.cpu = cpu or os.environ.get("TUNEFARM_CPU") or target.cpu
     cpufreq = root / f"sys/devices/system/cpu/cpu{first}/cpufreq"
     frequency = read_text(cpufreq / "cpuinfo_max_freq")
     name = info.get("model name") or info.get("Processor") or info.get("uarch") or ""
     board = "" if found else _machine_model(root)
+    fastest = int(frequency) * 1000 if frequency.isdigit() else 0
+    memory, governor = _memory_bytes(root), read_text(cpufreq / "scaling_governor")
     model = f"{target.cpu} emulated on {name}".strip() if found else name or target.cpu
     if description is not None:
         target = pb.Target(
             triple=description.triple, cpu=description.cpu, features=sorted(description.features)
         )
         model = f"{description.name} on {model}"
+        if description.memory_bytes:  # it has its own, and a clock
+            memory, fastest, governor = description.memory_bytes, description.max_frequency_hz, ""
     return pb.DeviceFacts(
         target=target,
         cpu_model=model,
         cpu_count=len(cores or os.sched_getaffinity(0)),
-        memory_bytes=_memory_bytes(root),
+        memory_bytes=memory,
         os=_os_name(root),
         kernel=platform.release(),
-        max_frequency_hz=int(frequency) * 1000 if frequency.isdigit() else 0,
-        governor=read_text(cpufreq / "scaling_governor"),
+        max_frequency_hz=fastest,
+        governor=governor,
         machine_model=board,
         emulated=bool(found),
         emulator=found,
         isolation=sorted(isolation),
         cores=spell_cpus(cores),
+        extra=description.facts if description is not None else None,
     )

@@ -9,18 +9,28 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_device.topology import parse_cpus, spell_cpus
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_OPTIONS = "backend=NAME, cores=0-3+8, unit=NAME and label.NAME=VALUE"
+_OPTIONS = "backend=NAME, cores=0-3+8, gpu=0, unit=NAME and label.NAME=VALUE"
 
 
 @dataclass(frozen=True)
 class Key:
-    """One `--key`: `cores` are None and texts empty where it does not say."""
+    """One `--key`: `cores` are None and texts empty where it does not say.
+
+    `gpu`: its unit was given as that of a GPU, so its backend is `cuda` where none other is named.
+    """
 
     name: str
     cores: frozenset[int] | None = None
     backend: str = ""
     unit: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    gpu: bool = False
+
+    def backend_of(self, default: str) -> str:
+        """Its backend, on a server whose keys have `default` where they name none."""
+        if self.backend or not self.gpu or default != "native":
+            return self.backend or default
+        return "cuda"
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ def parse_key(text: str) -> Key:
     given: dict[str, str] = {}
     for word in rest.split(",") if colon else ():
         option, _, value = word.partition("=")
-        known = option in ("backend", "cores", "unit") or re.fullmatch(r"label\..+", option)
+        known = option in ("backend", "cores", "gpu", "unit") or re.fullmatch(r"label\..+", option)
         if not known or not value:
             raise InvalidRequestError(
                 f"--key {text}: {word!r} is no option of a key", f"there are {_OPTIONS}"
@@ -55,7 +65,10 @@ def parse_key(text: str) -> Key:
         given[option] = value
     labels = {n.removeprefix("label."): v for n, v in given.items() if n.startswith("label.")}
     cores = _cores(text, given["cores"]) if "cores" in given else None
-    return Key(name, cores, given.get("backend", ""), given.get("unit", ""), labels)
+    if "gpu" in given and "unit" in given:
+        raise InvalidRequestError(f"--key {text}: gpu and unit are one thing", "give one of them")
+    unit = given.get("gpu") or given.get("unit", "")
+    return Key(name, cores, given.get("backend", ""), unit, labels, "gpu" in given)
 
 
 def _cores(text: str, value: str) -> frozenset[int]:

@@ -59,8 +59,8 @@ class Stream:
         self.check = check
         self.contents = Contents()
         self.began = time.monotonic()
-        # With one processor for all, what loads would disturb what is timed.
-        self.alone = bench.facts.cpu_count == 1
+        # With one processor for all, or one GPU, what loads would disturb what is timed.
+        self.alone = bench.alone or bench.facts.cpu_count == 1
 
     def now(self) -> float:
         """Seconds since it began."""

@@ -122,7 +122,7 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.ended), 1.0)
         by_itself = self.ended.done()
-        words = self._last_words()
+        words = self.last_words()
         await self.close()
         if not by_itself:
             return KernelCrashedError(f"{doing} cut its process off from the device server")
@@ -131,7 +131,8 @@ class Runner:
             f"its last words: {words}" if words else "",
         )
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last line of what it printed; "" where there is none."""
         lines = self.output(WORDS_BYTES).decode(errors="replace").strip().splitlines()
         return answers.printable(lines[-1])[:200] if lines else ""
 
@@ -253,10 +254,11 @@ class Zygote:
                     socket.send_fds(self._control, [packet], fds)
                 await runner.attach(ours)
         except (OSError, EOFError, ValueError) as error:
+            said = str(error) or runner.last_words()
             self.kill()
             runner.drop()  # stops watching the socket, so before that is closed
             ours.close()
-            raise InternalError(f"no runner could be started: {error}".strip(": ")) from None
+            raise InternalError(f"no runner could be started: {said}".strip(": ")) from None
         except BaseException:
             runner.drop()
             ours.close()

@@ -39,6 +39,7 @@ from tunefarm_device.backend import (
     RunnerError,
 )
 from tunefarm_device.counters import Counters, difference
+from tunefarm_device.launches import plan_of
 from tunefarm_device.profile import Profile
 from tunefarm_device.timing_core import TimingCore
 
@@ -186,7 +187,10 @@ class Runner:
     def load(self, header: Header) -> Header:
         """Load a library and look its functions up."""
         start = time.perf_counter()
-        library = self.device.load(header["path"], header["functions"])
+        if plans := {name: plan_of(data) for name, data in header.get("plans", {}).items()}:
+            library = self.device.load_plans(header["path"], plans)
+        else:
+            library = self.device.load(header["path"], header["functions"])
         self.libraries[header["module"]] = library
         return {"load_s": time.perf_counter() - start}
 
@@ -195,7 +199,7 @@ class Runner:
         if "anchor" in header:
             name = header["anchor"]
             if name not in self.anchors:
-                self.anchors[name] = ANCHORS[name]()
+                self.anchors[name] = self.device.anchor(name) or ANCHORS[name]()
             return self.anchors[name], (0, name)
         key = (header["module"], header["function"])
         whole = (*key, *header["arrays"])
@@ -370,12 +374,14 @@ def limit(resource_id: int, most: int) -> None:
 def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Backend) -> None:
     """Obey frames until the socket closes. `parent`: end at once if that is not our parent.
 
-    `shut_in` applies the sandbox, after all that needs the rest of the system.
+    `shut_in` applies the sandbox, after all that needs the rest of the system and before all that
+    makes threads: it holds the thread that it is applied to, and those that this one starts.
     """
     isolate(parent)
     device = backend.open()
     counters = Counters()  # the sandbox lets nobody open any
     shut_in()
+    device.begin()
     gc.disable()
     runner = Runner(device, counters)
     header: Header = {}

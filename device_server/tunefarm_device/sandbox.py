@@ -8,8 +8,8 @@ which hold here; `enter` applies those to this process, for good. Nothing here n
   changed, nothing of the kernel's own (mounts, modules, tracing, BPF, keys, io_uring, the clock).
   Refused calls fail with EPERM.
 - Landlock: system libraries, the interpreter and the device's scratch folder can be read; nothing
-  can be written but the device nodes that swallow it, and plain files in the session's own folder;
-  no TCP, no signal to others.
+  can be written but the device nodes that swallow it, those of the backend (a GPU's), and plain
+  files in the session's own folder; no TCP, no signal to others.
 - capabilities: none, not even root's.
 - namespaces: an empty network, System V shared memory and a file system of its own, gone with the
   process: of files it sees what Landlock lets be read, also where there is no Landlock.
@@ -22,7 +22,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tunefarm_device.own_files import CLONE_NEWNS, show_only
@@ -183,7 +183,8 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _ALL_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 _TCP, _SCOPES = 3, 3  # bind and connect; abstract sockets and signals of others
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE
+_IOCTL_DEV = 1 << 15
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _IOCTL_DEV
 _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 5, 1 << 8, 1 << 14
 _OWN = _READ_FILE | _READ_DIR | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
 
@@ -194,10 +195,16 @@ _READABLE = (
 _WRITABLE = ("/dev/null",)
 
 
-def enter_landlock(readable: Iterable[str], own: Iterable[str] = ()) -> None:
+_DEVICE = _READ_FILE | _READ_DIR | _WRITE_FILE | _IOCTL_DEV
+
+
+def enter_landlock(
+    readable: Iterable[str], own: Iterable[str] = (), devices: Iterable[str] = ()
+) -> None:
     """Let only system libraries, Python and these paths be read, and nothing be written.
 
     In `own` folders plain files can be made, written and removed; no links, folders or devices.
+    The nodes of `devices`, or in these folders, can be opened, written and controlled.
 
     Raises: OSError where it does not hold.
     """
@@ -217,6 +224,8 @@ def enter_landlock(readable: Iterable[str], own: Iterable[str] = ()) -> None:
             _allow(call, ruleset, path, _READ_FILE | _WRITE_FILE)
         for path in own:
             _allow(call, ruleset, path, _OWN & handled)
+        for path in devices:
+            _allow(call, ruleset, path, _DEVICE & handled)
         _no_new_privileges()
         _check(call(_RESTRICT_SELF, ruleset, 0))
     finally:
@@ -262,7 +271,12 @@ def enter_capabilities() -> None:
     _check(_libc().capset(header, bytes(24)))
 
 
-def enter(primitives: Iterable[str], readable: Iterable[str], own: Iterable[str] = ()) -> None:
+def enter(
+    primitives: Iterable[str],
+    readable: Iterable[str],
+    own: Iterable[str] = (),
+    devices: Sequence[str] = (),
+) -> None:
     """Apply those that hold here, for good; paths as for Landlock. Raises: OSError, KeyError.
 
     The working directory is then "/".
@@ -272,9 +286,9 @@ def enter(primitives: Iterable[str], readable: Iterable[str], own: Iterable[str]
     if flags:
         enter_namespaces(flags)
     if FILES in chosen:
-        show_only((*_readable(readable), *_WRITABLE), own)
+        show_only((*_readable(readable), *_WRITABLE, *devices), own)
     if LANDLOCK in chosen:
-        enter_landlock(readable, own)
+        enter_landlock(readable, own, devices)
     if CAPABILITIES in chosen:
         enter_capabilities()
     if SECCOMP in chosen:

@@ -35,6 +35,7 @@ from tunefarm_device.files import SessionFolder
 from tunefarm_device.lease_log import LeaseLog
 from tunefarm_device.lease_output import LeaseOutput
 from tunefarm_device.options import TIMING_S, check_number, timing_frame
+from tunefarm_device.plans import plans
 from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
 from tunefarm_device.timing import compared, timed
 from tunefarm_device.topology import Turn
@@ -54,7 +55,9 @@ _log = logging.getLogger(__name__)
 class Workbench:
     """What all sessions of a device share. `timing` is held while a kernel runs.
 
-    So nothing of this device, or of another that would disturb it, runs meanwhile.
+    So nothing of this device, or of another that would disturb it, runs meanwhile. `memory` tells
+    what new arrays may take, in bytes; where `alone`, loads disturb timings; `moved_bytes` are of
+    the anchor "memory", 0 for the processor's.
     """
 
     host: ProcessHost
@@ -66,6 +69,9 @@ class Workbench:
     log: LeaseLog
     timing_cpu: int | None = None
     output: LeaseOutput = field(default_factory=LeaseOutput)
+    memory: Callable[[], int] = available_memory
+    alone: bool = False
+    moved_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ class DeviceSession:
             identity = self._new_id()
             names = [function.name for function in manifest.functions]
             frame = {"do": "load", "module": identity, "path": file.name, "functions": names}
+            if launched := plans(manifest, entry):
+                frame["plans"] = {name: plan.data() for name, plan in launched.items()}
             answer, _ = await self._run(frame, limit_s=limit_s, doing="loading the library")
         self._modules[identity] = Module(manifest, entry.target, float(answer["load_s"]))
         _log.info("module %d is bundle %s", identity, digest)
@@ -193,7 +201,7 @@ class DeviceSession:
                 f"an array of {len(shape)} axes is asked for", f"at most {MOST_AXES} are there"
             )
         made = Array(dtype, tuple(shape), math.prod(shape) * ITEM_BYTES[dtype])
-        if made.size > (free := available_memory()):
+        if made.size > (free := self._bench.memory()):
             raise OutOfMemoryError(
                 f"{made} takes {made.size} bytes and the device has {free} free",
                 "free arrays, or use smaller ones",
@@ -453,7 +461,7 @@ def named(error: RunnerError) -> TunefarmError:
     if error.kind == "library":
         return BundleInvalidError(
             f"the library in the bundle cannot be loaded: {text}",
-            "link it without undefined symbols, and export each function of the manifest",
+            "give it each function of the manifest, and nothing undefined",
         )
     return InternalError(f"{error.kind}: {text}")
 

@@ -70,11 +70,18 @@ def disturbance(before: pb.Conditions, after: pb.Conditions, fastest_hz: int) ->
     """What disturbed a round, "" where nothing did that this device can see."""
     if bits := (before.throttle_bits | after.throttle_bits) & THROTTLED_NOW:
         return f"throttled (bits {bits:#x})"
+    if after.throttle_reasons:  # since the reading before
+        return f"throttled ({', '.join(after.throttle_reasons)})"
     if after.steal_fraction > STOLEN:
         return f"{after.steal_fraction:.0%} of the time stolen"
     if 0 < after.frequency_hz < SLOWED * fastest_hz:
         return f"frequency fell to {after.frequency_hz / fastest_hz:.0%}"
     return ""
+
+
+def throttled(now: pb.Conditions) -> bool:
+    """Whether the device holds its clocks down."""
+    return bool(now.throttle_bits & THROTTLED_NOW or now.throttle_reasons)
 
 
 @dataclass
@@ -117,7 +124,7 @@ class Rounds:
         """Between two rounds: let the device cool, until it throttles no more."""
         await asyncio.sleep(pause_s)
         until = time.monotonic() + MOST_COOLING_S
-        while self.last.throttle_bits & THROTTLED_NOW and time.monotonic() < until:
+        while throttled(self.last) and time.monotonic() < until:
             await asyncio.sleep(COOLING_S)
             self.last = self.conditions()
 

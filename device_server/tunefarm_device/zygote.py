@@ -152,12 +152,16 @@ class Zygote:
                 steady.go_first(self.nice)
             self.runner.main(session, parent, lambda: self.shut_in(folder), self.backend)
             status = 0
+        except Exception as error:  # its last words, which the server reads
+            os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
         finally:
             os._exit(status)
 
     def shut_in(self, folder: str) -> None:
         """In the child: apply what holds here. It works in `folder`, and writes nowhere else."""
-        self.sandbox.enter(self.primitives, [self.folder], [folder] if folder else [])
+        readable = [self.folder, *self.backend.readable()]
+        own = [folder] if folder else []
+        self.sandbox.enter(self.primitives, readable, own, self.backend.devices())
         os.chdir(folder or "/")
 
     def reap(self) -> None:

@@ -94,6 +94,8 @@ def test_what_needs_a_gpu_keeps_its_devices(capsys, tmp_path):
     words = ["--key", "gpu", "--backend", str(backend)]
     _, unit = _install(capsys, tmp_path, "device", "install", *TRACKER, *words)
     assert "PrivateDevices" not in unit
+    _, unit = _install(capsys, tmp_path, "device", "install", *TRACKER, "--key", "rtx:gpu=0")
+    assert "PrivateDevices" not in unit and "rtx:gpu=0" in unit
 
 
 def test_a_tracker_is_started_by_the_words_that_were_given(capsys, tmp_path):

@@ -146,7 +146,7 @@ def test_an_unknown_name_lists_the_known_ones(capfd, tmp_path):
     said = capfd.readouterr().err
     assert said.count("\n") == 1
     assert "there is no backend 'cuba'" in said
-    assert "native, wasm" in said
+    assert "cuda, native, nullgpu, wasm" in said
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_key_with_everything() -> None:
         ("x:cores=0\n", "'x' is no device key"),
         (":cores=0", "'' is no device key"),
         ("x:", "'' is no option of a key"),
-        ("x:core=0", r"'core=0' is no option.*backend=NAME, cores=0-3\+8, unit=NAME and label"),
+        ("x:core=0", r"'core=0' is no option.*backend=NAME, cores=0-3\+8, gpu=0, unit=NAME"),
         ("x:cores", "'cores' is no option"),
         ("x:cores=", "'cores=' is no option"),
         ("x:label.=v", "no option"),
@@ -82,6 +82,17 @@ def test_what_cannot_be_placed_is_a_line(words: tuple[str, ...], said: str) -> N
     with pytest.raises(InvalidRequestError, match=said) as caught:
         placed(*words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_is_a_unit_of_cuda_unless_another_backend_is_named() -> None:
+    key = parse_key("rtx:gpu=1")
+    assert (key.unit, key.backend_of("native"), key.backend_of("nullgpu")) == (
+        "1",
+        "cuda",
+        "nullgpu",
+    )
+    assert parse_key("rtx:gpu=1,backend=./mine.py").backend_of("native") == "./mine.py"
+    assert parse_key("rtx:unit=1").backend_of("native") == "native"
 
 
 def test_a_device_for_each_unit_or_for_the_one_named() -> None:

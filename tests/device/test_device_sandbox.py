@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,38 @@ def test_the_network_is_empty(tell):
 
 def test_files_of_others_are_not_there(tell):
     assert tell("passwd_there", sandbox.FILES) == ENOENT  # Landlock alone would show that it is
+
+
+def test_the_nodes_of_a_backend_can_be_opened_and_controlled_and_no_others():
+    """As a GPU's driver does it: in a thread of its own, after the sandbox has closed."""
+    script = """
+import errno, fcntl, os, threading
+from tunefarm_device import sandbox
+sandbox.enter(sandbox.probe(), [], [], ["/dev/full", "/dev/absent"])
+def refused(path):
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError as error:
+        return error.errno
+def use():
+    node = os.open("/dev/full", os.O_RDWR)
+    try:
+        fcntl.ioctl(node, 0x5401)
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+    try:
+        os.write(node, b"x")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+    print(refused("/dev/ptmx") in (errno.EACCES, errno.ENOENT))
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.split() == ["ENOTTY", "ENOSPC", "True"], ended.stderr
 
 
 def test_an_unknown_machine_has_no_filter():

@@ -87,6 +87,7 @@ def test_at_the_end_of_its_budget_it_says_unconverged() -> None:
     ("disturbed", "word"),
     [
         (pb.Conditions(throttle_bits=0x4, frequency_hz=10**9), "throttled"),
+        (pb.Conditions(throttle_reasons=["power cap"], frequency_hz=10**9), "d (power cap)"),
         (pb.Conditions(steal_fraction=0.2, frequency_hz=10**9), "20% of the time stolen"),
         (pb.Conditions(frequency_hz=6 * 10**8), "frequency fell to 60%"),
     ],
@@ -139,9 +140,10 @@ def test_a_cold_cache_is_slower_and_part_of_the_answer(session: Any, kernels: An
         session.time(module, "walk", x, cache="tepid")
 
 
-def test_a_throttled_device_is_let_cool_down(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hot", [{"throttle_bits": 4}, {"throttle_reasons": ["hot"]}])
+def test_a_throttled_device_is_let_cool_down(monkeypatch: pytest.MonkeyPatch, hot: Any) -> None:
     monkeypatch.setattr(timing_module, "COOLING_S", 0.001)
-    hot = pb.Conditions(throttle_bits=0x4)
+    hot = pb.Conditions(**hot)
     readings = iter([quiet(), hot, hot, hot, *[quiet()] * 9])  # it takes three looks to cool
     timing = run(iter([9.0] * 10 + [1.0] * 10), lambda: next(readings))
     assert list(timing.samples_s) == [1.0] * 10

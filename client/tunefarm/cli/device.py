@@ -74,7 +74,7 @@ def unit_of(given: argparse.Namespace, tracker: str) -> "Unit":
     credentials.check_tracker(tracker)
     tls = ServerTls.read(given.tls_cert, given.tls_key)
     serving.check_exposure(given.host, tls, guarded=True, insecure=given.insecure)
-    kinds = {key.backend or options.backend for key in keys}
+    kinds = {key.backend_of(options.backend) for key in keys}
     secrets, words = _secrets(given)
     if credentials.token and "token" not in secrets:
         raise InvalidRequestError("a service reads its token from a file", "give --token-file")

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.cli.live import Screen, repeat
@@ -47,9 +48,17 @@ def _device(device: tpb.Device, now: float) -> dict[str, Any]:
         else None,
         "frequency_hz": at.frequency_hz if at.HasField("frequency_hz") else None,
         "load_average": at.load_average if at.HasField("load_average") else None,
-        "throttled": bool(at.throttle_bits & 0xF) if at.HasField("throttle_bits") else None,
+        "throttled": _throttled(at),
         "emulated": device.facts.emulated,
     }
+
+
+def _throttled(at: pb.Conditions) -> bool | None:
+    """None where the device does not tell."""
+    if at.throttle_reasons:
+        return True
+    told = at.HasField("throttle_bits") or at.HasField("power_watts")
+    return bool(at.throttle_bits & 0xF) if told else None
 
 
 def read(tracker: Tracker) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tunefarm.timing import Timing, format_seconds
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm_dashboard.views.rows import THROTTLED_NOW
+from tunefarm_dashboard.views.rows import throttled as is_throttled
 
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 MOST_BINS = 40
@@ -77,7 +77,7 @@ def _row(number: int, of_round: int, seconds: float, taken: pb.TimingRound) -> S
         disturbed=taken.disturbed,
         temperature_c=now.temperature_celsius if warm else None,
         frequency_mhz=now.frequency_hz / 1e6 if now.HasField("frequency_hz") else None,
-        throttled=bool(now.throttle_bits & THROTTLED_NOW),
+        throttled=is_throttled(now),
     )
 
 
@@ -86,7 +86,7 @@ def marks(result: tpb.Result, *, emulated: bool) -> list[Mark]:
     timing = Timing.from_proto(result.timing)
     raw = timing.raw
     rounds = [one for one in raw.rounds if not one.discarded]
-    throttled = sum(bool(one.after.throttle_bits & THROTTLED_NOW) for one in rounds)
+    throttled = sum(is_throttled(one.after) for one in rounds)
     found = [
         (
             emulated,
@@ -194,6 +194,8 @@ def condition_pairs(timing: pb.Timing) -> list[tuple[str, str, str]]:
         ("Load", "load_average", "{:.2f}".format),
         ("Stolen time", "steal_fraction", "{:.1%}".format),
         ("Throttle bits", "throttle_bits", "{:#x}".format),
+        ("Memory's frequency", "memory_frequency_hz", lambda hertz: f"{hertz / 1e6:,.0f} MHz"),
+        ("Power", "power_watts", "{:.0f} W".format),
     ]
     found = []
     both: tuple[Any, Any] = (timing.before, timing.after)
@@ -201,6 +203,9 @@ def condition_pairs(timing: pb.Timing) -> list[tuple[str, str, str]]:
         before, after = (form(getattr(now, field)) if now.HasField(field) else "" for now in both)
         if before or after:
             found.append((name, before, after))
+    before, after = (", ".join(now.throttle_reasons) for now in both)
+    if before or after:
+        found.append(("Throttled by", before, after))
     return found
 
 

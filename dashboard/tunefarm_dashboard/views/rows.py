@@ -16,6 +16,11 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 THROTTLED_NOW = 0xF
 
 
+def throttled(now: pb.Conditions) -> bool:
+    """Whether the device held its clocks down."""
+    return bool(now.throttle_bits & THROTTLED_NOW or now.throttle_reasons)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The farm at one moment: devices by id, and as rows ordered by key and id.
@@ -198,7 +203,7 @@ def device_row(device: tpb.Device, since: Mapping[str, datetime]) -> DeviceRow:
         request_id=device.lease.request_id,
         temperature_c=round(now.temperature_celsius, 1) if warm else None,
         frequency_mhz=round(now.frequency_hz / 1e6) if online and now.frequency_hz else None,
-        throttled=online and bool(now.throttle_bits & THROTTLED_NOW),
+        throttled=online and throttled(now),
         labels=", ".join(f"{name}={value}" for name, value in sorted(device.labels.items())),
     )
 
@@ -297,6 +302,8 @@ def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
         *_optional(now, "load_average", "Load", "{:.2f}"),
         *_optional(now, "steal_fraction", "Stolen time", "{:.1%}"),
         *_optional(now, "throttle_bits", "Throttle bits", "{:#x}"),
+        ("Throttled by", ", ".join(now.throttle_reasons)),
+        *_optional(now, "power_watts", "Power", "{:.0f} W"),
     ]
     return [(name, text) for name, text in pairs if text]
 

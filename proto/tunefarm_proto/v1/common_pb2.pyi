@@ -406,8 +406,12 @@ class Conditions(_message.Message):
     STEAL_FRACTION_FIELD_NUMBER: _builtins.int
     THROTTLE_BITS_FIELD_NUMBER: _builtins.int
     TIME_TOGETHER_FIELD_NUMBER: _builtins.int
+    THROTTLE_REASONS_FIELD_NUMBER: _builtins.int
+    POWER_WATTS_FIELD_NUMBER: _builtins.int
+    MEMORY_FREQUENCY_HZ_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_BYTES_FIELD_NUMBER: _builtins.int
     frequency_hz: _builtins.int
-    """Frequency of the timing core in Hz."""
+    """Frequency of the timing core, or of a GPU's multiprocessors, in Hz."""
     temperature_celsius: _builtins.float
     """Temperature of the processor in degrees Celsius."""
     load_average: _builtins.float
@@ -418,9 +422,21 @@ class Conditions(_message.Message):
     """Raspberry Pi firmware throttle bits."""
     time_together: _builtins.bool
     """Other devices of the same server were allowed to time at the same moment."""
+    power_watts: _builtins.float
+    """Power that the device draws, in watts."""
+    memory_frequency_hz: _builtins.int
+    """Frequency of a GPU's memory in Hz."""
+    memory_free_bytes: _builtins.int
+    """Memory of a GPU that nobody has taken, in bytes."""
     @_builtins.property
     def read_at(self) -> _timestamp_pb2.Timestamp:
         """When it was read, by the device's clock."""
+
+    @_builtins.property
+    def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why a GPU held its clocks down since the last reading, as its driver says: "hardware thermal
+        slowdown", "software power cap".
+        """
 
     def __init__(
         self,
@@ -432,15 +448,25 @@ class Conditions(_message.Message):
         steal_fraction: _builtins.float | None = ...,
         throttle_bits: _builtins.int | None = ...,
         time_together: _builtins.bool = ...,
+        throttle_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        power_watts: _builtins.float | None = ...,
+        memory_frequency_hz: _builtins.int | None = ...,
+        memory_free_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_memory_free_bytes", b"_memory_free_bytes", "_memory_frequency_hz", b"_memory_frequency_hz", "_power_watts", b"_power_watts", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "memory_free_bytes", b"memory_free_bytes", "memory_frequency_hz", b"memory_frequency_hz", "power_watts", b"power_watts", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits", "time_together", b"time_together"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz", "_load_average", b"_load_average", "_memory_free_bytes", b"_memory_free_bytes", "_memory_frequency_hz", b"_memory_frequency_hz", "_power_watts", b"_power_watts", "_steal_fraction", b"_steal_fraction", "_temperature_celsius", b"_temperature_celsius", "_throttle_bits", b"_throttle_bits", "frequency_hz", b"frequency_hz", "load_average", b"load_average", "memory_free_bytes", b"memory_free_bytes", "memory_frequency_hz", b"memory_frequency_hz", "power_watts", b"power_watts", "read_at", b"read_at", "steal_fraction", b"steal_fraction", "temperature_celsius", b"temperature_celsius", "throttle_bits", b"throttle_bits", "throttle_reasons", b"throttle_reasons", "time_together", b"time_together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_hz: _TypeAlias = _typing.Literal["frequency_hz"]  # noqa: Y015
     _WhichOneofArgType__frequency_hz: _TypeAlias = _typing.Literal["_frequency_hz", b"_frequency_hz"]  # noqa: Y015
     _WhichOneofReturnType__load_average: _TypeAlias = _typing.Literal["load_average"]  # noqa: Y015
     _WhichOneofArgType__load_average: _TypeAlias = _typing.Literal["_load_average", b"_load_average"]  # noqa: Y015
+    _WhichOneofReturnType__memory_free_bytes: _TypeAlias = _typing.Literal["memory_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_free_bytes: _TypeAlias = _typing.Literal["_memory_free_bytes", b"_memory_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_frequency_hz: _TypeAlias = _typing.Literal["memory_frequency_hz"]  # noqa: Y015
+    _WhichOneofArgType__memory_frequency_hz: _TypeAlias = _typing.Literal["_memory_frequency_hz", b"_memory_frequency_hz"]  # noqa: Y015
+    _WhichOneofReturnType__power_watts: _TypeAlias = _typing.Literal["power_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_watts: _TypeAlias = _typing.Literal["_power_watts", b"_power_watts"]  # noqa: Y015
     _WhichOneofReturnType__steal_fraction: _TypeAlias = _typing.Literal["steal_fraction"]  # noqa: Y015
     _WhichOneofArgType__steal_fraction: _TypeAlias = _typing.Literal["_steal_fraction", b"_steal_fraction"]  # noqa: Y015
     _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
@@ -451,6 +477,12 @@ class Conditions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_hz) -> _WhichOneofReturnType__frequency_hz | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__load_average) -> _WhichOneofReturnType__load_average | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free_bytes) -> _WhichOneofReturnType__memory_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_frequency_hz) -> _WhichOneofReturnType__memory_frequency_hz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_watts) -> _WhichOneofReturnType__power_watts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steal_fraction) -> _WhichOneofReturnType__steal_fraction | None: ...
     @_typing.overload

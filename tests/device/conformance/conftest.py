@@ -1,7 +1,9 @@
 """A device of each kind, and the same kernels compiled for it. A new kind is one line of KINDS."""
 
 import os
+import re
 import subprocess
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +21,43 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
 
 SOURCE = Path(__file__).with_name("kernels.c")
+PTX = Path(__file__).with_name("kernels.ptx")
 ZIG = Path(ziglang.__file__).parent / "zig"
 WHAT_IT_IS_NOT = "riscv64-unknown-linux-gnu"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of device: its backend or emulated board, the compiler's target, zig's name of it."""
+    """A kind of device: its backend or emulated board, the compiler's target, zig's name of it.
+
+    A GPU has no `zig`: its kernels are the PTX.
+    """
 
     name: str
     target: str
-    zig: str
+    zig: str = ""
     backend: str = "native"
     board: str = ""
+    emulated: bool = False
+
+    @property
+    def gpu(self) -> bool:
+        return not self.zig
+
+    def kernels(self) -> list[str]:
+        """Their names, in the source's order."""
+        if self.gpu:
+            return re.findall(r"\.entry (\w+)", PTX.read_text())
+        return [word.split(")")[0] for word in SOURCE.read_text().split("\nKERNEL(")[1:]]
 
     def lacking(self) -> str | None:
         return emulation.available(self.board) if self.board else find(self.backend).lacking()
 
     def start(self, folder: Path) -> Iterator[Box]:
         if not self.board:
-            yield from boxed(folder, "--backend", self.backend)
+            # A GPU is one server's alone, and a null one is as many tests' as like.
+            claims = {"TUNEFARM_CLAIMS": f"{uuid.uuid4()}-"} if self.backend == "nullgpu" else {}
+            yield from boxed(folder, "--backend", self.backend, **claims)
             return
         root, tracker = emulation.build_root(self.board), FakeTracker()
         command, env = emulation.command(self.board, root, "box", tracker.address, folder / "state")
@@ -54,8 +73,10 @@ class Kind:
 KINDS = (
     Kind("native", "local", f"{os.uname().machine}-linux-gnu"),
     Kind("wasm", "wasm", "wasm32-freestanding", backend="wasm"),
-    Kind("emulated arm64", "rasp3b", "aarch64-linux-gnu", board="arm64"),
-    Kind("emulated armhf", "rasp3b-32", "arm-linux-gnueabihf", board="armhf"),
+    Kind("null GPU", "sm_80", backend="nullgpu", emulated=True),
+    Kind("GPU", "sm_75", backend="cuda"),
+    Kind("emulated arm64", "rasp3b", "aarch64-linux-gnu", board="arm64", emulated=True),
+    Kind("emulated armhf", "rasp3b-32", "arm-linux-gnueabihf", board="armhf", emulated=True),
 )
 
 
@@ -88,11 +109,10 @@ class Bundles:
         return self.whole, self.plain, self.foreign, self.lying, self.cut, self.noise
 
 
-def manifest(*more: str) -> bpb.BundleManifest:
-    """A function for each KERNEL of the source: one float32[16], but for `add` and `walk`."""
-    words = SOURCE.read_text().split("\nKERNEL(")[1:]
+def manifest(kind: Kind, *more: str) -> bpb.BundleManifest:
+    """A function for each kernel of the source: one float32[16], but for `add` and `walk`."""
     made = bpb.BundleManifest(workload="conformance")
-    for name in (*(word.split(")")[0] for word in words), *more):
+    for name in (*kind.kernels(), *more):
         function = made.functions.add(name=name)
         for argument in ("a", "b", "c") if name == "add" else ("x",):
             shape = [1 << 16] if name == "walk" else [16]
@@ -101,8 +121,19 @@ def manifest(*more: str) -> bpb.BundleManifest:
     return made
 
 
+def plan(function: bpb.FunctionSignature) -> bpb.LaunchPlan:
+    """One launch of the kernel of that name, by one thread, by 16 or by a warp."""
+    threads = {"add": 16, "walk": 32}.get(function.name, 1)
+    arguments = range(len(function.arguments))
+    made = bpb.LaunchPlan()
+    made.launches.add(kernel=function.name, grid=[1], block=[threads], arguments=arguments)
+    return made
+
+
 def library(kind: Kind, folder: Path, *flags: str) -> bytes:
     """The kernels as the device loads them, linked by the compiler's own linker."""
+    if kind.gpu:
+        return PTX.read_bytes() + "".join(f"// {flag}\n" for flag in flags).encode()
     compiled = folder / "kernels.o"
     bare = ("-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-unwind-tables")
     flags = ("-O1", "-fPIC", *bare, "-fno-asynchronous-unwind-tables", *flags)
@@ -118,7 +149,9 @@ def bundles(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     whole, plain = library(kind, folder), library(kind, folder, "-DPLAIN")
 
     def packed(data: bytes, target: pb.Target = here, *more: str) -> Bundle:
-        return bundle_file.pack(manifest(*more), [(target, data)])
+        made = manifest(kind, *more)
+        launches = {one.name: plan(one) for one in made.functions} if kind.gpu else {}
+        return bundle_file.pack(made, [bundle_file.Library(target, data, launches=launches)])
 
     return Bundles(
         packed(whole),

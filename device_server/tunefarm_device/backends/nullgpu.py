@@ -1,0 +1,53 @@
+"""A GPU that is none: the backend `cuda` over a driver which runs PTX on this processor.
+
+For tests, and to try what a GPU box does without one: everything but the speed. TUNEFARM_NULL_GPUS
+says how many there are (one) and of which compute capability (8.0), as in "2:9.0".
+"""
+
+import importlib.util
+import os
+
+from tunefarm_device import backend
+from tunefarm_device.backend import Description
+from tunefarm_device.cuda import fake
+from tunefarm_device.cuda.device import Device
+from tunefarm_device.cuda.facts import describe
+
+SETTING = "TUNEFARM_NULL_GPUS"
+
+
+def _setting() -> tuple[int, int, int]:
+    """How many, and major and minor of their compute capability. Raises: ValueError."""
+    count, _, capability = os.environ.get(SETTING, "1").partition(":")
+    major, _, minor = (capability or "8.0").partition(".")
+    return int(count), int(major), int(minor or 0)
+
+
+class Backend(backend.Backend):
+    """Null GPUs."""
+
+    alone = True
+
+    def lacking(self) -> str:
+        if importlib.util.find_spec("numpy") is None:
+            return "numpy is not installed; `pip install numpy` installs it"
+        if importlib.util.find_spec("tunefarm_device.ptx") is None:
+            return "the PTX machine is not there"
+        try:
+            _setting()
+        except ValueError:
+            return f"{SETTING} is {os.environ[SETTING]!r}, and is to be as in 2:9.0"
+        return ""
+
+    def units(self) -> list[str]:
+        return [str(number) for number in range(_setting()[0])]
+
+    def describe(self) -> Description:
+        _, major, minor = _setting()
+        return describe(fake.gpu(major, minor), "none", {}, emulator="ptx machine")
+
+    def prepare(self) -> None:
+        fake.ptx()
+
+    def open(self) -> Device:
+        return Device(fake.FakeDriver())

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: what stands between the backends `cuda`, `nullgpu` and a driver."""

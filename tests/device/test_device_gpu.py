@@ -1,0 +1,254 @@
+"""GPU boxes without a GPU: cuda.bindings and NVML over a driver of our own, in C (libcuda.c)."""
+
+import array
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ziglang
+from device_harness import Box, Client, SessionClient, boxed
+from gpu_bundles import bundle, launch
+from tunefarm_device.cuda import probe
+from tunefarm_proto import errors
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
+pytest.importorskip("cuda.bindings", reason="the extra `cuda` is not installed")
+pytest.importorskip("pynvml", reason="the extra `cuda` is not installed")
+
+HERE = Path(__file__).parent
+GREEDY = ".visible .entry greedy(.param .u64 x)\n{\n  ret;\n}\n"
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the driver's libraries."""
+    folder = tmp_path_factory.mktemp("driver")
+    made = folder / "libcuda.so.1"
+    zig, flags = Path(ziglang.__file__).parent / "zig", ("-w", "-shared", "-fPIC", "-O1")
+    subprocess.run([zig, "cc", *flags, "-o", made, HERE / "libcuda.c"], check=True)
+    (folder / "libnvidia-ml.so.1").write_bytes(made.read_bytes())
+    return folder
+
+
+def settings(driver: Path, **more: str) -> dict[str, str]:
+    """A server's environment: this driver, and GPUs that no other test's server has claimed."""
+    return {"LD_LIBRARY_PATH": str(driver), "TUNEFARM_CLAIMS": f"{uuid.uuid4()}-", **more}
+
+
+@pytest.fixture(scope="session")
+def box(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    state = tmp_path_factory.mktemp("gpu")
+    yield from boxed(state, "--backend", "cuda", STUB_LOG="launched.txt", **settings(driver))
+
+
+@pytest.fixture
+def client(box: Box) -> Iterator[Client]:
+    client = box.lease()
+    yield client
+    client.close()
+    box.end()
+
+
+def loaded(session: SessionClient, made) -> int:
+    if session.client.missing(made.digest) is not None:
+        session.client.upload(made.data)
+    return session.load(made.digest)
+
+
+def counted(session: SessionClient) -> list[float]:
+    """What three calls leave: whether this session computes."""
+    module, x = loaded(session, bundle({"count": launch("count")})), session.empty(16)
+    for _ in range(3):
+        session.call(module, "count", x)
+    return list(array.array("f", session.read(x)))[:2]
+
+
+def launched(session: SessionClient) -> list[str]:
+    """What the driver was told to launch in this session."""
+    from tunefarm_proto.v1 import device_pb2 as dpb
+
+    answer = session.ask(read_file=dpb.ReadFile(name="launched.txt"))
+    pieces = [answer.data.data]
+    while not answer.data.last:
+        answer = session.next()
+        pieces.append(answer.data.data)
+    return b"".join(pieces).decode().splitlines()
+
+
+def test_it_tells_what_the_gpu_is(box):
+    facts = box.tracker.reports[0].facts
+    assert facts.target.triple == "nvptx64-nvidia-cuda" and facts.target.cpu == "sm_90"
+    assert {"sm_75", "sm_90", "sm_90a", "cubin_9"} <= set(facts.target.features)
+    assert facts.cpu_model.startswith("Stub 0 on ")
+    assert (facts.memory_bytes, facts.max_frequency_hz) == (1 << 30, 1_980_000_000)
+    assert not facts.emulated and not facts.governor
+    told = dict(facts.extra)
+    expected = {
+        "gpu": "Stub 0", "compute_capability": "9.0", "multiprocessors": "132", "cuda": "13.0",
+        "gpu_driver": "580.1", "power_limit_w": "350", "mig": "off", "ecc": "on", "unit": "0",
+    }  # fmt: skip
+    assert expected.items() <= told.items()
+
+
+def test_it_computes_inside_the_sandbox(box, client):
+    """The driver begins there: its threads, its libraries, in what a runner may see and do."""
+    assert "seccomp" in box.tracker.reports[0].facts.isolation
+    session = client.session()
+    assert counted(session) == [3, 0]
+    big = session.empty(3, 1 << 19)
+    assert session.read(big) == bytes(6 << 20)
+    session.write(big, b"abcd", offset=(5 << 20) + 4)
+    assert session.read(big)[(5 << 20) + 4 :][:4] == b"abcd"
+
+
+def test_launches_get_what_the_plan_says(client):
+    plan = bpb.LaunchPlan(
+        launches=[
+            launch("count", [2], grid=[2, 3, 4], block=[32, 2]),
+            launch("add", [0, 0, 1], block=[16], shared_bytes=100_000),
+        ],
+        scratch_bytes=[64],
+    )
+    session = client.session()
+    module = loaded(session, bundle({"both": plan}, shapes=((16,), (16,))))
+    x, y = session.empty(16), session.empty(16)
+    session.write(x, array.array("f", range(16)).tobytes())
+    session.call(module, "both", x, y)
+    assert list(array.array("f", session.read(y))) == [2.0 * n for n in range(16)]
+    assert launched(session) == ["count 2 3 4 32 2 1 0", "add 1 1 1 16 1 1 100000"]
+
+
+def test_many_calls_are_graphs_and_no_call_is_lost(client):
+    session = client.session()
+    module, x = loaded(session, bundle({"count": launch("count")})), session.empty(16)
+    timing = session.time(module, "count", x, number=150, repeat=2)
+    taken = len(timing.samples_s) + len(timing.discarded_s)
+    calls = 1 + timing.warmup_calls + 150 * taken
+    assert array.array("f", session.read(x))[0] == calls
+    said = launched(session)
+    assert said[0] == "count 1 1 1 1 1 1 0"
+    tail = [line for line in said if "graph of" in line][-3 * taken :]
+    assert tail == ["graph of 64", "graph of 64", "graph of 22"] * taken
+
+
+def test_a_round_says_clocks_power_and_temperature(client):
+    session = client.session()
+    module, x = loaded(session, bundle({"count": launch("count")})), session.empty(16)
+    timing = session.time(module, "count", x, number=5, repeat=3, cache="cold")
+    after = timing.rounds[0].after
+    assert (after.frequency_hz, after.memory_frequency_hz) == (1_755_000_000, 2_619_000_000)
+    assert (after.temperature_celsius, after.power_watts) == (51, 123.4)
+    assert after.memory_free_bytes and not after.throttle_reasons
+    assert not timing.rounds[0].disturbed
+
+
+def test_what_holds_clocks_down_is_told_once_it_happened(driver):
+    """Reasons of this moment, and times that have grown since the last reading."""
+    script = """
+import json, os
+from tunefarm_device.cuda.nvml import Card, CardSensor
+sensor = CardSensor(Card("10101010-1010-1010-1010-101010101010"))
+told = []
+for reasons, hot in ((0, 0), (5, 0), (0, 1), (0, 0), (0x41, 1)):
+    os.environ.update(STUB_REASONS=str(reasons), STUB_HOT=str(hot))
+    os.putenv("STUB_REASONS", str(reasons))
+    told.append(sensor.read().throttled)
+print(json.dumps(told))
+print(json.dumps(CardSensor(Card("no such")).read().frequency_hz is None))
+"""
+    env = {**os.environ, **settings(driver)}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
+    )
+    power, heat = "software power cap", "hardware thermal slowdown"
+    assert json.loads(ended.stdout.splitlines()[0]) == [[], [power], [heat], [], [heat]]
+
+
+@pytest.mark.parametrize("kernel", ["trap", "wild_write", "misaligned"])
+def test_a_kernel_that_faults_ends_its_runner_alone(client, kernel):
+    session = client.session()
+    module = loaded(session, bundle({kernel: launch(kernel), "count": launch("count")}))
+    x = session.empty(16)
+    with pytest.raises(errors.KernelCrashedError, match="CUDA_ERROR_ILLEGAL_ADDRESS: an illegal"):
+        session.call(module, kernel, x)
+    with pytest.raises(errors.UnknownHandleError, match="lost when the kernel crashed"):
+        session.call(module, "count", x)
+    assert counted(session) == [3, 0]
+    session.close()
+    assert counted(client.session()) == [3, 0]
+
+
+def test_an_endless_kernel_is_ended_at_its_time_limit(client):
+    session = client.session()
+    module, x = loaded(session, bundle({"loop": launch("loop")})), session.empty(16)
+    with pytest.raises(errors.KernelTimeoutError):
+        session.call(module, "loop", x, timeout=0.5)
+    assert counted(session) == [3, 0]
+
+
+def test_more_memory_than_there_is(client):
+    session = client.session()
+    with pytest.raises(errors.OutOfMemoryError, match="the device has"):
+        session.empty(1 << 28, 2)
+    plan = bpb.LaunchPlan(launches=[launch("count")], scratch_bytes=[1 << 40])
+    with pytest.raises(errors.OutOfMemoryError, match="scratch memory: CUDA_ERROR_OUT_OF_MEMORY"):
+        loaded(session, bundle({"count": plan}))
+    assert counted(session) == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("plan", "text", "words"),
+    [
+        (launch("count", [0, 0]), "", "takes 1 parameters, its launch gives 2"),
+        (launch("absent"), "", "kernel absent: CUDA_ERROR_NOT_FOUND"),
+        (launch("count", shared_bytes=300_000), "", "300000 bytes of shared memory of 232448"),
+        (launch("count"), "nonsense", "CUDA_ERROR_INVALID_PTX: ptxas fatal: no .version here"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_in_the_drivers_words(client, plan, text, words):
+    session = client.session()
+    made = bundle({"count": plan}, text) if text else bundle({"count": plan})
+    with pytest.raises(errors.BundleInvalidError, match=words) as caught:
+        loaded(session, made)
+    assert "\n" not in str(caught.value)
+    assert counted(session) == [3, 0]
+
+
+def test_a_launch_that_is_refused_harms_nothing(client):
+    session = client.session()
+    text = ".version 7.8\n.target sm_75\n.address_size 64\n" + GREEDY
+    module, x = loaded(session, bundle({"f": launch("greedy")}, text)), session.empty(16)
+    with pytest.raises(errors.BundleInvalidError, match="LAUNCH_OUT_OF_RESOURCES"):
+        session.call(module, "f", x)
+    assert session.read(x) == bytes(64)
+
+
+def probed(driver: Path, **env: str) -> dict[str, object]:
+    command = [sys.executable, "-I", probe.__file__]
+    settings = {**os.environ, "LD_LIBRARY_PATH": str(driver), **env}
+    ended = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
+    return dict(json.loads(ended.stdout))
+
+
+def test_what_is_lacking_is_said_in_one_line(driver, tmp_path):
+    assert len(probed(driver, STUB_GPUS="3")["gpus"]) == 3
+    none = probed(driver, STUB_GPUS="0")["lacking"]
+    assert none == "the CUDA driver says CUDA_ERROR_NO_DEVICE: cuInit"
+    if not Path("/dev/nvidiactl").exists():
+        without = probed(tmp_path)["lacking"]
+        assert without.startswith("the CUDA driver cannot be loaded: ") and "\n" not in without
+
+
+def test_without_a_driver_the_server_says_so_and_ends(tmp_path):
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a driver")
+    command = [sys.executable, "-m", "tunefarm_device", "--key", "rtx:gpu=0", "--state", tmp_path]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    (line,) = [one for one in ended.stderr.splitlines() if "cuda" in one]
+    assert "backend 'cuda' does not work here: the CUDA driver cannot be loaded" in line
