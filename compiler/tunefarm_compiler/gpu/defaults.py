@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from tunefarm_compiler.binding import WARP, Gpu
 from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
+from tunefarm_compiler.gpu.divide import power
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, copied, plan
 from tunefarm_compiler.suit import suited
@@ -84,11 +85,6 @@ def made(loops: Iterable[Bound], lanes: int, unroll: int = 1, vector: str = "") 
         vector=vector,
         gpu=Gpu(binds),
     )
-
-
-def power(number: int) -> int:
-    """The least power of two that is no smaller."""
-    return 1 << max(0, number - 1).bit_length()
 
 
 def width(stage: Stage, axis: Axis) -> int:

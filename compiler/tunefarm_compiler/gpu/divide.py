@@ -44,6 +44,11 @@ class _Cut:
     test: Index | None
 
 
+def power(number: int) -> int:
+    """The least power of two that is no smaller."""
+    return 1 << max(0, number - 1).bit_length()
+
+
 def divide(stage: Stage, schedule: Schedule) -> Division:
     """Cut the reduce axes by their loops. Raises: InvalidScheduleError."""
     binds = schedule.gpu.binds if schedule.gpu else ()

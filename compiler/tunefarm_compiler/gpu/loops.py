@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
+from tunefarm_proto.errors import InvalidScheduleError
+
 from tunefarm_compiler.access import Access
 from tunefarm_compiler.binding import WARP
 from tunefarm_compiler.bounds import Range, Ranges
 from tunefarm_compiler.emit import SIZES, Value
 from tunefarm_compiler.gpu import checks
-from tunefarm_compiler.gpu.divide import divide
+from tunefarm_compiler.gpu.divide import divide, power
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.tile import Crew, Team, ThreadTile
@@ -114,8 +116,10 @@ class Kernel(Lowering):
         ranges = {**place.ranges, **{axis: Range.whole(n) for axis, n in made.shared.items()}}
         ranges |= {axis.name: Range.whole(axis.extent) for axis in made.stage.reduce_axes}
         left, counts = {axis: where.extent for axis, where in ranges.items()}, []
-        for axis, block in made.schedule.loops:
-            counts.append(-(-left[axis] // block))
+        for (axis, block), bind in zip(made.schedule.loops, binds, strict=True):
+            count = -(-left[axis] // block)
+            # Teams exchange by the bits of their threads' numbers.
+            counts.append(power(count) if made.shared and bind == "thread" else count)
             left[axis] = min(left[axis], block)
         digits: dict[int, tuple[Value, int]] = {}
         threads = [depth for depth, bind in enumerate(binds) if bind == "thread"]
@@ -218,27 +222,40 @@ class Kernel(Lowering):
         """Blocks of a loop, one for each of the threads or blocks that it is bound to."""
         (start, rounds, size), (axis, block) = part, nest.schedule.loops[depth]
         (digit, count), number = nest.digits[depth], start // block
-        here = place.ranges[axis]
-        overlaps = nest.overlaps(axis)
-        self.note(
-            f"{nest.binds[depth]}s over {axis} in {start}..{start + rounds * size} by {size}:"
-        )
+        emit, here, crew = self.emit, place.ranges[axis], nest.crew
+        stop = start + rounds * size
+        self.note(f"{nest.binds[depth]}s over {axis} in {start}..{stop} by {size}:")
         self._indent += 1
-        inside = self.emit.multiply(digit, block)
+        inside: Value = start if rounds == 1 else emit.multiply(digit, block)
         condition = ""
-        if overlaps and count * size > here.extent:
-            inside = self.emit.extreme("smin", inside, here.extent - size)
-        elif rounds < count and not overlaps:
-            if rounds == 1:
-                condition = self.emit.value("c", f"icmp eq i32 {digit}, {number}")
-                inside = start
-            else:
-                condition = self._below(digit, rounds)
-        with self.emit.when(condition) if condition else nullcontext():
-            last = min(start + (rounds - 1) * size, here.extent - size)
-            where = here.part(self.emit.add(here.at, inside), start, last, size)
+        if rounds < count:
+            one = rounds == 1
+            condition = self._equal(digit, number) if one else self._below(digit, rounds)
+        if crew is not None and crew.teams:  # all come along, but only these store
+            nest = replace(nest, crew=self._storing(crew, condition))
+            condition = ""
+        if rounds > 1 and (stop > here.extent or (rounds < count and not condition)):
+            inside = emit.extreme("smin", inside, here.extent - size)
+            if stop > here.extent and not nest.outer:
+                raise InvalidScheduleError(
+                    f"schedule: threads' blocks of {size} of {axis} overlap in shared memory",
+                    f"make it a divisor of {here.extent}",
+                )
+        with emit.when(condition) if condition else nullcontext():
+            last = min(stop, here.extent) - size
+            where = here.part(emit.add(here.at, inside), start, last, size)
             self._walk(nest, depth + 1, replace(place, ranges={**place.ranges, axis: where}))
         self._indent -= 1
+
+    def _equal(self, value: Value, other: int) -> str:
+        return self.emit.value("c", f"icmp eq i32 {value}, {other}")
+
+    def _storing(self, crew: Crew, condition: str) -> Crew:
+        """The crew of which only those store for which that holds as well."""
+        if not condition:
+            return crew
+        stores = self.emit.value("c", f"and i1 {crew.stores}, {condition}")
+        return replace(crew, stores=stores)
 
     def _tile(self, nest: Nest, place: Place) -> None:
         assert isinstance(nest, GpuNest) and nest.crew is not None  # noqa: S101
