@@ -9,9 +9,10 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tunefarm_compiler.gpu.entries import Code, Entry, Parameter
 from tunefarm_proto.errors import BuildFailedError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
+
+from tunefarm_compiler.gpu.entries import Code, Entry, Parameter
 
 EM_CUDA = 190
 RESERVED_SHARED = 1024  # of each block, from Hopper on; the section counts it, ptxas does not

@@ -1,7 +1,8 @@
 """A GPU schedule of one stage as the numbers that a search changes: how each axis is dealt out.
 
-`Form.of` reads them from a schedule, `Form.schedule` writes them: loops over blocks first, then what
-a block does one after the other, then its threads, of which those along the vectors vary fastest.
+`Form.of` reads them from a schedule, `Form.schedule` writes them: loops over blocks first, then
+what a block does one after the other, then its threads, of which those along the vectors vary
+fastest.
 """
 
 import math
@@ -17,7 +18,7 @@ from tunefarm_compiler.schedule import Schedule
 
 @dataclass(frozen=True)
 class Cut:
-    """Of an axis a block of threads does `block` (0: all of it), at a time `step`; a thread `tile`."""
+    """Of an axis a block of threads does `block` (0: all), `step` at a time, a thread `tile`."""
 
     block: int
     step: int
@@ -118,7 +119,7 @@ class Form:
 
 
 def _cut(axis: str, loops: list[tuple[str, int]], extent: int) -> Cut:
-    """Of the loops of one axis: over blocks, one after the other, over threads, each once at most."""
+    """Of the loops of one axis: over blocks, by turns, over threads, each once at most."""
     binds = [bind for bind, _ in loops]
     if binds != [bind for bind in ("block", "", "thread") if bind in binds]:
         raise InvalidScheduleError(

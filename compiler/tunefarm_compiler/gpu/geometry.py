@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from tunefarm_compiler.targets import TargetSpec
 from tunefarm_proto.errors import InvalidRequestError
+
+from tunefarm_compiler.targets import TargetSpec
 
 MOST_GRID = (2**31 - 1, 65535, 65535)
 MOST_BLOCK = (1024, 1024, 64)

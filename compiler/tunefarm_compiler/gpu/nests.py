@@ -6,7 +6,7 @@ access is best read by (the axis along the vectors, 16 bytes at a time) comes fr
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tunefarm_compiler.binding import MOST_THREADS, WARP
@@ -31,8 +31,8 @@ def powers(most: int) -> list[int]:
 class NestRules:
     """Decisions about one stage, of whose axes there are `extents` at a time.
 
-    The first `rows` axes are those that stages inside of its blocks are computed for, and the others
-    are not cut into blocks where there are such stages. A stage inside of a block has no blocks.
+    The first `rows` axes are those that stages inside of its blocks are computed for, and the
+    others are not cut into blocks where there are such stages. A stage inside of a block has none.
     """
 
     def __init__(
@@ -266,7 +266,9 @@ class NestRules:
         team = max(1, int(cut.threads * rng.choice((0.5, 0.5, 2.0, 2.0, 4.0))))
         team = min(team, MOST_THREADS)
         whole = self.extents[axis]
-        return form.with_cut(axis, Cut(0, team * lanes, lanes) if team > 1 else Cut(0, whole, whole))
+        return form.with_cut(
+            axis, Cut(0, team * lanes, lanes) if team > 1 else Cut(0, whole, whole)
+        )
 
     def _relaned(self, form: Form, rng: random.Random) -> Form:
         """Vectors of another width."""
@@ -315,5 +317,3 @@ class NestRules:
 def _busy(threads: int) -> float:
     """How likely a block of so many threads is a good one."""
     return {32: 0.5, 64: 1.0, 128: 3.0, 256: 4.0, 512: 2.0, 1024: 1.0}.get(threads, 0.05)
-
-

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from tunefarm_proto.errors import BuildFailedError, CompilerCrashedError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
+from tunefarm_compiler.gpu.assemble import parse
+
 COMPILE_S = 300.0
 INSTALL = "pip install 'tunefarm[nvrtc]'"
 # NVRTC's own defaults: multiplications fuse with additions, nothing else is relaxed.
@@ -22,15 +24,6 @@ _AT_LINE = re.compile(
     r"(?P<file>[^()]+)\((?P<line>\d+)\): (?:catastrophic |fatal )?error(?: #[\w-]+)?:? (?P<said>.+)"
 )
 _ELSEWHERE = re.compile(r"(?:nvrtc|ptxas)[^:]*?(?::| ) ?(?:error|fatal)\s*:\s*(?P<said>.+)")
-
-_PROPERTIES = re.compile(r"Function properties for ([\w$]+)")
-_COUNTS = {
-    "registers": re.compile(r"Used (\d+) registers"),
-    "spill_store_bytes": re.compile(r"(\d+) bytes spill stores"),
-    "spill_load_bytes": re.compile(r"(\d+) bytes spill loads"),
-    "stack_bytes": re.compile(r"(\d+) bytes stack frame"),
-    "shared_bytes": re.compile(r"(\d+) bytes smem"),
-}
 
 
 class Compiled(NamedTuple):
@@ -44,15 +37,7 @@ class Compiled(NamedTuple):
     @property
     def resources(self) -> dict[str, bpb.KernelResources]:
         """What the assembler says that each kernel takes, by its symbol."""
-        found: dict[str, bpb.KernelResources] = {}
-        one = bpb.KernelResources()
-        for line in self.log.splitlines():
-            if named := _PROPERTIES.search(line):
-                one = found.setdefault(named[1], bpb.KernelResources())
-            for field, pattern in _COUNTS.items():
-                if counted := pattern.search(line):
-                    setattr(one, field, int(counted[1]))
-        return found
+        return parse(self.log)
 
 
 def compile_cuda(file: Path, level: str, flags: Sequence[str] = ()) -> Compiled:

@@ -8,6 +8,10 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tunefarm_proto.bundle import Bundle
+from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
 from tunefarm_compiler.foreign import parse_arguments, split_flags
 from tunefarm_compiler.gpu.cubin import read_cubin
 from tunefarm_compiler.gpu.entries import Code, read_ptx
@@ -15,9 +19,6 @@ from tunefarm_compiler.gpu.geometry import Geometry
 from tunefarm_compiler.gpu.nvrtc import compile_cuda
 from tunefarm_compiler.gpu.single import Compiled, Single, machine_code, number, with_resources
 from tunefarm_compiler.targets import GPU_LEVELS, TargetSpec, resolve
-from tunefarm_proto.bundle import Bundle
-from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
-from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 SUFFIXES = (".cu", ".ptx", ".cubin")
 

@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tunefarm_proto.bundle import Bundle, Library, pack
+from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
 from tunefarm_compiler.foreign import IDENTIFIER
 from tunefarm_compiler.gpu import geometry
 from tunefarm_compiler.gpu.entries import Code, Entry
 from tunefarm_compiler.gpu.geometry import Geometry
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_proto.bundle import Bundle, Library, pack
-from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
-from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 NO_SCALARS = (
     "scalars are no arguments: make it a constant of the source (as by --flags=-DN=1024), "

@@ -8,6 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunefarm_proto.bundle import Bundle
+from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
 from tunefarm_compiler.foreign import parse_arguments
 from tunefarm_compiler.gpu.cubin import read_cubin
 from tunefarm_compiler.gpu.entries import read_ptx
@@ -15,9 +19,6 @@ from tunefarm_compiler.gpu.geometry import WARP, Geometry
 from tunefarm_compiler.gpu.own import Sides, sides
 from tunefarm_compiler.gpu.single import Compiled, Single, machine_code, with_resources
 from tunefarm_compiler.targets import resolve
-from tunefarm_proto.bundle import Bundle
-from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
-from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 LEAST_SCRATCH = 16  # bytes: a pointer that is never followed points to something all the same
 NO_SCALARS = (
