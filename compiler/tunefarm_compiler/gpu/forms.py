@@ -68,29 +68,35 @@ class Form:
             -(-facts.extents[a] // self.cuts[a].limit(facts.extents[a])) for a in facts.spatial
         )
 
+    def dealt(self, facts: StageFacts) -> list[str]:
+        """The axes as their threads nest: those along the vectors vary fastest."""
+        spatial = sorted(facts.spatial, key=lambda axis: axis == self.vector)
+        across = self.vector in facts.summed
+        return [*spatial, *facts.summed] if across else [*facts.summed, *spatial]
+
+    def threaded(self, facts: StageFacts) -> list[str]:
+        """Those of them that have several threads."""
+        return [axis for axis in self.dealt(facts) if self.cuts[axis].threads > 1]
+
     def with_cut(self, axis: str, cut: Cut) -> "Form":
         """With another cut of an axis."""
         return replace(self, cuts={**self.cuts, axis: cut})
 
     def schedule(self, facts: StageFacts, extents: Mapping[str, int]) -> Schedule:
         """As a schedule of a stage, of whose axes there are `extents` at a time."""
-        blocks, serial, threads, sums = list[tuple[str, int, str]](), [], [], []
+        blocks, serial, inner = list[tuple[str, int, str]](), [], []
         for axis in facts.spatial:
             cut = self.cuts[axis]
             if cut.block:
                 blocks.append((axis, cut.block, "block"))
             if cut.step < cut.limit(extents[axis]):
                 serial.append((axis, cut.step, ""))
-            if cut.threads > 1:
-                threads.append((axis, cut.tile, "thread"))
-        for axis in facts.summed:
+        for axis in self.dealt(facts):
             cut = self.cuts[axis]
-            if cut.threads > 1 or cut.step < extents[axis]:
-                sums.append((axis, cut.step, ""))
+            if axis in facts.summed and (cut.threads > 1 or cut.step < extents[axis]):
+                inner.append((axis, cut.step, ""))
             if cut.threads > 1:
-                sums.append((axis, cut.tile, "thread"))
-        threads.sort(key=lambda loop: loop[0] == self.vector)  # the last one varies fastest
-        inner = [*threads, *sums] if self.vector in facts.summed else [*sums, *threads]
+                inner.append((axis, cut.tile, "thread"))
         loops = [*blocks, *serial, *inner]
         last = facts.spatial[-1] if facts.spatial else ""
         return Schedule(

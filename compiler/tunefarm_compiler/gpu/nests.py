@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from tunefarm_compiler.binding import MOST_THREADS, WARP
 from tunefarm_compiler.choices import Choose, even
-from tunefarm_compiler.gpu.defaults import power, width
+from tunefarm_compiler.gpu.defaults import width
+from tunefarm_compiler.gpu.divide import power
 from tunefarm_compiler.gpu.forms import Cut, Form
 from tunefarm_compiler.reuse import StageFacts
 

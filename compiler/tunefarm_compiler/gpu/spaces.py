@@ -5,7 +5,6 @@ say) and its simpler ones; each stage's loops are a `Form`.
 """
 
 import itertools
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -241,11 +240,20 @@ def shared_bytes(kept: Kept, rules: Sequence[NestRules], forms: Sequence[Form]) 
             for side in sides:
                 size *= side
             total += -(-size // 16) * 16
-        team = math.prod(form.cuts[axis].threads for axis in one.facts.summed)
-        reach = team if form.vector in one.facts.summed else form.threads
-        if team > 1 and reach > WARP:  # by shuffles within a warp, by memory beyond
-            total += form.values(one.facts) * form.threads * one.facts.total_size
+        total += _of_teams(one, form)
     return total
+
+
+def _of_teams(rules: NestRules, form: Form) -> int:
+    """Shared memory for sums that threads share: by shuffles within a warp, by memory beyond."""
+    facts, copies, step, places = rules.facts, 1, 1, 0
+    for axis in facts.spatial:  # what is left over of rounds is code of its own
+        limit = form.cuts[axis].limit(rules.extents[axis])
+        copies *= 2 if limit % form.cuts[axis].step and limit > form.cuts[axis].step else 1
+    for axis in reversed(form.threaded(facts)):
+        step *= form.cuts[axis].threads
+        places += axis in facts.summed and step > WARP
+    return places * copies * form.values(facts) * form.threads * facts.total_size
 
 
 def _named(choose: Choose, stage: str) -> Choose:
