@@ -80,7 +80,9 @@ def of_forms(
     outer = heavy if not most.inside else rules[-1].facts
     blocks = (form if not most.inside else forms[-1]).blocks(outer)
     threads = max(
-        one.threads for one, rule in zip(forms, rules, strict=True) if rule.inside == most.inside
+        one.threads(rule.facts)
+        for one, rule in zip(forms, rules, strict=True)
+        if rule.inside == most.inside
     )
     inside = sum(rule.inside for rule in rules)
     return [

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.binding import Gpu
+from tunefarm_compiler.gpu.divide import power
 from tunefarm_compiler.reuse import StageFacts
 from tunefarm_compiler.schedule import Schedule
 
@@ -53,10 +54,14 @@ class Form:
     order: tuple[str, ...] = ()
     pad: int = 0
 
-    @property
-    def threads(self) -> int:
+    def threads(self, facts: StageFacts) -> int:
         """Threads of a block."""
-        return math.prod(cut.threads for cut in self.cuts.values())
+        return math.prod(self.counts(facts).values())
+
+    def counts(self, facts: StageFacts) -> dict[str, int]:
+        """Threads along each axis: powers of two where threads share sums."""
+        teams = any(self.cuts[axis].threads > 1 for axis in facts.summed)
+        return {a: power(c.threads) if teams else c.threads for a, c in self.cuts.items()}
 
     def values(self, facts: StageFacts) -> int:
         """Elements that a thread computes at a time."""

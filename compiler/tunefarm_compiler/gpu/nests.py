@@ -196,7 +196,7 @@ class NestRules:
     def fault(self, form: Form) -> str:
         """Why a form is not worth building; "" where it may be."""
         facts = self.facts
-        threads, values = form.threads, form.values(facts)
+        threads, values = form.threads(facts), form.values(facts)
         points = math.prod(self.extents.values())
         if threads > MOST_THREADS:
             return f"{threads} threads are more than a block has"
@@ -303,7 +303,7 @@ class NestRules:
     def smaller(self, form: Form) -> Form:
         """With the largest tile or the most threads halved, for what is too large here."""
         axes = [axis for axis in self.facts.spatial if form.cuts[axis].tile > 1]
-        if form.threads > MOST_THREADS:
+        if form.threads(self.facts) > MOST_THREADS:
             axis = max(form.cuts, key=lambda one: form.cuts[one].threads)
             if axis in self.facts.summed:
                 cut = form.cuts[axis]

@@ -250,10 +250,11 @@ def _of_teams(rules: NestRules, form: Form) -> int:
     for axis in facts.spatial:  # what is left over of rounds is code of its own
         limit = form.cuts[axis].limit(rules.extents[axis])
         copies *= 2 if limit % form.cuts[axis].step and limit > form.cuts[axis].step else 1
+    counts = form.counts(facts)
     for axis in reversed(form.threaded(facts)):
-        step *= form.cuts[axis].threads
+        step *= counts[axis]
         places += axis in facts.summed and step > WARP
-    return places * copies * form.values(facts) * form.threads * facts.total_size
+    return places * copies * form.values(facts) * form.threads(facts) * facts.total_size
 
 
 def _named(choose: Choose, stage: str) -> Choose:
