@@ -6,6 +6,7 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tunefarm_compiler.gpu import nvrtc, triton
 from tunefarm_compiler.gpu.cubin import read_cubin
@@ -13,9 +14,15 @@ from tunefarm_compiler.gpu.entries import read_ptx
 from tunefarm_compiler.gpu.geometry import CARDS
 from tunefarm_compiler.gpu.own import build
 from tunefarm_compiler.targets import GPU_LEVELS, resolve
+from tunefarm_device import ptx as machine
 from tunefarm_proto import errors
 from tunefarm_proto.bundle import Bundle, choose_library
 from tunefarm_proto.v1 import common_pb2 as pb
+
+try:
+    import triton.language as tl
+except ImportError:
+    tl = None
 
 AXPY = """
 #include "scale.h"
@@ -77,6 +84,23 @@ def launch_of(bundle: Bundle, number: int = 0):
     return launch
 
 
+def run(bundle: Bundle, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """What a bundle's PTX makes of its arguments, on the machine that runs it here."""
+    (function,) = bundle.manifest.functions
+    library = bundle.manifest.libraries[0]
+    plan, memory = library.launches[function.name], machine.Memory()
+    module = machine.Module(bundle.library(library).decode())
+    places = [memory.put(array) for array in arrays]
+    places += [memory.allocate(size) for size in plan.scratch_bytes]
+    for one in plan.launches:
+        machine.launch(
+            module.kernels[one.kernel], tuple(one.grid), tuple(one.block), one.shared_bytes,
+            [places[place] for place in one.arguments], memory,
+        )  # fmt: skip
+    pairs = zip(arrays, places, strict=False)
+    return [memory.get(place, array.dtype, array.shape) for array, place in pairs]
+
+
 def device(level: str, *more: str) -> pb.Target:
     return pb.Target(
         triple="nvptx64-nvidia-cuda", cpu=level, features=[*resolve(level).features, *more]
@@ -108,6 +132,15 @@ def test_cuda_c_is_compiled_for_several_targets_to_the_same_bytes(axpy, tmp_path
     assert launch.resources.registers > 0 and launch.resources.shared_bytes == 512
     text = first.library(first.manifest.libraries[2]).decode()
     assert ".target sm_90" in text and launch.kernel in text
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("level", ["sm_75", "sm_90"])
+def test_cuda_c_computes_what_it_says(axpy, level):
+    x, y = (np.random.default_rng(n).random(1024, np.float32) for n in (0, 1))
+    made = run(build(axpy, level, ARGS, grid=8, block=128), [x, y])[1]
+    turned = x.reshape(8, 128)[:, ::-1].reshape(1024)
+    np.testing.assert_allclose(made, y + 3 * turned, rtol=1e-6)
 
 
 @needs_nvrtc
@@ -306,6 +339,33 @@ def test_what_triton_compiled_is_launched_with_the_scratch_that_it_takes():
     with pytest.raises(errors.BuildFailedError, match=r"n is no pointer \(i64\)") as caught:
         triton.bundle(scalar, words, grid=1)
     assert "tl.constexpr" in caught.value.hint
+
+
+def test_what_the_real_triton_compiles_computes_what_it_says(monkeypatch, tmp_path):
+    real = pytest.importorskip("triton", reason="needs the package triton")
+    from triton.backends.compiler import GPUTarget
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+    source = real.compiler.ASTSource(
+        fn=real.jit(triton_add),
+        signature=dict.fromkeys(("x", "y", "out"), "*fp32") | {"n": "constexpr"},
+        constexprs={"n": 1000},
+    )
+    made = real.compile(source, target=GPUTarget("cuda", 80, 32))
+    words = "x:float32[1000] y:float32[1000] out:out:float32[1000]"
+    bundle = triton.bundle(made, words, grid=4)
+    assert [one.path for one in bundle.manifest.libraries] == ["lib/0.ptx", "lib/1.cubin"]
+    assert launch_of(bundle).resources.registers > 0
+    x, y = (np.random.default_rng(n).random(1000, np.float32) for n in (0, 1))
+    np.testing.assert_array_equal(run(bundle, [x, y, np.zeros_like(x)])[2], x + y)
+
+
+def triton_add(x, y, out, n):
+    """Compiled by Triton, from this text."""
+    at = tl.program_id(0) * 256 + tl.arange(0, 256)
+    there = at < n
+    tl.store(out + at, tl.load(x + at, mask=there) + tl.load(y + at, mask=there), mask=there)
 
 
 def test_cards_are_known_for_all_levels():

@@ -2,7 +2,9 @@
 
 import random
 
+import numpy as np
 import pytest
+from tunefarm_compiler.codegen import assembly, module_text
 from tunefarm_compiler.gpu import compile_function, features
 from tunefarm_compiler.gpu.forms import Cut, Form
 from tunefarm_compiler.gpu.spaces import GpuRules
@@ -10,6 +12,7 @@ from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import rules_of
 from tunefarm_compiler.targets import resolve
 from tunefarm_compiler.workload import parse
+from tunefarm_device import ptx
 
 WORKLOADS = [
     "matmul:m=96,n=160,k=64",
@@ -58,6 +61,42 @@ def test_the_form_of_a_schedule_is_the_schedule(text):
     for one in [space.sample(rng) for _ in range(8)]:
         kept, _, forms = space._forms(one)
         assert space._made(kept, forms) == one
+
+
+def answers(space: GpuRules, schedule: Schedule) -> bool:
+    """Whether its kernels compute what they should, on the machine that runs PTX."""
+    workload = space.workload
+    code = compile_function("f", workload.output, schedule, SPEC)
+    module = ptx.Module(assembly(module_text(code.llvm_text, SPEC), SPEC))
+    memory, given = ptx.Memory(), workload.inputs(1)
+    (wanted,) = workload.reference(given)
+    places = [memory.put(np.ascontiguousarray(one)) for one in given]
+    places.append(memory.allocate(wanted.nbytes))
+    places += [memory.allocate(size) for size in code.scratch_bytes]
+    for one in code.launches:
+        arguments = [places[place] for place in one.arguments]
+        kernel = module.kernels[one.kernel]
+        ptx.launch(kernel, one.grid, one.block, one.shared_bytes, arguments, memory)
+    return workload.check([memory.get(places[len(given)], wanted.dtype, wanted.shape)], [wanted])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "matmul:m=17,n=20,k=24",
+        "softmax:m=5,n=130",
+        "layer_norm:m=3,n=70",
+        "sum:m=9,n=200",
+        "transpose:m=20,n=37",
+        "max_pool2d:c=4,h=9,w=9,r=2,s=2,stride=2",
+    ],
+)
+def test_samples_mutants_and_children_give_the_right_answer(text):
+    space, rng = rules(text), random.Random(9)
+    one = space.sample(rng)
+    mutant = space.mutate(one, rng)
+    for made in (one, mutant, space.cross(mutant, space.sample(rng), rng)):
+        assert answers(space, made), made.to_json()
 
 
 def test_chance_and_moves_are_the_same_each_time():
