@@ -55,7 +55,7 @@ _MODULE = (
     "-Wl,--growable-table", "-Wl,-z,stack-size=1048576",
 )  # fmt: skip
 _LIBRARIES = ("-lm", "-lpthread", "-lrt", "-ldl")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _WORD = re.compile(r"([^:\[\]]*):(out:)?([^:\[\]]*)(?:\[([^\[\]]*)\])?")
 _AXIS = re.compile(r"[0-9]{1,15}")
 _AT_LINE = re.compile(r"(?P<file>.+?):(?P<line>\d+):\d+: (?:fatal )?error: (?P<said>.+)")
@@ -83,7 +83,7 @@ def _argument(word: str) -> bpb.ArgumentSignature:
     if found is None:
         raise InvalidRequestError(f"{word[:60]!r} is no argument", WORD)
     name, output, dtype, axes = found.groups()
-    if not _IDENTIFIER.fullmatch(name):
+    if not IDENTIFIER.fullmatch(name):
         raise InvalidRequestError(
             f"{name[:60]!r} is no name of an argument", "use letters, digits and _"
         )
@@ -135,13 +135,19 @@ def build_c(
     specs = [resolve(one) if isinstance(one, str) else one for one in given]
     if len(set(specs)) < len(specs) or not specs:
         raise InvalidRequestError("each target is to be named once", "name one at least")
+    for spec in specs:
+        if spec.gpu:
+            raise UnknownTargetError(
+                f"{file} is for processors, and {spec.cpu} is a GPU",
+                "write CUDA C in a FILE.cu: docs/bring-your-own.md",
+            )
     name = function if function is not None else file.stem
-    if not _IDENTIFIER.fullmatch(name):
+    if not IDENTIFIER.fullmatch(name):
         raise InvalidRequestError(
             f"{name[:60]!r} is no name of a C function", "say --function NAME"
         )
     arguments = parse_arguments(args) if isinstance(args, str) else list(args)
-    words = _split(flags) if isinstance(flags, str) else list(flags)
+    words = split_flags(flags) if isinstance(flags, str) else list(flags)
     source = file.read_bytes()
     libraries = []
     for spec in specs:
@@ -172,7 +178,7 @@ def _check_machine(file: Path, data: bytes, spec: TargetSpec) -> None:
         raise BuildFailedError(f"{file} is not {what}", "name the target that it was compiled for")
 
 
-def _split(flags: str) -> list[str]:
+def split_flags(flags: str) -> list[str]:
     try:
         return shlex.split(flags)
     except ValueError as error:

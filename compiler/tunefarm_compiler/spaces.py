@@ -343,6 +343,15 @@ class ScheduleRules:
         return None
 
 
+def rules_of(workload: Workload, spec: TargetSpec, threads: int = 1) -> ScheduleRules:
+    """The rules for a target: of a processor on so many threads, or of a GPU."""
+    if spec.gpu:
+        from tunefarm_compiler.gpu.spaces import GpuRules
+
+        return GpuRules(workload, spec)
+    return ScheduleRules(workload, spec, threads)
+
+
 def between(output: Tensor) -> list[str]:
     """Names of the tensors between inputs and output."""
     found: dict[str, None] = {}
@@ -370,9 +379,9 @@ def _named(choose: Choose, stage: str) -> Choose:
 
 def space(workload: Workload, spec: TargetSpec, count: int = 500) -> list[Schedule]:
     """The default schedule and up to `count` others by chance, always the same ones."""
-    rules = ScheduleRules(workload, spec)
+    rules = rules_of(workload, spec)
     rng = random.Random(0)  # noqa: S311 (a sample, not a secret)
     return list(dict.fromkeys([rules.default, *(rules.sample(rng) for _ in range(count))]))
 
 
-__all__ = ["ScheduleRules", "Tuned", "default_schedule", "space"]
+__all__ = ["ScheduleRules", "Tuned", "default_schedule", "rules_of", "space"]

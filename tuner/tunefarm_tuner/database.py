@@ -16,7 +16,7 @@ from typing import Any
 
 from tunefarm_compiler import workload as workloads
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import ScheduleRules
+from tunefarm_compiler.spaces import ScheduleRules, rules_of
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import InvalidRequestError, InvalidScheduleError, UnknownWorkloadError
@@ -208,7 +208,7 @@ class Database:
 
 @lru_cache(64)
 def _rules(workload: Workload, spec: TargetSpec, threads: int) -> ScheduleRules:
-    return ScheduleRules(workload, spec, threads)
+    return rules_of(workload, spec, threads)
 
 
 def _alike(one: TargetSpec, other: TargetSpec) -> bool:

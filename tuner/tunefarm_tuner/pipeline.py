@@ -18,7 +18,7 @@ from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_tuner import recording
+from tunefarm_tuner import recording, resources
 from tunefarm_tuner.finals import Final, Finalist
 from tunefarm_tuner.ledger import Ledger, Line, Trial
 from tunefarm_tuner.records import Record, RecordFile
@@ -241,7 +241,13 @@ class Pipeline:
                 raise error
             self._record(trial, recording.failed(trial, error, self.wish))
             return
-        first = self.ledger.built(trial, event.build.result(), event.object_digest)
+        bundle = event.build.result()
+        if said := resources.fault(bundle):
+            trial.bundle, trial.object_digest = bundle, event.object_digest
+            spills = errors.BuildFailedError(said)
+            self._record(trial, recording.failed(trial, spills, self.wish))
+            return
+        first = self.ledger.built(trial, bundle, event.object_digest)
         if first is not None:
             original = trial.line.records[trial.line.by_object[event.object_digest]]
             self._record(trial, recording.twin(trial, original, self.wish))

@@ -17,6 +17,7 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_tuner.finals import Finalist
 from tunefarm_tuner.ledger import Line, Trial
 from tunefarm_tuner.records import FULL, Record
+from tunefarm_tuner.resources import resources
 from tunefarm_tuner.seats import Answered
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _begun(trial: Trial, wish: "Wish") -> Record:
         build_s=trial.build_s,
         faults=trial.faults,
         seed=task.seed,
+        resources=resources(trial.bundle) if trial.bundle is not None else [],
         versions=versions(),
         recorded_at=_moment(),
     )

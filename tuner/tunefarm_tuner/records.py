@@ -41,6 +41,7 @@ class Record:
         tier: "screen", or "full" for the re-measurement of the best.
         abandoned: it was far slower than the best, so that its one sample is enough.
         duplicate_of: the trial whose library has the same bytes, and whose samples these are.
+        resources: of a GPU's kernels, see `tunefarm_tuner.resources`.
         queue_s: from built to its turn on the device; `run_s` of that turn its kernel ran.
     """
 
@@ -78,6 +79,7 @@ class Record:
     run_s: float = 0.0
     faults: int = 0
     seed: int = 0
+    resources: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -206,6 +208,9 @@ class Table:
             # The lines are what counts: what a crash takes from here is put back from them.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = OFF")
+            known = {row[1] for row in self._connection.execute("PRAGMA table_info(trials)")}
+            if known and not known >= {*self._columns, *self._EXTRA}:
+                self._connection.execute("DROP TABLE trials")  # an older version's
             self._connection.execute(
                 f"CREATE TABLE IF NOT EXISTS trials (id TEXT PRIMARY KEY, {names}) WITHOUT ROWID"
             )

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from tunefarm_proto.bundle import Bundle
 
 FILES = (".c", ".ll", ".o", ".so")
+GPU_FILES = (".cu", ".ptx", ".cubin")
+_OF_FILES = ("args", "function", "flags")
+_OF_GPU_FILES = ("grid", "block", "shared")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "workload",
         nargs="+",
         help="as in matmul:m=512,n=512,k=512 or add:n=1048576, several into one bundle; or a file: "
-        "FILE.c, .ll, .o or .so",
+        "FILE.c, .ll, .o or .so, for a GPU FILE.cu, .ptx or .cubin",
     )
     parser.add_argument(
         "--target",
@@ -56,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of_c.add_argument("--function", metavar="NAME", help="its function (default: the file's name)")
     of_c.add_argument(
         "--flags", metavar="FLAGS", help="for the compiler, after ours, as in '-O2 -DN=4'"
+    )
+    of_gpu = parser.add_argument_group("of a FILE.cu, .ptx or .cubin")
+    of_gpu.add_argument("--grid", metavar="X[,Y[,Z]]", help="blocks of its launch")
+    of_gpu.add_argument("--block", metavar="X[,Y[,Z]]", help="threads of a block")
+    of_gpu.add_argument(
+        "--shared", type=int, metavar="BYTES", help="dynamic shared memory of a block (default 0)"
     )
     of_c.add_argument("--verbose", action="store_true", help="show all that the compiler says")
     add_json(parser)
@@ -108,12 +118,20 @@ def _best(text: str, names: list[str]) -> "dict[str, Schedule] | None":
 
 def _build(arguments: argparse.Namespace) -> "Bundle":
     """The bundle of workloads, or of a file."""
-    if Path(arguments.workload[0]).suffix in FILES:
+    first = arguments.workload[0]
+    suffix = Path(first).suffix
+    for name in _OF_GPU_FILES:
+        if suffix not in GPU_FILES and getattr(arguments, name) is not None:
+            raise InvalidRequestError(
+                f"--{name} is of GPU kernels and {first} is none",
+                "name a FILE.cu, .ptx or .cubin, or leave it out",
+            )
+    if suffix in (*FILES, *GPU_FILES):
         return _build_file(arguments)
-    for name in ("args", "function", "flags"):
+    for name in _OF_FILES:
         if getattr(arguments, name) is not None:
             raise InvalidRequestError(
-                f"--{name} is of files and {arguments.workload[0]} is a workload",
+                f"--{name} is of files and {first} is a workload",
                 "name a FILE.c, .ll, .o or .so, or leave it out",
             )
     from tunefarm_compiler import Kernel
@@ -147,6 +165,8 @@ def _build_file(arguments: argparse.Namespace) -> "Bundle":
             print(output, end="", file=sys.stderr)
 
     try:
+        if Path(file).suffix in GPU_FILES:
+            return _build_gpu_file(arguments, log)
         return foreign.build_c(
             file,
             _targets(arguments),
@@ -159,6 +179,27 @@ def _build_file(arguments: argparse.Namespace) -> "Bundle":
         if not error.hint and not arguments.verbose:
             error.hint = "--verbose shows all that the compiler says"
         raise
+
+
+def _build_gpu_file(arguments: argparse.Namespace, log: Callable[[str], object]) -> "Bundle":
+    from tunefarm_compiler.gpu import geometry, own
+
+    (file,) = arguments.workload
+    if arguments.grid is None:
+        raise InvalidRequestError(
+            f"{file} needs its launch", "say --grid 8 --block 128: blocks, and threads of a block"
+        )
+    return own.build(
+        file,
+        _targets(arguments),
+        arguments.args,
+        arguments.function,
+        grid=geometry.sides(arguments.grid, "grid"),
+        block=geometry.sides(arguments.block, "block") if arguments.block is not None else (),
+        shared=arguments.shared or 0,
+        flags=arguments.flags or "",
+        log=log,
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

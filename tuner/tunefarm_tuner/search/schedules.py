@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from tunefarm_compiler.choices import Choose
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import ScheduleRules
+from tunefarm_compiler.spaces import rules_of
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import InvalidScheduleError
@@ -21,7 +21,7 @@ class ScheduleSpace:
 
     def __init__(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> None:
         self.workload, self.spec, self.threads = workload, spec, threads
-        self.rules = ScheduleRules(workload, spec, threads)
+        self.rules = rules_of(workload, spec, threads)
 
     def default(self) -> Candidate:
         """The schedule of the compiler's own rules."""
@@ -44,7 +44,7 @@ class ScheduleSpace:
         return self.rules.cross(_read(one), _read(other), rng).to_json()
 
     def features(self, candidate: Candidate) -> Sequence[float]:
-        """`tunefarm_compiler.features.NAMES` of it. Raises: InvalidScheduleError."""
+        """`features.NAMES` of it, of GPUs those of `gpu.features`. Raises: InvalidScheduleError."""
         schedule = _read(candidate)
         if said := self.rules.broken(schedule):
             raise InvalidScheduleError(said)

@@ -69,6 +69,8 @@ def warm_start(
     """
     searches: dict[tuple[Workload, TargetSpec, str], list[Experience]] = defaultdict(list)
     for one in experience:
+        if one.spec.gpu != space.spec.gpu:
+            continue  # features of GPUs are others
         searches[one.workload, one.spec, one.device].append(one)
 
     def far(key: tuple[Workload, TargetSpec, str]) -> float:

@@ -1,0 +1,112 @@
+"""CUDA C made PTX and machine code by NVRTC, in a process of its own. No GPU is needed."""
+
+import base64
+import json
+import os
+import re
+import site
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tunefarm_proto.errors import BuildFailedError, CompilerCrashedError
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+
+from tunefarm_compiler.gpu.assemble import parse
+
+COMPILE_S = 300.0
+INSTALL = "pip install 'tunefarm[nvrtc]'"
+# NVRTC's own defaults: multiplications fuse with additions, nothing else is relaxed.
+_FLAGS = ("--std=c++17", "--ptxas-options=-v")
+_AT_LINE = re.compile(
+    r"(?P<file>[^()]+)\((?P<line>\d+)\): (?:catastrophic |fatal )?error(?: #[\w-]+)?:? (?P<said>.+)"
+)
+_ELSEWHERE = re.compile(r"(?:nvrtc|ptxas)[^:]*?(?::| ) ?(?:error|fatal)\s*:\s*(?P<said>.+)")
+
+
+class Compiled(NamedTuple):
+    """PTX, machine code, NVRTC's version, and all that it and its assembler said."""
+
+    ptx: bytes
+    cubin: bytes
+    version: str
+    log: str
+
+    @property
+    def resources(self) -> dict[str, bpb.KernelResources]:
+        """What the assembler says that each kernel takes, by its symbol."""
+        return parse(self.log)
+
+
+def compile_cuda(file: Path, level: str, flags: Sequence[str] = ()) -> Compiled:
+    """Compile a file for a level as in "sm_80". `flags` come after ours, so that they win.
+
+    Headers next to the file and those of a CUDA toolkit are found.
+    Raises: BuildFailedError with the first error as "file:line: message" (the whole output is its
+    note), CompilerCrashedError, OSError.
+    """
+    toolkits = _toolkits()
+    includes = [f"-I{folder}" for folder in _includes(toolkits)]
+    options = [f"--gpu-architecture={level}", *_FLAGS, "-I.", *flags, *includes]
+    worker = Path(__file__).with_name("nvrtc_worker.py")
+    environment = dict(os.environ)
+    if toolkits and not {"CUDA_PATH", "CUDA_HOME"} & set(environment):
+        environment["CUDA_PATH"] = str(toolkits[0])  # where cuda.bindings looks after its own
+    try:
+        done = subprocess.run(
+            # In its own folder and by its name alone: no path gets into the code.
+            [sys.executable, "-P", str(worker), file.name, *options],
+            cwd=file.absolute().parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMPILE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CompilerCrashedError(f"{file}: NVRTC took over {COMPILE_S:g} s") from None
+    if done.returncode != 0:
+        raise CompilerCrashedError(f"{file}: NVRTC's process ended with status {done.returncode}")
+    made = json.loads(done.stdout)
+    if "missing" in made:
+        raise BuildFailedError(f"{file}: CUDA C needs NVRTC, and {made['missing']}", INSTALL)
+    if "ptx" not in made:
+        failed = BuildFailedError(first_error(file, made["log"]) or f"{file}: {made['status']}")
+        failed.add_note(made["log"])
+        raise failed
+    ptx, cubin = (base64.b64decode(made[part]) for part in ("ptx", "cubin"))
+    return Compiled(ptx, cubin, made["version"], made["log"])
+
+
+def first_error(file: Path, log: str) -> str:
+    """The first error that NVRTC or ptxas printed, "" where it printed none."""
+    elsewhere = ""
+    for line in log.splitlines():
+        if found := _AT_LINE.match(line.strip()):
+            where = Path(found["file"])
+            shown = file if where.name == file.name else where
+            return f"{shown}:{found['line']}: {found['said']}"
+        if not elsewhere and (found := _ELSEWHERE.match(line.strip())):
+            elsewhere = f"{file}: {found['said']}"
+    return elsewhere
+
+
+def _toolkits() -> list[Path]:
+    """CUDA toolkits of this machine, the newest first."""
+
+    def version(folder: Path) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", folder.name)]
+
+    return sorted(Path("/usr/local").glob("cuda*"), key=version, reverse=True)
+
+
+def _includes(toolkits: Sequence[Path]) -> list[Path]:
+    """Folders of CUDA's headers, of packages before those of toolkits."""
+    named = [Path(os.environ[name]) for name in ("CUDA_PATH", "CUDA_HOME") if name in os.environ]
+    packages = [*site.getsitepackages(), site.getusersitepackages()]
+    found = [path for base in packages for path in sorted(Path(base).glob("nvidia/*/include"))]
+    found += [base / "include" for base in (*named, *toolkits)]
+    found = [path for path in found if (path / "cuda_fp16.h").exists()][:1]
+    return [*found, *(path / "cccl" for path in found if (path / "cccl").exists())]
