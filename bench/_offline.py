@@ -2,8 +2,8 @@
 
 A worker process times the kernels by the processor time that they take, which others on the machine
 disturb less, each in turns with the default schedule's: samples beside a slow one of that do not
-count. Costs, the least of the samples, are kept in a file, so that searches which meet the same
-candidates see the same costs.
+count, and what the clock does is divided out. Costs, the least of the samples, are kept in a file,
+so that searches which meet the same candidates see the same costs.
 """
 
 import ctypes
@@ -11,7 +11,9 @@ import json
 import math
 import multiprocessing
 import os
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
@@ -30,6 +32,7 @@ from tunefarm_proto.errors import TunefarmError
 from tunefarm_tuner.search.base import Observation
 
 ROUNDS = 2
+LATELY = 24  # samples of the default's by which one is known to be disturbed
 MOST_ROUNDS = 6
 QUIET = 1.05  # a sample of the default's that is slower by more says that the machine is disturbed
 SAMPLE_S = 0.003
@@ -72,22 +75,26 @@ def _serve(pipe: Connection, text: str, first: bytes) -> None:
         return run, bool(parsed.check(outputs, expected))
 
     anchor, _ = prepared(first)
-    usual = min(anchor() for _ in range(10 * ROUNDS))
+    lately = deque((anchor() for _ in range(LATELY)), LATELY)
+    unit = min(lately)
 
     def screened(run: Callable[[], float]) -> float:
         """The least sample beside an undisturbed one of the default's; the least at all if none."""
         good, every = list[float](), list[float]()
         for _ in range(MOST_ROUNDS):
             every.append(run())
-            if anchor() < QUIET * usual:
+            lately.append(anchor())
+            if lately[-1] < QUIET * min(lately):
                 good.append(every[-1])
-            if len(good) == ROUNDS or (len(good) == 1 and good[0] > SLOW * usual):
+            if len(good) == ROUNDS or (len(good) == 1 and good[0] > SLOW * min(lately)):
                 break
-        return min(good or every)
+        return min(good or every) * unit / min(lately)
 
     def in_turns(runs: list[Callable[[], float]], rounds: int) -> list[float]:
+        """By the default's of the same round."""
         taken = [[run() for run in (anchor, *runs)] for _ in range(rounds)]
-        return [min(column) for column in list(zip(*taken, strict=True))[1:]]
+        shares = [[one / row[0] for one in row[1:]] for row in taken]
+        return [unit * statistics.median(column) for column in zip(*shares, strict=True)]
 
     while True:
         bundles, rounds = pipe.recv()
@@ -178,7 +185,7 @@ class Offline:
         return found
 
     def retimed(self, candidates: Sequence[str], rounds: int = 25) -> dict[str, float]:
-        """Seconds of candidates that work, timed in turns: the least of each."""
+        """Seconds of candidates that work, timed in turns."""
         builds = [
             self._pool.submit(str(self.parsed), self.spec, Schedule.from_json(one))
             for one in candidates
