@@ -11,6 +11,8 @@ from tunefarm_proto.errors import BuildFailedError, TunefarmError
 
 from tunefarm_compiler.building import Job
 
+NICENESS = 5  # what is timed on this machine, and what feeds it, comes first
+
 
 def compile_job(text: str) -> tuple[dict[str, object], bytes]:
     """Carry out a job's JSON: what went wrong, or nothing, and the bundle's bytes.
@@ -29,6 +31,7 @@ def compile_job(text: str) -> tuple[dict[str, object], bytes]:
 
 def main() -> None:
     """Compile until stdin ends."""
+    os.nice(NICENESS)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not reach the answers
     for line in sys.stdin:

@@ -270,7 +270,8 @@ class DeviceSession:
 
     @property
     def turn(self) -> Turn:
-        """Held while kernels run, by whoever calls `call_digested` and `time_in_turn`."""
+        """Held while kernels run, by whoever calls `call_digested`, `time_digested` and
+        `time_in_turn`."""
         return self._bench.timing
 
     async def call_many(
@@ -332,6 +333,32 @@ class DeviceSession:
         timing = await timed(self._ask, conditions, frame, options, limit_s)
         timing.emulated = self._bench.facts.emulated
         return timing
+
+    async def time_digested(
+        self,
+        module: int,
+        function: str,
+        arrays: Sequence[int],
+        options: pb.TimingOptions,
+        *,
+        outputs: Sequence[int],
+        limit_s: float = TIMING_S,
+    ) -> tuple[pb.Timing, str]:
+        """As `time_in_turn`; with the sha256 of arrays after the first call."""
+        frame = self._call_frame("time", module, function, arrays) | timing_frame(options)
+        conditions = self._bench.conditions.read
+        digest = ""
+
+        async def ask(asked: dict[str, Any], left_s: float) -> dict[str, Any]:
+            nonlocal digest
+            answer = await self._ask(asked, left_s)
+            digest = digest or str(answer["digest"])
+            return answer
+
+        frame |= self._outputs(outputs)
+        timing = await timed(ask, conditions, frame, options, limit_s)
+        timing.emulated = self._bench.facts.emulated
+        return timing, digest
 
     async def compare(
         self,

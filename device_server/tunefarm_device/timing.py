@@ -158,6 +158,7 @@ async def timed(
     answer = await ask(frame | {"repeat": min(wanted, ROUND)}, limit_s)
     started(timing, answer)
     more = frame | {"do": "sample", "number": timing.number}
+    more.pop("outputs", None)
     until = time.monotonic() + precision.budget_s
     while True:
         rounds.take(answer, [answer["samples_s"]])
