@@ -1,9 +1,9 @@
 """Candidates of one workload measured on this machine alone: no farm, and each only once ever.
 
 A worker process times the kernels by the processor time that they take, which others on the machine
-disturb less, each in turns with the default schedule's: samples beside a slow one of that do not
-count, and what the clock does is divided out. Costs, the least of the samples, are kept in a file,
-so that searches which meet the same candidates see the same costs.
+disturb less. Before and after each sample multiply-adds are timed that use no memory: where these
+are slow, because a neighbour shares the core, the sample does not count. Costs, the least of the
+samples, are kept in a file, so that searches which meet the same candidates see the same costs.
 """
 
 import ctypes
@@ -11,7 +11,6 @@ import json
 import math
 import multiprocessing
 import os
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,23 +23,25 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 from peak import load
-from tunefarm_compiler import default_schedule, targets, workload
+from tunefarm_compiler import targets, workload
+from tunefarm_compiler.peak import peak_bundle
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_tuner.search.base import Observation
 
-ROUNDS = 2
-LATELY = 24  # samples of the default's by which one is known to be disturbed
-MOST_ROUNDS = 6
-QUIET = 1.05  # a sample of the default's that is slower by more says that the machine is disturbed
-SAMPLE_S = 0.003
-SLOW = 1.5  # times as slow as the default: one sample is enough
+ROUNDS = 2  # undisturbed samples of each
+MOST_ROUNDS = 8
+QUIET = 1.05  # how much slower multiply-adds may be than they were lately
+LATELY = 60
+SAMPLE_S, ANCHOR_S = 0.003, 0.0005
+SLOW = 1.5  # times as slow as the fastest so far: one sample is enough
+LEAST = 3  # of the samples in turns the third shortest counts: less luck than the shortest
 TIMEOUT_S = 60
 
 
-def cpu_timer(bundle: Bundle, arrays: list[Any]) -> Callable[[], float]:
+def cpu_timer(bundle: Bundle, arrays: list[Any], sample_s: float = SAMPLE_S) -> Callable[[], float]:
     """Something that times one sample of the bundle's function: processor seconds of one call."""
     library, name = load(bundle), bundle.manifest.functions[0].name
     kernel = ctypes.cast(library[name], ctypes.c_void_p)
@@ -55,7 +56,7 @@ def cpu_timer(bundle: Bundle, arrays: list[Any]) -> Callable[[], float]:
         return (time.thread_time() - started) / number
 
     sample(1)
-    number = max(1, round(SAMPLE_S / sample(1)))
+    number = max(1, round(sample_s / sample(1)))
 
     def timed(kept: Any = arrays) -> float:
         return sample(number)
@@ -63,38 +64,43 @@ def cpu_timer(bundle: Bundle, arrays: list[Any]) -> Callable[[], float]:
     return timed
 
 
-def _serve(pipe: Connection, text: str, first: bytes) -> None:
+def _serve(pipe: Connection, text: str, peak: bytes) -> None:
     """The worker: bundles and a number of rounds in, a (seconds, error) for each out."""
     parsed = workload.parse(text)
     inputs = parsed.inputs(0)
     expected = parsed.reference(inputs)
+    halves, lanes = np.full(2, 0.5, np.float32), np.zeros(64, np.float32)
+    anchor = cpu_timer(Bundle(peak), [halves, lanes], ANCHOR_S)
+    lately = deque((anchor() for _ in range(LATELY)), LATELY)
+    fastest = math.inf
 
     def prepared(data: bytes) -> tuple[Callable[[], float], bool]:
         outputs = [np.full_like(array, 77) for array in expected]
         run = cpu_timer(Bundle(data), [*inputs, *outputs])
         return run, bool(parsed.check(outputs, expected))
 
-    anchor, _ = prepared(first)
-    lately = deque((anchor() for _ in range(LATELY)), LATELY)
-    unit = min(lately)
+    def quiet() -> bool:
+        lately.append(anchor())
+        return lately[-1] < QUIET * min(lately)
 
     def screened(run: Callable[[], float]) -> float:
-        """The least sample beside an undisturbed one of the default's; the least at all if none."""
-        good, every = list[float](), list[float]()
+        """The least undisturbed sample; the least at all if there is none."""
+        nonlocal fastest
+        good, every, before = list[float](), list[float](), quiet()
         for _ in range(MOST_ROUNDS):
             every.append(run())
-            lately.append(anchor())
-            if lately[-1] < QUIET * min(lately):
+            after = quiet()
+            if before and after:
                 good.append(every[-1])
-            if len(good) == ROUNDS or (len(good) == 1 and good[0] > SLOW * min(lately)):
+            before = after
+            if len(good) == ROUNDS or (len(good) == 1 and good[0] > SLOW * fastest):
                 break
-        return min(good or every) * unit / min(lately)
+        fastest = min(fastest, *good, math.inf)
+        return min(good or every)
 
     def in_turns(runs: list[Callable[[], float]], rounds: int) -> list[float]:
-        """By the default's of the same round."""
-        taken = [[run() for run in (anchor, *runs)] for _ in range(rounds)]
-        shares = [[one / row[0] for one in row[1:]] for row in taken]
-        return [unit * statistics.median(column) for column in zip(*shares, strict=True)]
+        taken = [[run() for run in runs] for _ in range(rounds)]
+        return [sorted(column)[LEAST - 1] for column in zip(*taken, strict=True)]
 
     while True:
         bundles, rounds = pipe.recv()
@@ -137,11 +143,9 @@ class Offline:
         if self._worker is None or not self._worker[0].is_alive():
             context = multiprocessing.get_context("spawn")
             here, there = context.Pipe()
-            first = self._pool.submit(
-                str(self.parsed), self.spec, default_schedule(self.parsed, self.spec)
-            ).result()
+            peak = peak_bundle(self.spec)
             process = context.Process(
-                target=_serve, args=(there, str(self.parsed), first.data), daemon=True
+                target=_serve, args=(there, str(self.parsed), peak.data), daemon=True
             )
             process.start()
             there.close()
