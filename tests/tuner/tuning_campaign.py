@@ -46,9 +46,9 @@ def run_tuner(folder: Path, address: str, trials: int) -> None:
         {KEY: DEVICES},
         trials=trials_of_each(trials),
         records=folder / "records.jsonl",
-        strategy="model",
+        strategy="evolution" if trials < 100 else "model",
         scheduler="round-robin",
-        workers=2,
+        workers=1 if trials < 100 else 2,
         finals=False,
         tracker=address,
     )
