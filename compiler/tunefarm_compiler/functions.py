@@ -16,6 +16,7 @@ from tunefarm_compiler.te import (
     Constant,
     Expr,
     Fma,
+    Function,
     Operand,
     Unary,
     as_expr,
@@ -79,14 +80,23 @@ def fma(left: Expr, right: Operand, addend: Operand) -> Expr:
 
 def exp(x: Expr) -> Expr:
     """e to the x, within 1.5 ulp; below 2^-125 it is 0, beyond the largest number infinite."""
-    x = minimum(maximum(x, -87.6), 89.0)
+    given, x = x, minimum(maximum(x, -87.6), 89.0)
     shifted = Fma(x, _f(math.log2(math.e)), _f(ROUND))
     whole = shifted - ROUND
     rest = Fma(whole, _f(-LN2_LOW), Fma(whole, _f(-LN2_HIGH), x))
     # 2^n in two steps, since 2^128 times a half is still a number.
     exponent = _int("add", Bits(shifted, "int32"), 126 - ROUND_BITS)
     scale = Bits(_int("shl", exponent, 23), "float32")
-    return polynomial(rest, EXP) * scale * 2.0
+    return Function("mul", polynomial(rest, EXP) * scale, _f(2.0), "exp", given)
+
+
+def exp_by_exp2(x: Expr) -> Expr:
+    """The same where 2 to the x is an instruction, within 4 ulp."""
+    power = x * math.log2(math.e)
+    # What rounding took from the power, in terms of x.
+    rest = Fma(power, _f(-LN2_LOW), Fma(power, _f(-LN2_HIGH), x))
+    value = Unary("exp2", power)
+    return select(value < math.inf, Fma(value, rest, value), value)
 
 
 def log(x: Expr) -> Expr:

@@ -177,7 +177,10 @@ class Constant(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Unary(Expr):
-    """`op` is neg, abs or sqrt of floats; ctpop, the number of ones, of integers."""
+    """`op` is neg, abs or sqrt of floats; ctpop, the number of ones, of integers.
+
+    On GPUs also exp2 of float32: 2 to the x, within 2 ulp.
+    """
 
     op: str
     value: Expr
@@ -200,6 +203,18 @@ class Binary(Expr):
     def dtype(self) -> str:
         """That of both operands."""
         return self.left.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Function(Binary):
+    """What is left of `name` of `argument`, for processors that have no instruction for it."""
+
+    name: str = ""
+    argument: Expr | None = None
+
+    def children(self) -> list[Expr]:
+        """Expressions that this one is made of; the argument is among theirs."""
+        return [self.left, self.right]
 
 
 @dataclass(frozen=True, eq=False)

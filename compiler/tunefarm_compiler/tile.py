@@ -77,6 +77,7 @@ class Tile:
         self.ranges: Ranges = {}
         self.clipped = clipped(stage, schedule)
         self.chains = schedule.unroll if self.across else 1
+        self.outward = not self.across  # loops around the innermost one are written out as well
 
     def _values(self, accesses: Mapping[object, Access]) -> Values:
         return Values(self.emit, self.stage, accesses)
@@ -268,7 +269,7 @@ class Tile:
         step = self.schedule.lanes if axis == self.values.vector else 1
         step = self.schedule.group if not inner and self.schedule.group > 1 else step
         unroll = self._unroll(axis) // math.prod(self.stage.extents[name] for name in inner)
-        unroll = 1 if inner and self.across else max(1, min(unroll, extent // step))
+        unroll = max(1, min(unroll, extent // step)) if self.outward or not inner else 1
         sizes = [step * unroll, step, 1]
         if step > 1:
             sizes = [step * unroll, step, extent % step]

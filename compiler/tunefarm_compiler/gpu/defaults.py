@@ -236,9 +236,13 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
     lanes = width(last, last.axes[-1]) if inner else 1
     team = _team(length, lanes, math.prod(axis.extent for axis in rows))
     side = min(max(1, THREADS // team), power(rows[-1].extent))
-    # Rows that are read more than once are copied; what is no sum is computed where it is read.
+    # Rows that are read more than once are copied, and what is read twice is kept, where it fits.
     room = min(ROW_BYTES, spec.shared_bytes // 2)
-    names = [one.tensor.name for one in before if one.reduce is not None]
+    names = [
+        one.tensor.name
+        for one in before
+        if one.reduce is not None or side * length * SIZES[one.tensor.dtype] <= room
+    ]
     read = [load for one in plan(output, names) for load in one.loads]
     twice = [
         load.tensor
@@ -271,4 +275,4 @@ def _of_rows(stage: Stage, depth: int, side: int, team: int, binds: list[Bound])
         return made(loops, 1)
     lanes = width(stage, along)
     loops += [(along.name, team * lanes, ""), (along.name, lanes, "thread")]
-    return made(loops, lanes, 4 * lanes if stage.reduce else 1, along.name)
+    return made(loops, lanes, 4 * lanes if stage.reduce else 4, along.name)

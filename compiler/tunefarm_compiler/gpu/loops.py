@@ -55,7 +55,7 @@ class Kernel(Lowering):
     """One kernel: stages in shared memory, then one that fills memory."""
 
     def __init__(
-        self, symbol: str, stages: list[Stage], schedule: Schedule, spec: TargetSpec
+        self, symbol: str, stages: list[Stage], schedule: Schedule, spec: TargetSpec, threads: int
     ) -> None:
         *before, self.stage = stages
         self._start(before, schedule, spec, GpuEmitter())
@@ -71,6 +71,7 @@ class Kernel(Lowering):
         self.arguments = [*read.values(), self.stage.tensor]
         self.shared = 0
         self.threads = self.blocks = 1
+        self._known = threads  # of the block, once that is known; 0 before
         self._again = False  # a loop around runs more than once
 
     def text(self) -> str:
@@ -147,7 +148,7 @@ class Kernel(Lowering):
 
     def _alone(self, total: int) -> bool:
         """Whether the block has just those threads."""
-        return not self.before and total % WARP == 0
+        return total == self._known or (not self.before and total % WARP == 0)
 
     def _crew(
         self,
@@ -202,8 +203,12 @@ class Kernel(Lowering):
         for part in self._parts(nest, depth, place.ranges[axis].extent, block):
             if nest.binds[depth]:
                 self._bound(nest, depth, part, place)
-            else:
-                self._block(nest, depth, part, place)
+                continue
+            start, rounds, size = part
+            written = rounds <= nest.schedule.unroll and "" not in nest.binds[depth + 1 :]
+            whole = [(start + n * size, 1, size) for n in range(rounds)] if written else [part]
+            for one in whole:
+                self._block(nest, depth, one, place)
 
     def _parts(
         self, nest: GpuNest, depth: int, extent: int, block: int
@@ -335,8 +340,12 @@ def compile_loops(name: str, output: Tensor, schedule: Schedule, spec: TargetSpe
             name if one[-1] is last else f"{name}_{''.join(c if c.isalnum() else '_' for c in own)}"
         )
         how = schedule if one[-1] is last else attached[own].schedule
-        kernel = Kernel(symbol, one, how, spec)
-        texts.append(kernel.text())
+        kernel = Kernel(symbol, one, how, spec, 0)
+        text = kernel.text()
+        if len(one) > 1:  # stages need not ask which threads are theirs where all are
+            kernel = Kernel(symbol, one, how, spec, kernel.threads)
+            text = kernel.text()
+        texts.append(text)
         launches.append(
             GpuLaunch(
                 symbol,

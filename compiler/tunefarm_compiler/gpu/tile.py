@@ -8,11 +8,13 @@ from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.binding import WARP
 from tunefarm_compiler.emit import SIZES, kind
 from tunefarm_compiler.gpu.emitter import GpuEmitter
+from tunefarm_compiler.gpu.values import GpuValues
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Reduce
 from tunefarm_compiler.tile import Tile
+from tunefarm_compiler.values import Values
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,18 @@ class ThreadTile(Tile):
     ) -> None:
         super().__init__(emit, stage, schedule, accesses, output, spec)
         self.emit: GpuEmitter = emit
+        if self.across:
+            steps = stage.extents[self.values.vector] // schedule.lanes
+            self.chains = max(1, min(schedule.unroll, steps))
+            self.outward = True
         self.crew = crew
         self._shared = shared
         self.values.nothing = nothing
+
+    def _values(self, accesses: Mapping[object, Access]) -> Values:
+        made = GpuValues(self.emit, self.stage, accesses)
+        made.spec = self.spec
+        return made
 
     def _finish(self, tile: list[Piece], last: bool) -> None:
         with self.emit.when(self.crew.stores) if self.crew.stores else nullcontext():

@@ -1,0 +1,50 @@
+"""Expressions to LLVM values, by the instructions that GPUs have."""
+
+from tunefarm_compiler.emit import kind
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import FLOATS, Expr, Unary
+from tunefarm_compiler.values import Values
+
+EXP2 = "llvm.nvvm.ex2.approx.ftz.f32"
+
+
+class GpuValues(Values):
+    """Computes expressions of one thread's tile. `spec` and `nothing` are set when it is made."""
+
+    spec: TargetSpec
+
+    @property
+    def _newer(self) -> bool:
+        """Whether there are instructions for the extremes of floats, and for bfloat16."""
+        return "sm_80" in self.spec.features
+
+    def apply(self, expr: Expr, inner: list[str], lanes: int) -> str:
+        """One operation on values of its operands."""
+        if isinstance(expr, Unary) and expr.op == "exp2":
+            return self._each(inner[0], lanes)
+        return super().apply(expr, inner, lanes)
+
+    def extreme(
+        self, op: str, left: str, right: str, dtype: str, lanes: int, *ordered: bool
+    ) -> str:
+        """The larger or smaller of two; NaN where either is."""
+        known = () if self._newer and dtype in FLOATS else ordered
+        return super().extreme(op, left, right, dtype, lanes, *known)
+
+    def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
+        if (before, after) != ("float32", "bfloat16"):
+            return super()._cast(value, before, after, lanes)
+        narrow = "bfloat" if lanes == 1 else f"<{lanes} x bfloat>"
+        made = self.emit.value("x", f"fptrunc {kind(before, lanes)} {value} to {narrow}")
+        return self.emit.value("x", f"bitcast {narrow} {made} to {kind(after, lanes)}")
+
+    def _each(self, value: str, lanes: int) -> str:
+        """2 to the x of each lane: there is no such instruction for vectors."""
+        if lanes == 1:
+            return self.emit.value("x", f"call float @{EXP2}(float {value})")
+        wide, made = kind("float32", lanes), "poison"
+        for lane in range(lanes):
+            one = self.emit.value("e", f"extractelement {wide} {value}, i32 {lane}")
+            one = self.emit.value("x", f"call float @{EXP2}(float {one})")
+            made = self.emit.value("e", f"insertelement {wide} {made}, float {one}, i32 {lane}")
+        return made
