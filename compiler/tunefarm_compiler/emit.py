@@ -157,21 +157,6 @@ class Emitter:
         size = SIZES[dtype] * math.gcd(lanes, aligned)
         self.line(f"store {kind(dtype, lanes)} {value}, ptr {where}, align {size}")
 
-    @contextmanager
-    def when(self, condition: str) -> Iterator[None]:
-        """Run the block where the condition holds; no value of it may be used behind it."""
-        inside, after = self.name("when"), self.name("after")
-        self.line(f"br i1 {condition}, label %{inside}, label %{after}")
-        self.begin(inside)
-        yield
-        self.line(f"br label %{after}")
-        self.begin(after)
-
-    def begin(self, label: str) -> None:
-        """A new block of code."""
-        self.lines.append(f"{label}:")
-        self._block = label
-
     def splat(self, scalar: str, dtype: str, lanes: int) -> str:
         """A scalar in every lane."""
         if lanes == 1:

@@ -7,6 +7,7 @@ coefficients are least-maximum fits of the relative error in double precision, r
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tunefarm_compiler.te import (
     Binary,
@@ -16,7 +17,6 @@ from tunefarm_compiler.te import (
     Constant,
     Expr,
     Fma,
-    Function,
     Operand,
     Unary,
     as_expr,
@@ -41,6 +41,18 @@ ERF_END = 3.95
 TANH = (1.3319052e-08, 2.0583464e-05, 0.0034940336, 0.13379717, 1.0)
 TANH_BELOW = (7.7620103e-07, 0.0003283091, 0.025871068, 0.46713033, 1.0)
 TANH_END = 9.02
+
+
+@dataclass(frozen=True, eq=False)
+class Function(Binary):
+    """The last step of a function, written out for processors without an instruction for it."""
+
+    name: str = ""
+    argument: Expr | None = None
+
+    def children(self) -> list[Expr]:
+        """Expressions that this one is made of; the argument is among theirs."""
+        return [self.left, self.right]
 
 
 def _f(value: float) -> Constant:

@@ -63,13 +63,11 @@ class Nest:
 class Lowering:
     """The body of one kernel."""
 
+    nest_type: type[Nest] = Nest
+
     def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
         self.arguments = [*inputs(output), output]
         *before, self.stage = check(schedule, suited(output, spec))
-        if schedule.gpu is not None:
-            raise InvalidScheduleError(
-                f"schedule: it is for a GPU, {spec.cpu} is none", "leave gpu out"
-            )
         if schedule.group > 1 and not available(self.stage.reduce, spec):
             raise InvalidScheduleError(
                 f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
@@ -311,11 +309,8 @@ class Lowering:
         output = self._access(stage.tensor[stage.axes])
         self.note(f"stage {name}:")
         self._indent += 1
-        self._walk(self._nest(stage, attach.schedule, output), 0, Place(own, accesses))
+        self._walk(self.nest_type(stage, attach.schedule, output), 0, Place(own, accesses))
         self._indent -= 1
-
-    def _nest(self, stage: Stage, schedule: Schedule, output: Access) -> Nest:
-        return Nest(stage, schedule, output)
 
     def _scratch(
         self, scratch: str, stage: Stage, box: list[Side], ranges: Ranges

@@ -208,6 +208,8 @@ def dealt(schedule: Schedule, stage: Stage) -> int:
 
 def check(schedule: Schedule, output: Tensor) -> list[Stage]:
     """The stages that a schedule makes, in their order. Raises: InvalidScheduleError."""
+    if schedule.gpu is not None:
+        raise InvalidScheduleError("schedule: it is for a GPU, this is none", "leave gpu out")
     stages = staged(schedule, output)
     check_stages(schedule, stages)
     return stages

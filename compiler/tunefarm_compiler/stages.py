@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.copied import from_copies
 from tunefarm_compiler.te import (
     Axis,
     Compute,
@@ -111,27 +112,9 @@ def _cached(output: Tensor, kept: Collection[str]) -> Tensor:
     return replace(output, compute=Compute(axes, body)) if len(found) == 1 else output
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """The stage that holds a copy of an input, for a schedule that gives it scratch."""
-    axes = tuple(Axis(f"d{n}", extent) for n, extent in enumerate(tensor.shape))
-    return Tensor(f"{tensor.name}.shared", tensor.shape, tensor.dtype, Compute(axes, tensor[axes]))
-
-
-def _from_copies(body: Expr, kept: Collection[str]) -> Expr:
-    """With inputs read from their copies, where these are kept."""
-
-    def leaf(expr: Expr) -> Expr | None:
-        if isinstance(expr, Load) and f"{expr.tensor.name}.shared" in kept:
-            return Load(copied(expr.tensor), expr.indices) if not expr.tensor.compute else None
-        return None
-
-    return rewrite(body, leaf, {})
-
-
 def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
     body = inline(compute.body, kept)
-    if not tensor.name.endswith(".shared"):
-        body = _from_copies(body, kept)
+    body = from_copies(tensor, body, kept)
     reductions = [expr for expr in walk(body) if isinstance(expr, Reduce)]
     reduce = reductions[0] if reductions else None
     if len(reductions) > 1:

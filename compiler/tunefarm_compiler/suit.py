@@ -6,7 +6,7 @@ from dataclasses import replace
 from tunefarm_compiler import functions
 from tunefarm_compiler.dots import as_pairs, available, unsigned
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Cast, Compute, Expr, Function, Load, Reduce, Tensor, rewrite
+from tunefarm_compiler.te import Cast, Compute, Expr, Load, Reduce, Tensor, rewrite
 
 
 def suited(output: Tensor, spec: TargetSpec) -> Tensor:
@@ -48,7 +48,7 @@ class _Rules:
                 return made
             case Reduce() if "avx512vnni" in self._spec.features:
                 return unsigned(expr, self._name, self._axes)
-            case Function(name="exp", argument=x) if self._spec.gpu and x is not None:
+            case functions.Function(name="exp", argument=x) if self._spec.gpu and x is not None:
                 return functions.exp_by_exp2(self.apply(x))
             case Cast(_, "bfloat16") if "sm_80" in self._spec.features:
                 return None

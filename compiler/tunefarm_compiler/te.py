@@ -206,18 +206,6 @@ class Binary(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Function(Binary):
-    """What is left of `name` of `argument`, for processors that have no instruction for it."""
-
-    name: str = ""
-    argument: Expr | None = None
-
-    def children(self) -> list[Expr]:
-        """Expressions that this one is made of; the argument is among theirs."""
-        return [self.left, self.right]
-
-
-@dataclass(frozen=True, eq=False)
 class Fma(Expr):
     """left x right + addend, rounded once where the processor can."""
 

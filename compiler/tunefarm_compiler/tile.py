@@ -56,6 +56,8 @@ def spans(
 class Tile:
     """Emits one register tile of a stage."""
 
+    values_type: type[Values] = Values
+
     def __init__(  # noqa: PLR0917
         self,
         emit: Emitter,
@@ -70,7 +72,7 @@ class Tile:
         self.schedule = schedule
         self.output = output
         self.spec = spec
-        self.values = self._values(accesses)
+        self.values = self.values_type(emit, stage, accesses)
         self.values.vector = schedule.vector_axis(stage)
         reduced = {axis.name for axis in stage.reduce_axes}
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
@@ -78,9 +80,6 @@ class Tile:
         self.clipped = clipped(stage, schedule)
         self.chains = schedule.unroll if self.across else 1
         self.outward = not self.across  # loops around the innermost one are written out as well
-
-    def _values(self, accesses: Mapping[object, Access]) -> Values:
-        return Values(self.emit, self.stage, accesses)
 
     def run(self, ranges: Ranges, first: bool, last: bool) -> bool:
         """Compute the tile there. `first`: the outputs hold nothing yet; `last`: they are complete.

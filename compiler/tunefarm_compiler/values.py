@@ -424,8 +424,6 @@ class Values:
         aligned = math.gcd(self.accesses[load.key()].aligned, offset)
         if guard == WHOLE:
             return self.emit.load(where, load.dtype, lanes, aligned)
-        if guard.every and not guard.mask and self.nothing != NOTHING:
-            return self.emit.load(self.unless(guard.every, where), load.dtype, lanes, aligned)
         wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
         name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
         size = llvm.SIZES[load.dtype]

@@ -3,21 +3,24 @@
 import itertools
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tunefarm_compiler.binding import WARP, Gpu
+from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.gpu import contracts
 from tunefarm_compiler.gpu.divide import power
 from tunefarm_compiler.schedule import Attach, Schedule
-from tunefarm_compiler.stages import Stage, copied, plan
+from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Load, Tensor
 
 WIDE = 16  # bytes of the widest access
 THREADS = 256
-SQUARE = 32  # side of what is turned in shared memory
+SQUARE = 32  # side of what is turned in shared memory, in elements of four bytes
+UNROLL = 16  # rounds of a loop over single elements that are written out
 LONG = 64  # steps of a sum that threads should share where there are few outputs
 BUSY = 1 << 15  # threads that keep a GPU busy
 ROW_BYTES = 32 << 10  # of a row that is worth keeping in shared memory
@@ -39,20 +42,8 @@ def default(output: Tensor, spec: TargetSpec) -> Schedule:
     if Shape(last, spec).contraction or 0 in rows:
         # Each stage in a launch of its own.
         own = tuple(Attach(one.tensor.name, 0, nest(one, spec)) for one in before)
-        return _with(nest(last, spec), own)
+        return replace(nest(last, spec), stages=own)
     return _by_rows(output, spec, min(rows))
-
-
-def _with(schedule: Schedule, stages: tuple[Attach, ...]) -> Schedule:
-    return Schedule(
-        schedule.loops,
-        schedule.lanes,
-        schedule.unroll,
-        vector=schedule.vector,
-        order=schedule.order,
-        stages=stages,
-        gpu=schedule.gpu,
-    )
 
 
 def _shared_axes(stage: Stage, last: Stage) -> int:
@@ -145,31 +136,26 @@ def _turned(stage: Stage) -> tuple[Load, Axis] | None:
 def _by_squares(stage: Stage, load: Load, along: Axis) -> Schedule:
     """Squares through shared memory, read along their rows and written along their columns."""
     last = stage.axes[-1]
-    columns = min(SQUARE, power(last.extent))
-    rows = min(SQUARE * SQUARE // columns, power(along.extent))
+    square = SQUARE if SIZES[load.dtype] > 2 else 2 * SQUARE
+    columns = min(square, power(last.extent))
+    rows = min(square * square // columns, power(along.extent))
     threads = min(THREADS, columns * rows)
     size = {along.name: rows, last.name: columns}
     loops = [(axis.name, size.get(axis.name, 1), "block") for axis in stage.axes]
     depth = len(loops)
     loops += [(along.name, max(1, threads // columns), ""), (along.name, 1, "thread")]
-    schedule = made([*loops, (last.name, 1, "thread")], 1)
+    schedule = made([*loops, (last.name, 1, "thread")], 1, UNROLL)
     # The copy: its last dimension runs along what is read side by side.
     copy = copied(load.tensor)
     *before, inner = copy.shape
     other = next(n for n, index in enumerate(load.indices[:-1]) if last.name in dict(index.terms))
     tall = min(max(1, threads // rows), power(before[other]))
-    names = [f"d{n}" for n in range(len(before) + 1)]
-    own = made(
-        [
-            (names[other], tall, ""),
-            (names[other], 1, "thread"),
-            *([(names[-1], rows, "")] if inner > rows else []),
-            (names[-1], 1, "thread"),
-        ],
-        1,
-    )
-    own = Schedule(own.loops, 1, gpu=Gpu(own.gpu.binds if own.gpu else (), 1))
-    return _with(schedule, (Attach(copy.name, depth, own),))
+    across, side = f"d{other}", f"d{len(before)}"
+    own = [(side, rows, "")] if inner > rows else []
+    own += [(across, tall, ""), (across, 1, "thread"), (side, 1, "thread")]
+    filled = made(own, 1, UNROLL)
+    filled = replace(filled, gpu=filled.gpu and replace(filled.gpu, pad=1))
+    return replace(schedule, stages=(Attach(copy.name, depth, filled),))
 
 
 def _team(length: int, lanes: int, rows: int) -> int:
@@ -260,7 +246,7 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
     stages = tuple(
         Attach(stage.tensor.name, depth, _of_rows(stage, depth, side, team, [])) for stage in before
     )
-    return _with(schedule, stages)
+    return replace(schedule, stages=stages)
 
 
 def _of_rows(stage: Stage, depth: int, side: int, team: int, binds: list[Bound]) -> Schedule:

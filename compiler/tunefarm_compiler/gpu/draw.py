@@ -6,11 +6,12 @@ from dataclasses import replace
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.binding import Gpu
+from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import kept
 from tunefarm_compiler.gpu.checks import check
 from tunefarm_compiler.gpu.defaults import Bound, width
 from tunefarm_compiler.schedule import Attach, Schedule
-from tunefarm_compiler.stages import Stage, copied, inputs, plan
+from tunefarm_compiler.stages import Stage, inputs, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Tensor

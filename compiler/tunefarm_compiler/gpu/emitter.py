@@ -1,6 +1,8 @@
 """LLVM text for GPUs: what index values are multiples of, barriers, exchange between threads."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tunefarm_compiler.emit import Emitter, Value
 
@@ -69,6 +71,21 @@ class GpuEmitter(Emitter):
                 left = self.value("d", f"udiv i32 {left}, {count}")
             most = -(-most // count)
         return found[::-1]
+
+    @contextmanager
+    def when(self, condition: str) -> Iterator[None]:
+        """Run the block where the condition holds; no value of it may be used behind it."""
+        inside, after = self.name("when"), self.name("after")
+        self.line(f"br i1 {condition}, label %{inside}, label %{after}")
+        self.begin(inside)
+        yield
+        self.line(f"br label %{after}")
+        self.begin(after)
+
+    def begin(self, label: str) -> None:
+        """A new block of code."""
+        self.lines.append(f"{label}:")
+        self._block = label
 
     def barrier(self) -> None:
         """All threads of the block come here before one goes on."""

@@ -54,6 +54,8 @@ class GpuNest(Nest):
 class Kernel(Lowering):
     """One kernel: stages in shared memory, then one that fills memory."""
 
+    nest_type = GpuNest
+
     def __init__(
         self, symbol: str, stages: list[Stage], schedule: Schedule, spec: TargetSpec, threads: int
     ) -> None:
@@ -318,9 +320,6 @@ class Kernel(Lowering):
         base = self._memory(elements * SIZES[stage.tensor.dtype])
         region, where, _ = placed(self.emit, base, box, ranges, pad)
         return region, where
-
-    def _nest(self, stage: Stage, schedule: Schedule, output: Access) -> Nest:
-        return GpuNest(stage, schedule, output)
 
 
 def compile_loops(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> GpuCode:

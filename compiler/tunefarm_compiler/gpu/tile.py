@@ -14,7 +14,6 @@ from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Reduce
 from tunefarm_compiler.tile import Tile
-from tunefarm_compiler.values import Values
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Crew:
 class ThreadTile(Tile):
     """Emits the register tile of a thread."""
 
+    values_type = GpuValues
+
     def __init__(  # noqa: PLR0917
         self,
         emit: GpuEmitter,
@@ -66,11 +67,8 @@ class ThreadTile(Tile):
         self.crew = crew
         self._shared = shared
         self.values.nothing = nothing
-
-    def _values(self, accesses: Mapping[object, Access]) -> Values:
-        made = GpuValues(self.emit, self.stage, accesses)
-        made.spec = self.spec
-        return made
+        if isinstance(self.values, GpuValues):
+            self.values.newer = "sm_80" in spec.features
 
     def _finish(self, tile: list[Piece], last: bool) -> None:
         with self.emit.when(self.crew.stores) if self.crew.stores else nullcontext():

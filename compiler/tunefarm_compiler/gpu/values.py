@@ -1,22 +1,22 @@
 """Expressions to LLVM values, by the instructions that GPUs have."""
 
+import math
+
+from tunefarm_compiler.access import Guard
 from tunefarm_compiler.emit import kind
-from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import FLOATS, Expr, Unary
+from tunefarm_compiler.te import FLOATS, Expr, Load, Unary
 from tunefarm_compiler.values import Values
 
 EXP2 = "llvm.nvvm.ex2.approx.ftz.f32"
 
 
 class GpuValues(Values):
-    """Computes expressions of one thread's tile. `spec` and `nothing` are set when it is made."""
+    """Computes expressions of one thread's tile.
 
-    spec: TargetSpec
+    `newer`: there are instructions for extremes of floats that may be NaN.
+    """
 
-    @property
-    def _newer(self) -> bool:
-        """Whether there are instructions for the extremes of floats, and for bfloat16."""
-        return "sm_80" in self.spec.features
+    newer = False
 
     def apply(self, expr: Expr, inner: list[str], lanes: int) -> str:
         """One operation on values of its operands."""
@@ -28,7 +28,7 @@ class GpuValues(Values):
         self, op: str, left: str, right: str, dtype: str, lanes: int, *ordered: bool
     ) -> str:
         """The larger or smaller of two; NaN where either is."""
-        known = () if self._newer and dtype in FLOATS else ordered
+        known = () if self.newer and dtype in FLOATS else ordered
         return super().extreme(op, left, right, dtype, lanes, *known)
 
     def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
@@ -37,6 +37,14 @@ class GpuValues(Values):
         narrow = "bfloat" if lanes == 1 else f"<{lanes} x bfloat>"
         made = self.emit.value("x", f"fptrunc {kind(before, lanes)} {value} to {narrow}")
         return self.emit.value("x", f"bitcast {narrow} {made} to {kind(after, lanes)}")
+
+    def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
+        if not guard.every or guard.mask:
+            return super()._contiguous(load, offset, lanes, guard)
+        access = self.accesses[load.key()]
+        where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
+        aligned = math.gcd(access.aligned, offset)
+        return self.emit.load(self.unless(guard.every, where), load.dtype, lanes, aligned)
 
     def _each(self, value: str, lanes: int) -> str:
         """2 to the x of each lane: there is no such instruction for vectors."""
