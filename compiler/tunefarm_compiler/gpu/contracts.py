@@ -167,7 +167,7 @@ def _contract(found: Product, size: Size, split: int, kind: str, spec: TargetSpe
         warps = (warps[0] * 2, warps[1]) if tall > wide else (warps[0], warps[1] * 2)
     return Contract(
         (size.rows, size.columns, depth), warps, size.lanes, kind,
-        max(2, min(stages, rounds)), split=split,
+        max(2, min(stages, rounds)), split=split, resident=1 if kind else 2,
     )  # fmt: skip
 
 
