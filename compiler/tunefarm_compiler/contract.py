@@ -10,8 +10,7 @@ MMA = ("", "f16", "bf16", "tf32", "s8")
 LAYOUTS = ("xor", "pad", "plain")
 WARP = 32
 MOST_THREADS = 1024
-MOST_STAGES = 8
-MOST_SPLITS = 256
+RANGES = {"stages": (2, 8), "split": (1, 256), "group": (1, 1 << 16), "resident": (1, 16)}
 MOST_ACCUMULATORS = 256
 
 
@@ -24,7 +23,8 @@ class Contract:
     and n, and each thread has a register tile of multiply-adds. `stages` blocks of k are in shared
     memory at once; `vector` is the most bytes that a thread copies at a time; `layout` says how
     lines lie against bank conflicts; k is cut into `split` parts that a second kernel adds up;
-    `group` blocks along m run side by side, so that they share what they read.
+    `group` blocks along m run side by side, so that they share what they read. Registers are kept
+    so few that `resident` blocks of threads fit in a multiprocessor.
     """
 
     block: tuple[int, int, int]
@@ -36,6 +36,7 @@ class Contract:
     layout: str = "xor"
     split: int = 1
     group: int = 8
+    resident: int = 1
 
     @property
     def threads(self) -> int:
@@ -65,9 +66,7 @@ class Contract:
         down, across = (int(side) for side in data["warps"])
         tall, wide = (int(side) for side in data.get("lanes", (4, 8)))
         words = {name: str(data[name]) for name in ("mma", "layout") if name in data}
-        numbers = {
-            name: int(data[name]) for name in ("stages", "vector", "split", "group") if name in data
-        }
+        numbers = {name: int(data[name]) for name in (*RANGES, "vector") if name in data}
         return cls((m, n, k), (down, across), (tall, wide), **words, **numbers)  # type: ignore[arg-type]
 
     def check(self) -> None:
@@ -89,8 +88,7 @@ class Contract:
             raise _bad(f"tiles of a warp of {self.tile}", f"at least {rows} by {columns}")
         if self.accumulators > MOST_ACCUMULATORS:
             raise _bad(f"{self.accumulators} sums in a thread", f"{MOST_ACCUMULATORS} at most")
-        ranges = (("stages", 2, MOST_STAGES), ("split", 1, MOST_SPLITS), ("group", 1, 1 << 16))
-        for name, low, high in ranges:
+        for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise _bad(f"{name}={getattr(self, name)}", f"{low} to {high}")
         if self.vector > 16:

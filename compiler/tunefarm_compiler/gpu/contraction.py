@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.binding import Gpu
-from tunefarm_compiler.contract import Contract
+from tunefarm_compiler.contract import WARP, Contract
 from tunefarm_compiler.emit import SIZES, Value, kind
 from tunefarm_compiler.gpu import instructions as ptx
 from tunefarm_compiler.gpu.adding import SUM_BYTES, Adder, axes_of, part_at, parts_of
@@ -159,7 +159,7 @@ class Kernel(Text):
         )  # fmt: skip
         self._end(place, part, sums)
         head = f"{memory} = external addrspace(3) global [0 x i8], align 128"
-        return self.wrapped(contract.threads, head)
+        return self.wrapped(contract.threads, head, contract.resident)
 
     def _unit(self, operands: tuple[Operand, Operand]) -> Unit:
         contract, found = self.contract, self.found
@@ -319,6 +319,10 @@ class Kernel(Text):
             body, to = Total(found.total), at_axes(self.parts, axes_of(found))
             bases[self.parts.name] = part_at(self.emit, bases[self.parts.name], part, found)
         epilogue = Epilogue(self.emit, stage, place, bases, self.level)
+        if self.contract.mma and epilogue.pairs(to, self.contract.tile[1] // 8):
+            lane = self.emit.divide(self.thread, WARP)[1]
+            epilogue.store_by_pairs(body, to, sums, at, lane)
+            return
         epilogue.store(body, to, sums, at, self.unit.run)
 
 

@@ -18,7 +18,7 @@ Pick = Callable[[Sequence[T]], T]
 
 # Multiprocessors of the largest card of a level; what a search measures counts in the end.
 CARDS = {75: 40, 80: 108, 86: 82, 87: 16, 89: 128, 90: 132, 100: 148, 120: 170}
-LEAST = 8  # rows, columns and k: below, there is nothing to share and a loop does as well
+LEAST = 8  # rows or columns, and k: below, there is nothing to share and a loop does as well
 MOST_SPLIT = 16
 TRIES = 200
 TENSOR_RATE = 8  # products of tensor cores in the time of one multiply-add of all threads
@@ -73,7 +73,7 @@ SCALAR = (
 def default(output: Tensor, spec: TargetSpec) -> Contract | None:
     """A good one without a search; None where loops do as well, or where it is no such sum."""
     found = product(output)
-    if found is None or min(found.m.total, found.n.total, found.k.total) < LEAST:
+    if found is None or not _shared(found):
         return None
     kind = tensor_kind(found, spec)
     sizes = TENSOR if kind else SCALAR
@@ -87,6 +87,12 @@ def default(output: Tensor, spec: TargetSpec) -> Contract | None:
             continue
         return made
     return None
+
+
+def _shared(found: Product) -> bool:
+    """Whether what is read is used often enough for blocks to be worth it."""
+    small, large = sorted((found.m.total, found.n.total))
+    return small > 1 and min(large, found.k.total) >= LEAST
 
 
 def tensor_kind(found: Product, spec: TargetSpec) -> str:
@@ -167,7 +173,7 @@ def _contract(found: Product, size: Size, split: int, kind: str, spec: TargetSpe
         warps = (warps[0] * 2, warps[1]) if tall > wide else (warps[0], warps[1] * 2)
     return Contract(
         (size.rows, size.columns, depth), warps, size.lanes, kind,
-        max(2, min(stages, rounds)), split=split,
+        max(2, min(stages, rounds)), split=split, resident=1 if kind else 2,
     )  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """What is done with sums in registers: the rest of the expression, conversions, stores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunefarm_compiler import functions
 from tunefarm_compiler.emit import SIZES, Emitter, Value, constant, kind
 from tunefarm_compiler.gpu import instructions as ptx
+from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.products import VECTOR, Flat
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Cast, Constant, Expr, Load, Total
@@ -31,7 +32,7 @@ class Epilogue:
     """Of one thread. `bases` are the addresses of the tensors by their names."""
 
     def __init__(
-        self, emit: Emitter, stage: Stage, place: Place, bases: Mapping[str, str], level: int
+        self, emit: GpuEmitter, stage: Stage, place: Place, bases: Mapping[str, str], level: int
     ) -> None:
         self.emit, self.stage, self.place, self.bases = emit, stage, place, bases
         self.level = level
@@ -54,13 +55,53 @@ class Epilogue:
         wide = self._wide(to, run)
         for first in range(0, len(sums), wide):
             row, column = at[first]
-            found = []
-            for number in range(first, first + wide):
-                self._total = sums[number]
-                found.append(self._value(body, *at[number]))
+            found = self._values_of(body, sums, at, range(first, first + wide))
             self._put(to, row, column, found)
+
+    def store_by_pairs(
+        self, body: Expr, to: Load, sums: Sequence[str], at: Sequence[tuple[int, int]], lane: Value
+    ) -> None:
+        """The same of halves in squares of tensor cores, an even number of them in a row.
+
+        Of two squares side by side, lanes next to each other exchange what they have, so that each
+        has four in a row: 4 lanes then fill 32 bytes, which memory takes at once.
+        """
+        emit = self.emit
+        odd = emit.divide(lane, 2)[1]
+        turned = emit.value("c", f"icmp ne i32 {odd}, 0")
+        column = emit.add(self.place.column, emit.multiply(odd, 6))
+        moved = replace(self.place, column=column)
+        there = Epilogue(emit, self.stage, moved, self.bases, self.level)
+        for first in (start + half for start in range(0, len(sums), 8) for half in (0, 2)):
+            both = []
+            for number in (first, first + 4):
+                found = self._values_of(body, sums, at, range(number, number + 2))
+                both += packed(emit, found, to.dtype)
+            kept = emit.value("x", f"select i1 {turned}, i32 {both[1]}, i32 {both[0]}")
+            given = emit.value("x", f"select i1 {turned}, i32 {both[0]}, i32 {both[1]}")
+            got = emit.exchanged(given, 1)
+            words = [
+                emit.value("x", f"select i1 {turned}, i32 {one}, i32 {other}")
+                for one, other in ((got, kept), (kept, got))
+            ]
+            where, fits = there._address(to, *at[first]), there._both(*at[first])
+            ptx.store_global(emit, where, words, 8, fits)
+
+    def pairs(self, to: Load, squares: int) -> bool:
+        """Whether `store_by_pairs` can: halves, four of which lie side by side."""
+        return SIZES[to.dtype] == 2 and squares % 2 == 0 and self._wide(to, 4) == 4
+
+    def _values_of(
+        self, body: Expr, sums: Sequence[str], at: Sequence[tuple[int, int]], numbers: range
+    ) -> list[str]:
+        """The expression of some sums."""
+        found = []
+        for number in numbers:
+            self._total = sums[number]
+            found.append(self._value(body, *at[number]))
             for key in [key for key in self._memo if None not in key]:
-                del self._memo[key]  # a Total is one sum's
+                del self._memo[key]  # what depends on a sum is of that one alone
+        return found
 
     def _put(self, to: Load, row: int, column: int, values: list[str]) -> None:
         where = self._address(to, row, column)

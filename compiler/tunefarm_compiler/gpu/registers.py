@@ -89,10 +89,14 @@ class Fma(Unit):
         return [kind(self.total)] * sum(self._counts)
 
     def _prepare(self, lane: str, row: Value, column: Value) -> tuple[Value, Value]:
-        emit = self.emit
-        lanes = emit.divide(lane, self.contract.lanes[1])
-        if self.contract.lanes[0] == 1:
-            lanes = (0, lanes[1])
+        emit, (tall, wide_) = self.emit, self.contract.lanes
+        lanes: tuple[Value, Value] = (0, lane)
+        if tall > 1:
+            # Neighbours are in one column, those after them in the same row: then shared memory
+            # gives each half of a warp its 16 bytes a thread at once.
+            pairs, odd = emit.divide(lane, 2)
+            above, across = emit.divide(pairs, wide_)
+            lanes = emit.add(emit.multiply(above, 2), odd) if tall > 2 else odd, across
         first = [
             emit.add(start, emit.multiply(one, wide))
             for start, one, wide in zip((row, column), lanes, self._wide, strict=True)

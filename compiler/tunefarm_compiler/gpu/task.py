@@ -37,14 +37,15 @@ class Text:
         self.found, self.contract, self.parts = task.found, task.contract, task.parts
         self.bases = {one.name: f"%in.{n}" for n, one in enumerate(task.arguments)}
 
-    def wrapped(self, threads: int, head: str = "") -> str:
+    def wrapped(self, threads: int, head: str = "", resident: int = 1) -> str:
         """The kernel around the lines that were emitted."""
         parameters = []
         for number, tensor in enumerate(self.task.arguments):
             reads = "" if tensor.name == self.task.written else "readonly "
             parameters.append(f"{ptx.GLOBAL} noalias {reads}align {ALIGNED} %in.{number}")
         start = f"define ptx_kernel void @{self.task.symbol}({', '.join(parameters)})"
-        start += f' nounwind "nvvm.reqntid"="{threads},1,1" {{'
+        start += f' nounwind "nvvm.reqntid"="{threads},1,1"'
+        start += f' "nvvm.minctasm"="{resident}" {{' if resident > 1 else " {"
         lines = [*([head] if head else []), start, *self.emit.lines, "  ret void", "}"]
         return "\n".join(lines) + "\n"
 
