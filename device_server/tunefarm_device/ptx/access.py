@@ -12,7 +12,7 @@ from .errors import (
 )
 from .frame import Frame
 from .kinds import Array, Kind
-from .memory import LOCAL_WINDOW, SHARED_WINDOW, WINDOW
+from .memory import LOCAL_WINDOW, SHARED_WINDOW, WINDOW, Allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Request:
     """What lanes ask of a space: `count` values of a type, beside each other.
 
     `lanes` are numbers of lanes, None for all; `addresses` are one for each, or one for all.
+    `constant` promises that nobody writes there during the launch.
     """
 
     space: str
@@ -27,6 +28,7 @@ class Request:
     addresses: Array
     kind: Kind
     count: int
+    constant: bool = False
 
     @property
     def size(self) -> int:
@@ -118,19 +120,30 @@ def _load_global(f: Frame, asked: Request) -> list[Array]:
     check_aligned(f, lanes, addresses, size)
     _record_global(f, lanes, addresses, size)
     parts = f.memory.split(addresses, size)
-    if len(parts) == 1:
-        allocation = parts[0][0]
-        data = allocation.data.view(kind.raw)
-        index = ((addresses - np.uint64(allocation.start)) // kind.bytes).astype(np.int64)
-        return [data[index + j] if j else data[index] for j in range(count)]
-    out = [np.empty(len(addresses), kind.raw) for _ in range(count)]
+    out = [] if len(parts) == 1 else [np.empty(len(addresses), kind.raw) for _ in range(count)]
     for allocation, places in parts:
-        chosen = addresses[places]
-        index = ((chosen - np.uint64(allocation.start)) // kind.bytes).astype(np.int64)
+        chosen = addresses if places is None else addresses[places]
+        offsets = (chosen - np.uint64(allocation.start)).astype(np.int64)
+        if f.traffic is not None:
+            blocks = _blocks(f, lanes, places, offsets)
+            f.traffic.note_read(allocation, offsets, blocks, size, asked.constant)
         data = allocation.data.view(kind.raw)
+        index = offsets // kind.bytes
+        if places is None:
+            return [data[index + j] if j else data[index] for j in range(count)]
         for j in range(count):
             out[j][places] = data[index + j]
     return out
+
+
+def _blocks(f: Frame, lanes: Array | None, places: Array | None, offsets: Array) -> Array:
+    """The blocks that use each of the offsets; -1 where one offset is for all lanes."""
+    blocks = f.block_numbers()
+    blocks = blocks if lanes is None else blocks[lanes]
+    blocks = blocks if places is None else blocks[places]
+    if len(blocks) == len(offsets):
+        return blocks
+    return blocks[:1] if blocks[0] == blocks[-1] else np.full(1, -1, np.int32)
 
 
 def _store_global(f: Frame, asked: Request, values: list[Array]) -> None:
@@ -139,18 +152,32 @@ def _store_global(f: Frame, asked: Request, values: list[Array]) -> None:
     _record_global(f, lanes, addresses, size)
     for allocation, places in f.memory.split(addresses, size):
         chosen = addresses if places is None else addresses[places]
-        index = ((chosen - np.uint64(allocation.start)) // kind.bytes).astype(np.int64)
+        offsets = (chosen - np.uint64(allocation.start)).astype(np.int64)
         data = allocation.data.view(kind.raw)
-        for j, value in enumerate(values):
-            some = value if places is None or len(value) == 1 else value[places]
-            own = index + j if j else index
-            if len(some) > len(own):
-                own = np.broadcast_to(own, some.shape)
-            data[own] = some
-            lost = data[own] != some
-            if np.count_nonzero(lost):
-                bad = allocation.start + int(own[np.flatnonzero(lost)[0]]) * kind.bytes
-                raise UndefinedResultError(f"threads write different values to 0x{bad:x}")
+        some = [v if places is None or len(v) == 1 else v[places] for v in values]
+        if f.traffic is not None:
+            index = offsets // kind.bytes
+            changed: Array = np.zeros(1, bool)
+            for j, value in enumerate(some):
+                changed = changed | (data[index + j] != value)
+            if len(changed) > len(offsets):
+                changed = changed.any(keepdims=True)
+            blocks = _blocks(f, lanes, places, offsets)
+            f.traffic.note_write(allocation, offsets, blocks, size, changed)
+        _put(allocation, data, offsets // kind.bytes, some)
+
+
+def _put(allocation: Allocation, data: Array, index: Array, values: list[Array]) -> None:
+    """Sets places of an array. Raises: UndefinedResultError where threads do not agree."""
+    for j, value in enumerate(values):
+        own = index + j
+        if len(value) > len(own):
+            own = np.broadcast_to(own, value.shape)
+        data[own] = value
+        lost = data[own] != value
+        if np.count_nonzero(lost):
+            bad = allocation.start + int(own[np.flatnonzero(lost)[0]]) * data.itemsize
+            raise UndefinedResultError(f"threads write different values to 0x{bad:x}")
 
 
 # -- shared

@@ -82,6 +82,11 @@ class Barriers:
             what = "threads of a block" if number == 0 else "threads of a warp"
             raise DivergentBarrierError(f"{what} wait at two different instructions of a barrier")
 
+    def resume(self) -> int:
+        """The block of code where some lane that waits would go on."""
+        waiting = next(w for w in self.waiting.values() if np.count_nonzero(w.lanes))
+        return int(waiting.resume[waiting.lanes][0])
+
     def describe(self, f: Frame) -> str:
         """Who waits, for an error."""
         padded = f.geometry.padded

@@ -94,6 +94,8 @@ class Slots:
     specials: dict[int, tuple[str, Kind]] = field(default_factory=dict)
     symbols: dict[int, tuple[Variable, int, Kind]] = field(default_factory=dict)
     granule: int = 16
+    global_granule: int = 16
+    orders_blocks: bool = False
 
     def of(self, key: object, initial: Array) -> int:
         """The slot of a key, made where there is none."""

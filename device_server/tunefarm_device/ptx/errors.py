@@ -1,18 +1,21 @@
 """What the PTX machine refuses, by name. Each error says the line and the text of the instruction.
 
-PtxError
-+-- PtxSyntaxError            the text is not PTX
-+-- UnsupportedError          an instruction, or a form of one, that the machine does not know
-+-- LaunchRefusedError        grid, block, shared memory or parameters that no GPU would take
-+-- ExecutionError            the kernel did what it must not do
-    +-- IllegalAddressError   outside every allocation
-    +-- MisalignedAddressError
-    +-- UninitialisedReadError  of shared memory that nothing was written to
-    +-- SharedRaceError       two warps, one address, no barrier between them
-    +-- DivergentBarrierError   only some threads reach a barrier or an instruction of the warp
-    +-- EndlessLoopError      more instructions or seconds than the launch allows
-    +-- UndefinedResultError  the ISA leaves the result open
-    +-- TrapError             the kernel executed `trap`
+    PtxError
+    +-- PtxSyntaxError            the text is not PTX
+    +-- UnsupportedError          an instruction, or a form of one, that the machine does not know
+    +-- LaunchRefusedError        grid, block, shared memory or parameters that no GPU would take
+    +-- ExecutionError            the kernel did what it must not do
+        +-- IllegalAddressError     outside every allocation
+        +-- MisalignedAddressError
+        +-- UninitialisedReadError  of shared memory that nothing was written to
+        +-- SharedRaceError         two warps, one address, no barrier between them
+        +-- GlobalRaceError         two blocks, one address, in one launch
+        +-- DivergentBarrierError   only some threads reach a barrier or an instruction of the warp
+        +-- EndlessLoopError        more instructions or seconds than the launch allows
+        +-- UndefinedResultError    the ISA leaves the result open
+        +-- TrapError               the kernel executed `trap`
+
+The package stands alone, so these are not of the tree of `tunefarm_proto.errors`.
 """
 
 
@@ -75,6 +78,10 @@ class UninitialisedReadError(ExecutionError):
 
 class SharedRaceError(ExecutionError):
     """Two warps use one address of shared memory, one writes, and no barrier is between them."""
+
+
+class GlobalRaceError(ExecutionError):
+    """Two blocks of a launch use one address of global memory, and one of them changes it."""
 
 
 class DivergentBarrierError(ExecutionError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .memory import Memory
     from .shared import Shared
     from .statistics import Recorder
+    from .traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Frame:
     local: Array
     copies: "Copies"
     recorder: "Recorder | None"
+    traffic: "Traffic | None"
     parameters: Array
     mask: Array | None = None
     at: Instruction | None = None
@@ -108,6 +110,14 @@ class Frame:
         if everyone is None:
             everyone = self.cache["everyone"] = np.ones(self.lanes, bool)
         return everyone
+
+    def block_numbers(self) -> Array:
+        """For each lane the number of its block in the grid, plus 1."""
+        numbers = self.cache.get("blocks")
+        if numbers is None:
+            blocks = self.first + 1 + self.lane_numbers() // self.geometry.padded
+            numbers = self.cache["blocks"] = blocks.astype(np.int32)
+        return numbers
 
     def lane_numbers(self) -> Array:
         """0 to `lanes` - 1."""

@@ -14,6 +14,7 @@ from .module import Kernel
 from .shared import Shared
 from .statistics import Recorder
 from .syntax import Variable
+from .traffic import Traffic
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -67,6 +68,7 @@ class Launch:
     shared_bytes: int
     parameters: Array
     memory: Memory
+    traffic: Traffic | None
 
 
 def frame_of(
@@ -81,7 +83,7 @@ def frame_of(
         geometry=geometry, first=first, blocks=blocks, regs=list(kernel.slots.initial),
         memory=memory, shared=Shared(geometry, blocks, shared_bytes, granule),
         local=np.full(lanes * kernel.local_bytes, 0xFF, np.uint8), copies=Copies(lanes),
-        recorder=recorder, parameters=parameters,
+        recorder=recorder, traffic=launch.traffic, parameters=parameters,
     )  # fmt: skip
     if geometry.padded != geometry.threads:
         frame.mask = np.arange(lanes) % geometry.padded < geometry.threads

@@ -17,6 +17,7 @@ from .launching import Launch, check, frame_of, parameter_bytes
 from .memory import Memory
 from .module import Kernel
 from .statistics import Recorder, Statistics
+from .traffic import Traffic
 
 _CLOCK_EVERY = 256
 
@@ -57,7 +58,9 @@ def launch(  # noqa: PLR0917  as the driver has it
     geometry = Geometry(_three(grid), _three(block))
     shared = kernel.shared_bytes + shared_bytes
     check(kernel, geometry, shared, limits.shared_bytes)
-    plan = Launch(geometry, shared, parameter_bytes(kernel, params), memory)
+    slots = kernel.slots
+    traffic = None if slots.orders_blocks else Traffic(slots.global_granule)
+    plan = Launch(geometry, shared, parameter_bytes(kernel, params), memory, traffic)
     recorder = Recorder() if statistics else None
     batch = max(1, limits.lanes // geometry.padded)
     counts = [0] * len(kernel.blocks)
@@ -329,6 +332,7 @@ class _Run:
                 " and the others that it names never come"
             )
         if self.barriers.anyone():
+            self.frame.at = self.blocks[self.barriers.resume() - 1].at
             raise DivergentBarrierError(self.barriers.describe(self.frame))
         return False
 

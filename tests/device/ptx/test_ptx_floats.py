@@ -89,22 +89,30 @@ def test_arithmetic_is_rounded_once(name: str, kind: str, mode: str, text: str) 
             assert int(result) == want, (text, [hex(b) for b in bits], hex(int(result)), hex(want))
 
 
-def test_a_sum_in_the_middle_of_two_floats_is_not_rounded_twice() -> None:
-    # a * b is just above the middle of two float32 values; float64 alone rounds onto it.
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+@pytest.mark.parametrize("subnormal", [False, True])
+def test_an_fma_near_the_middle_of_two_floats_is_not_rounded_twice(
+    kind: str, subnormal: bool
+) -> None:
+    # (1 + x)(1 - x) is a little below 1: the sum is that far from the middle of two floats, where
+    # it is put by an addition in twice the bits.
+    fraction, low, _ = FORMATS[kind]
     rows = []
-    for _ in range(2000):
-        a = float(np.float32(1 + RNG.integers(0, 1 << 23) * 2.0**-23))
-        tail = float(np.float32(2.0 ** -int(RNG.integers(25, 70))))
-        c = float(np.float32(2.0 ** int(RNG.integers(23, 26)) + RNG.integers(0, 4) * 2))
-        rows.append((a, tail, c))
-        rows.append(
-            (float(np.float32(1 + 2.0**-23)), float(np.float32(1 + 2.0**-23) * 2**-24), 1.0)
-        )
-    arrays = [np.array(x, np.float32).view(np.uint32) for x in zip(*rows, strict=True)]
-    got = COLUMNS.run("fma.rn.f32 {d}, {a}, {b}, {c};", *arrays)
+    for _ in range(400):
+        x = Fraction(int(RNG.integers(1, 256)), 1 << fraction)
+        sign = 1 if RNG.integers(0, 2) else -1
+        odd = 2 * int(RNG.integers(1 << 14, 1 << 20)) + int(RNG.integers(0, 2))
+        half = Fraction(2) ** (low - fraction - 1 if subnormal else -fraction - 1)
+        scale = Fraction(2) ** ((low - fraction - 1) // 2) if subnormal else Fraction(1)
+        a, b = (1 + x) * scale, (1 - x) * sign * half / scale
+        c = odd * 2 * half + (0 if subnormal else 1)
+        rows.append([bits_of(v, kind) for v in (a, b, c)])
+        assert [value_of(v, kind) for v in rows[-1]] == [a, b, c]
+    arrays = [np.array(x, RAW[WIDTH[kind]]) for x in zip(*rows, strict=True)]
+    got = COLUMNS.run(f"fma.rn.{kind} {{d}}, {{a}}, {{b}}, {{c}};", *arrays)
     for row, result in zip(rows, got, strict=True):
-        want = Fraction(row[0]) * Fraction(row[1]) + Fraction(row[2])
-        assert int(result) == bits_of(want, "f32")
+        a, b, c = (Fraction(value_of(v, kind)) for v in row)
+        assert int(result) == bits_of(a * b + c, kind)
 
 
 CONVERSIONS = [

@@ -35,6 +35,34 @@ $meet:
     assert got.tolist() == [201 if n % 2 else 101 for n in range(64)]
 
 
+def test_a_guard_counts_only_where_lanes_execute() -> None:
+    got = result("""
+  mov.u32 %r10, 0;
+  and.b32 %r3, %r0, 1; setp.eq.u32 %p1, %r3, 1;
+  setp.lt.u32 %p2, %r0, 60;
+  @%p1 bra $end;
+  @%p2 mov.u32 %r10, 7;
+$end:
+""")
+    assert got.tolist() == [7 if n % 2 == 0 and n < 60 else 0 for n in range(64)]
+
+
+def test_lanes_that_come_back_join_those_that_wait() -> None:
+    got = result("""
+  setp.lt.u32 %p1, %r0, 20; mov.u32 %r3, %r0;
+  @%p1 bra $far;
+$near:
+  shfl.sync.bfly.b32 %r10, %r3, 31, 31, -1;
+  bra $end;
+$far:
+  add.u32 %r3, %r3, 100;
+  bra $near;
+$end:
+""", threads=32)  # fmt: skip
+    given = [n + 100 if n < 20 else n for n in range(32)]
+    assert got.tolist() == given[::-1]
+
+
 def test_each_lane_runs_its_own_number_of_rounds() -> None:
     got = result("""
   mov.u32 %r10, 0;
@@ -204,7 +232,7 @@ def lanes_of(mode: str, b: int, c: int) -> list[tuple[int, bool]]:
 @pytest.mark.parametrize("width", [32, 8])
 @pytest.mark.parametrize("b", [0, 1, 5, 16])
 def test_shfl_is_the_pseudo_code(mode: str, width: int, b: int) -> None:
-    c = ((32 - width) << 8) | (0 if mode == "up" else 31)
+    c = ((32 - width) << 8) | (0 if mode == "up" else 31) ^ (b & 4)
     text = f"""
   add.u32 %r3, %r1, 1000;
   shfl.sync.{mode}.b32 %r10|%p1, %r3, {b}, {c}, -1;

@@ -76,6 +76,35 @@ def test_threads_that_write_different_values_to_one_address_are_refused() -> Non
     assert after[0][0] == 32
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        # Each block writes its own part and reads the next block's.
+        ("st.global.b32 [%rd20], %r1; bar.sync 0; ld.global.b32 %r5, [%rd21];",
+         "0x.*was written by block [01]|another block read|block [01] read"),
+        ("ld.global.b32 %r5, [%rd21]; st.global.b32 [%rd20], %r1;", "read 0x|was written"),
+        ("st.global.b32 [%rd22], %r1;", "different values to|block 0 wrote"),
+        ("st.global.b32 [%rd20], %r1; ld.global.nc.b32 %r5, [%rd20];", ".nc promises"),
+        ("setp.ge.u32 %p1, %r1, 32; ld.global.b32 %r5, [%rd22]; @%p1 st.global.b32 [%rd22], 5;",
+         "read 0x"),
+        ("ld.global.nc.b32 %r5, [%rd20]; st.global.b32 [%rd20], %r1;", "another block read"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("lanes", [32, 8192])
+def test_blocks_that_use_each_others_memory_are_refused(body: str, words: str, lanes: int) -> None:
+    start = f"""
+  {place("%rd20", "%rd0", 4)}
+  xor.b32 %r3, %r1, 32; {place("%rd21", "%rd0", 4, "%r3")} {place("%rd22", "%rd0", 4, "%r0")}
+"""
+    limits = ptx.Limits(lanes=lanes)
+    with pytest.raises((ptx.GlobalRaceError, ptx.UndefinedResultError), match=words):
+        run(module(kernel(start + body, 1)), [np.full(64, 99, np.uint32)], grid=2, limits=limits)
+    same = start + "st.global.b32 [%rd22], 5; ld.global.b32 %r5, [%rd20+256];"
+    run(module(kernel(same, 1)), [np.full(128, 99, np.uint32)], grid=2, limits=limits)
+    fenced = start + "st.global.b32 [%rd20], %r1; membar.gl; ld.global.b32 %r5, [%rd21];"
+    run(module(kernel(fenced, 1)), [np.full(64, 99, np.uint32)], grid=2, limits=limits)
+
+
 def test_each_lane_may_use_an_allocation_of_its_own() -> None:
     body = f"""
   {place("%rd20", "%rd0", 8)} {place("%rd21", "%rd1", 4)}
@@ -123,6 +152,9 @@ def test_a_barrier_lets_another_warp_read() -> None:
          " ld.shared.b32 %r10, [%r5];", ptx.SharedRaceError, "warp 1 wrote shared address 128"),
         ("st.shared.b32 [%r4], %r0; bar.sync 0; ld.shared.b32 %r10, [%r3];"
          " st.shared.b32 [%r4], %r10;", ptx.SharedRaceError, "another warp read"),
+        ("setp.eq.u32 %p1, %r0, 5; setp.ge.u32 %p2, %r0, 32; @%p1 st.shared.b32 [%r3], 0;"
+         " bar.sync 0; ld.shared.b32 %r10, [%r3]; @%p2 st.shared.b32 [%r3], 3;", ptx.SharedRaceError,
+         "another warp read"),
         ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "same time"),
         ("ld.shared.b32 %r10, [%r4];", ptx.UninitialisedReadError, "shared address 0"),
         ("and.b32 %r5, %r0, 32; add.u32 %r5, %r5, %r3; st.shared.b32 [%r5], %r0;"

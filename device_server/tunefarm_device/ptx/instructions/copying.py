@@ -51,6 +51,7 @@ def _copy(r: Reader) -> Decoded:
     if size not in (4, 8, 16) or (cached == "cg" and size != 16):
         raise UnsupportedError(f"cp.async.{cached} of {size} bytes")
     note_granule(r, "shared", size)
+    note_granule(r, "global", size if given < 0 else 1)
     shifts = offset_of(to_offset, to_kind), offset_of(from_offset, from_kind)
     kind = KINDS[f"b{min(size, 8) * 8}"]
     count = size // kind.bytes

@@ -32,9 +32,17 @@ def take_space(r: Reader) -> str:
 
 
 def note_granule(r: Reader, space: str, size: int) -> None:
-    """The smallest access to shared memory is what races are told apart by."""
+    """The smallest accesses to shared and to global memory are what races are told apart by."""
     if space in ("shared", "generic"):
         r.slots.granule = min(r.slots.granule, size)
+    if space in ("global", "generic"):
+        r.slots.global_granule = min(r.slots.global_granule, size)
+
+
+def note_order(r: Reader) -> None:
+    """A kernel that names an order of memory puts its blocks in order itself."""
+    if {"volatile", "relaxed", "acquire", "release"} & set(r.modifiers):
+        r.slots.orders_blocks = True
 
 
 def place(f: Frame, base: int, offset: Array | None, lanes: Array | None) -> Array:
@@ -58,6 +66,8 @@ def load_step(r: Reader) -> Decoded:
     kind = r.kind()
     count = r.number("v", 1)
     space = take_space(r)
+    constant = "nc" in r.modifiers
+    note_order(r)
     r.drop(*_HINTS)
     targets = [
         (None, None) if item == Name("_") else r.wide_target(kind, item) for item in r.vector()
@@ -71,7 +81,7 @@ def load_step(r: Reader) -> Decoded:
 
     def step(f: Frame) -> None:
         lanes = f.active()
-        values = load(f, Request(space, lanes, place(f, base, shift, lanes), kind, count))
+        values = load(f, Request(space, lanes, place(f, base, shift, lanes), kind, count, constant))
         for (target, wider), value in zip(targets, values, strict=True):
             if target is None:
                 continue
@@ -89,6 +99,7 @@ def store_step(r: Reader) -> Decoded:
     kind = r.kind()
     count = r.number("v", 1)
     space = take_space(r)
+    note_order(r)
     r.drop(*_HINTS)
     base, offset, base_kind = r.address()
     sources = [r.wide_source(kind, item) for item in r.vector()]
@@ -113,6 +124,8 @@ def store_step(r: Reader) -> Decoded:
 @handles("prefetch", "prefetchu", "discard", "applypriority", "membar", "fence", "nanosleep")
 def nothing(r: Reader) -> Decoded:
     """Hints, and orders that lanes which go together keep anyway."""
+    if r.opcode in ("membar", "fence"):
+        r.slots.orders_blocks = True
     return lambda f: None
 
 
@@ -160,6 +173,7 @@ def atomic(r: Reader) -> Decoded:
     """atom{.space}.op.type d, [a], b{, c} and red: lanes at one address go one after another."""
     kind = r.kind()
     space = take_space(r)
+    r.slots.orders_blocks |= space != "shared"
     r.drop(*_HINTS)
     name = r.choose("add", "exch", "cas", "and", "or", "xor", "min", "max", "inc", "dec")
     if r.modifiers or space not in ("global", "shared", "generic"):
