@@ -174,6 +174,7 @@ def finals(line: Line, found: list[Finalist], device: Device, wish: "Wish") -> l
             emulated=device.emulated,
             emulator=device.emulator,
             bundle_digest=one.bundle_digest,
+            resources=one.resources,
             error=type(one.error).__name__ if one.error else "",
             message=str(one.error) if one.error else "",
             **(_timed(one.timing) if one.timing is not None else {}),
