@@ -21,7 +21,7 @@ from tunefarm_compiler.gpu.contracting import ContractRules
 from tunefarm_compiler.gpu.defaults import loops
 from tunefarm_compiler.gpu.forms import Form
 from tunefarm_compiler.gpu.nests import NestRules
-from tunefarm_compiler.gpu.products import product
+from tunefarm_compiler.gpu.products import Product, product
 from tunefarm_compiler.reuse import StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.spaces import ScheduleRules
@@ -67,9 +67,14 @@ class GpuRules(ScheduleRules):
         return {}
 
     @cached_property
+    def product(self) -> Product | None:
+        """The sum of products that the expression is, if it is one."""
+        return product(self.workload.output)
+
+    @cached_property
     def contracts(self) -> ContractRules | None:
         """The rules of a sum of products; None for other expressions."""
-        return ContractRules.of(product(self.workload.output), self.spec)
+        return ContractRules.of(self.product, self.spec)
 
     @cached_property
     def skeletons(self) -> list[Skeleton]:
@@ -150,11 +155,11 @@ class GpuRules(ScheduleRules):
         """Why a schedule cannot be applied, or is of no form that is known here; "" otherwise."""
         try:
             if (contract := _contract(schedule)) is not None:
-                if (found := product(self.workload.output)) is None:
+                if self.product is None:
                     return "schedule: a contract of what is no sum of products"
                 if schedule != _by(contract):
                     return "schedule: a contract beside loops, binds or stages"
-                fitting.check(found, contract, self.spec)
+                fitting.check(self.product, contract, self.spec)
                 return ""
             checks.check(schedule, self.output, self.spec)
             self._forms(schedule)
@@ -180,9 +185,8 @@ class GpuRules(ScheduleRules):
     def features(self, schedule: Schedule) -> list[float]:
         """A schedule without faults in numbers, see `gpu.features.NAMES`."""
         if (contract := _contract(schedule)) is not None:
-            found = product(self.workload.output)
-            assert found is not None  # noqa: S101 (it has a contract)
-            return ContractRules(found, self.spec).features(contract)
+            assert self.product is not None  # noqa: S101 (it has a contract)
+            return ContractRules(self.product, self.spec).features(contract)
         kept, rules, forms = self._forms(schedule)
         shared = shared_bytes(kept, rules, forms)
         return features.of_forms(rules, forms, shared, self.spec)
