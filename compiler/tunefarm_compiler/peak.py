@@ -16,8 +16,13 @@ def peak_bundle(spec: TargetSpec) -> Bundle:
     """Function `peak(x)`, x a float32[2] of (0.5, 0.5) and out a float32[lanes].
 
     Independent chains of t = t * x[0] + x[1], started at 1 and so staying there, as many as hide
-    the latency of the multiply-add. The manifest states its operations.
+    the latency of the multiply-add. The manifest states its operations. That of a GPU has many
+    threads: see `gpu.peak`.
     """
+    if spec.gpu:
+        from tunefarm_compiler.gpu.peak import gpu_peak_bundle
+
+        return gpu_peak_bundle(spec)
     chains = min(spec.vector_registers - 4, 24)
     library = link(emit_object(module_text(_text(spec, chains), spec), spec), spec)
     arguments = [

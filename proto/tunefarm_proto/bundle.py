@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ def choose_library(manifest: bpb.BundleManifest, device: pb.Target) -> bpb.Bundl
         if arch == own and not missing:
             fitting.append(entry)
             continue
-        needs = ", ".join(missing) if arch == own else f"{_article(arch)} processor"
+        needs = ", ".join(_told(missing)) if arch == own else f"{_article(arch)} processor"
         lacks.append(f"{entry.target.triple} {entry.target.cpu}".rstrip() + f" needs {needs}")
     if fitting:
         return max(
@@ -194,9 +195,15 @@ def choose_library(manifest: bpb.BundleManifest, device: pb.Target) -> bpb.Bundl
         )
     raise TargetMismatchError(
         f"this device is {device.triple} {device.cpu}".rstrip()
-        + f" and the bundle has nothing for it: {'; '.join(lacks) or 'it is empty'}",
+        + f" and the bundle has nothing for it: {'; '.join(dict.fromkeys(lacks)) or 'it is empty'}",
         "build it for this device's target: `tunefarm build WORKLOAD --target T`",
     )
+
+
+def _told(missing: Sequence[str]) -> Sequence[str]:
+    """Missing features in a few words: of a GPU's levels the last one stands for all."""
+    levels = [one for one in missing if one.startswith("sm_")]
+    return [max(levels, key=lambda one: int(re.sub(r"\D", "", one)))] if levels else missing
 
 
 def _article(word: str) -> str:

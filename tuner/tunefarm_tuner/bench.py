@@ -18,6 +18,7 @@ from tunefarm_compiler.spaces import Tuned
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.bundle import schedule_of
+from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -163,6 +164,11 @@ def build_one(
     spec = targets.resolve(target) if isinstance(target, str) else target
     parsed = workload.parse(text)
     chosen = parse_schedule(schedule)
+    if spec.gpu and threads > 1:
+        raise InvalidRequestError(
+            f"{threads} threads of a processor, and {spec.cpu} is a GPU",
+            "leave --threads out: a GPU's schedule says how many threads there are",
+        )
     if chosen is None:
         chosen = default_schedule(parsed, spec, threads, tuned=known_best() if tuned else None)
     with BuildPool(workers=1, cache=default_cache()) as pool:

@@ -5,6 +5,7 @@ every round, so that what drifts falls on all of them alike.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tunefarm import Array, Bundle, Device
 from tunefarm.module import Function
@@ -12,6 +13,7 @@ from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
+from tunefarm_tuner.resources import resources
 from tunefarm_tuner.search.base import Candidate
 from tunefarm_tuner.tasks import Task
 
@@ -38,6 +40,7 @@ class Finalist:
     bundle_digest: str
     timing: pb.Timing | None
     error: errors.TunefarmError | None = None
+    resources: list[dict[str, Any]] = field(default_factory=list)
 
 
 def remeasure(device: Device, final: Final) -> list[Finalist]:
@@ -54,7 +57,7 @@ def remeasure(device: Device, final: Final) -> list[Finalist]:
                 _check(task, function, [*arrays, *outputs], outputs)
                 functions.append(function)
             except (errors.KernelError, errors.BundleError) as error:
-                failed.append(Finalist(candidate, bundle.digest, None, error))
+                failed.append(Finalist(candidate, bundle.digest, None, error, resources(bundle)))
                 left.remove((candidate, bundle))
                 if isinstance(error, errors.KernelCrashedError | errors.KernelTimeoutError):
                     # Its process is gone, and all that the others had in it.
@@ -67,7 +70,7 @@ def remeasure(device: Device, final: Final) -> list[Finalist]:
             except errors.TunefarmError:
                 break  # they are gone with the runner, or the device is
     return failed + [
-        Finalist(candidate, bundle.digest, timing)
+        Finalist(candidate, bundle.digest, timing, resources=resources(bundle))
         for (candidate, bundle), timing in zip(left, timings, strict=True)
     ]
 

@@ -30,8 +30,16 @@ def target_text(target: pb.Target) -> str:
 
 
 def object_digest(bundle: Bundle) -> str:
-    """What two bundles have in common whose code is the same: the digest of their libraries."""
-    digests = [entry.sha256 for entry in bundle.manifest.libraries]
+    """What two bundles have in common whose code is the same: the digest of their libraries.
+
+    Of a GPU's library with how it is launched, which its code does not say.
+    """
+    digests = []
+    for entry in bundle.manifest.libraries:
+        digests.append(entry.sha256)
+        for name in sorted(entry.launches):
+            plan = entry.launches[name].SerializeToString(deterministic=True)
+            digests.append(hashlib.sha256(plan).hexdigest())
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
@@ -174,6 +182,7 @@ def finals(line: Line, found: list[Finalist], device: Device, wish: "Wish") -> l
             emulated=device.emulated,
             emulator=device.emulator,
             bundle_digest=one.bundle_digest,
+            resources=one.resources,
             error=type(one.error).__name__ if one.error else "",
             message=str(one.error) if one.error else "",
             **(_timed(one.timing) if one.timing is not None else {}),

@@ -202,6 +202,13 @@ def _build_gpu_file(arguments: argparse.Namespace, log: Callable[[str], object])
     )
 
 
+def _shown(arguments: argparse.Namespace, bundle: "Bundle") -> str:
+    """The targets as they were named; of a file for GPUs that names its own, that one."""
+    if arguments.target != "local" or Path(arguments.workload[0]).suffix not in GPU_FILES:
+        return str(arguments.target)
+    return ",".join(dict.fromkeys(entry.target.cpu for entry in bundle.manifest.libraries))
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Compile and write the bundle."""
     started = time.perf_counter()
@@ -215,14 +222,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "digest": bundle.digest,
                 "bytes": len(bundle.data),
                 "workload": bundle.manifest.workload,
-                "target": arguments.target,
+                "target": _shown(arguments, bundle),
                 "schedule": bundle.manifest.schedule,
                 "build_s": seconds,
             }
         )
     else:
         print(
-            f"{arguments.output}: {bundle.manifest.workload} for {arguments.target}, "
+            f"{arguments.output}: {bundle.manifest.workload} for {_shown(arguments, bundle)}, "
             f"{len(bundle.data)} bytes, sha256 {bundle.digest[:16]}, {seconds:.2f} s"
         )
     return 0

@@ -93,6 +93,9 @@ def _packages() -> Iterator[Finding]:
         ("llvmlite", "host", "the compiler"),
         ("ziglang", "host", "the linker"),
         ("wasmtime", "wasm", "`tunefarm device --backend wasm`"),
+        ("cuda-bindings", "cuda", "GPU boxes"),
+        ("nvidia-ml-py", "cuda", "GPU boxes"),
+        ("nvidia-cuda-nvrtc", "nvrtc", "CUDA C on this host"),
         ("cryptography", "tls", "`tunefarm tls`"),
         ("fastapi", "dashboard", "the dashboard"),
         ("uvicorn", "dashboard", "the dashboard"),
@@ -109,10 +112,15 @@ def _packages() -> Iterator[Finding]:
 
 def _tools() -> Iterator[Finding]:
     yield _compiles()
-    path = shutil.which("ptxas")
-    detail = path or "not found; only CUDA bundles need it"
+    try:
+        from tunefarm_compiler.gpu.assemble import ptxas
+
+        path = ptxas()
+    except ImportError:  # without [host] there is no compiler that could ask for it
+        path = shutil.which("ptxas") or ""
+    detail = path or "not found; without it nothing is known of GPU kernels before they run"
     yield Finding(
-        "tools", "ptxas", bool(path), detail, "" if path else "apt-get install nvidia-cuda-toolkit"
+        "tools", "ptxas", bool(path), detail, "" if path else "pip install nvidia-cuda-nvcc"
     )
 
 

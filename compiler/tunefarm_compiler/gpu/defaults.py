@@ -33,6 +33,11 @@ def default(output: Tensor, spec: TargetSpec) -> Schedule:
     """The schedule of an expression. What is not inlined is computed for each block of rows."""
     if contract := contracts.default(output, spec):
         return Schedule((), 1, gpu=Gpu(contract=contract))
+    return loops(output, spec)
+
+
+def loops(output: Tensor, spec: TargetSpec) -> Schedule:
+    """That of its loops, without a contract."""
     output = suited(output, spec)
     stages = kept(output)
     *before, last = plan(output, stages)

@@ -87,9 +87,12 @@ class NestRules:
         outputs = math.prod(self.extents[axis] for axis in self.facts.spatial)
         found = [n for n in powers(min(length, MOST_THREADS)) if n <= MOST_THREADS]
         if vector in self.facts.summed:
-            return found, [4.0 if n >= WARP else 0.3 for n in found]
-        few = outputs < 1 << 15
-        return found, [4.0 if n == 1 else (2.0 if few else 0.3) / n**0.5 for n in found]
+            weights = [4.0 if n >= WARP else 0.3 for n in found]
+        else:
+            few = outputs < 1 << 15
+            weights = [4.0 if n == 1 else (2.0 if few else 0.3) / n**0.5 for n in found]
+        enough = [n * outputs >= LEAST_THREADS for n in found]
+        return found, [w if full else 0.01 for w, full in zip(weights, enough, strict=True)]
 
     def threads(self, axis: str, tile: int, room: int) -> tuple[list[int], list[float]]:
         """Threads along an axis, of which there is room for so many."""

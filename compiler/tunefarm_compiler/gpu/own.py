@@ -13,6 +13,7 @@ from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler.foreign import parse_arguments, split_flags
+from tunefarm_compiler.gpu.assemble import assemble
 from tunefarm_compiler.gpu.cubin import read_cubin
 from tunefarm_compiler.gpu.entries import Code, read_ptx
 from tunefarm_compiler.gpu.geometry import Geometry
@@ -109,8 +110,24 @@ def _given(file: Path, source: bytes, given: Targets) -> list[Compiled]:
                 f"{file} is for {code.target}, which {spec.cpu} does not run",
                 f"say --target {own}, or compile it for {spec.cpu}",
             )
-        found.append((machine_code(spec) if machine else spec, source, code))
+        if machine:
+            found.append((machine_code(spec), source, code))
+        else:
+            found.append((spec, source, with_resources(code, _assembled(file, source, spec))))
     return found
+
+
+def _assembled(file: Path, source: bytes, spec: TargetSpec) -> dict[str, bpb.KernelResources]:
+    """What each kernel of PTX takes; nothing where this host has no ptxas that knows its version.
+
+    Raises: BuildFailedError where ptxas refuses it.
+    """
+    try:
+        return assemble(source.decode(), spec)[1]
+    except BuildFailedError as error:
+        if "Unsupported .version" in error.message:
+            return {}
+        raise BuildFailedError(f"{file}: {error.message}", error.hint) from None
 
 
 def _read_text(data: bytes) -> Code:

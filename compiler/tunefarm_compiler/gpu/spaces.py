@@ -12,12 +12,16 @@ from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.binding import WARP
+from tunefarm_compiler.binding import WARP, Gpu
 from tunefarm_compiler.choices import Choose, T
+from tunefarm_compiler.contract import Contract
 from tunefarm_compiler.emit import SIZES
-from tunefarm_compiler.gpu import checks, features
+from tunefarm_compiler.gpu import checks, features, fitting
+from tunefarm_compiler.gpu.contracting import ContractRules
+from tunefarm_compiler.gpu.defaults import loops
 from tunefarm_compiler.gpu.forms import Form
 from tunefarm_compiler.gpu.nests import NestRules
+from tunefarm_compiler.gpu.products import Product, product
 from tunefarm_compiler.reuse import StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.spaces import ScheduleRules
@@ -63,9 +67,19 @@ class GpuRules(ScheduleRules):
         return {}
 
     @cached_property
+    def product(self) -> Product | None:
+        """The sum of products that the expression is, if it is one."""
+        return product(self.workload.output)
+
+    @cached_property
+    def contracts(self) -> ContractRules | None:
+        """The rules of a sum of products; None for other expressions."""
+        return ContractRules.of(self.product, self.spec)
+
+    @cached_property
     def skeletons(self) -> list[Skeleton]:
         """That of the default schedule; without copies of inputs; each stage launched by itself."""
-        usual = _skeleton(self.default)
+        usual = _skeleton(loops(self.workload.output, self.spec))
         plain = tuple(one for one in usual if not one[0].endswith(".shared"))
         apart = tuple((name, 0) for name, _ in plain)
         found = []
@@ -140,6 +154,13 @@ class GpuRules(ScheduleRules):
     def broken(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied, or is of no form that is known here; "" otherwise."""
         try:
+            if (contract := _contract(schedule)) is not None:
+                if self.product is None:
+                    return "schedule: a contract of what is no sum of products"
+                if schedule != _by(contract):
+                    return "schedule: a contract beside loops, binds or stages"
+                fitting.check(self.product, contract, self.spec)
+                return ""
             checks.check(schedule, self.output, self.spec)
             self._forms(schedule)
         except (InvalidScheduleError, ValueError) as error:
@@ -150,6 +171,8 @@ class GpuRules(ScheduleRules):
         """Why a schedule cannot be applied, or is not worth building; "" where it is."""
         if said := self.broken(schedule):
             return said
+        if (contract := _contract(schedule)) is not None:
+            return self.contracts.fault(contract) if self.contracts else "too small for a contract"
         kept, rules, forms = self._forms(schedule)
         for one, form in zip(rules, forms, strict=True):
             if said := one.fault(form):
@@ -161,6 +184,9 @@ class GpuRules(ScheduleRules):
 
     def features(self, schedule: Schedule) -> list[float]:
         """A schedule without faults in numbers, see `gpu.features.NAMES`."""
+        if (contract := _contract(schedule)) is not None:
+            assert self.product is not None  # noqa: S101 (it has a contract)
+            return ContractRules(self.product, self.spec).features(contract)
         kept, rules, forms = self._forms(schedule)
         shared = shared_bytes(kept, rules, forms)
         return features.of_forms(rules, forms, shared, self.spec)
@@ -171,6 +197,10 @@ class GpuRules(ScheduleRules):
 
     def draw(self, choose: Choose) -> Schedule:
         """A schedule by decisions; it may still have a fault."""
+        if self.contracts is not None:
+            how = ["contract", "loops"] if self.skeletons else ["contract"]
+            if choose("how", how, [12.0, 1.0][: len(how)]) == "contract":
+                return _by(self.contracts.draw(_named(choose, "contract")))
         names = ["+".join(f"{n}@{d}" for n, d in one) for one in self.skeletons]
         weights = [4.0, *[1.0] * (len(names) - 1)]
         kept = self.kept(self.skeletons[names.index(choose("stages", names, weights))])
@@ -183,6 +213,8 @@ class GpuRules(ScheduleRules):
         return self._made(kept, [*forms, last])
 
     def _moved(self, schedule: Schedule, rng: random.Random) -> Schedule:
+        if (contract := _contract(schedule)) is not None:
+            return _by(self.contracts.mutated(contract, rng)) if self.contracts else schedule
         if len(self.skeletons) > 1 and rng.random() < 0.1:
             return self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
         kept, rules, forms = self._forms(schedule)
@@ -192,7 +224,10 @@ class GpuRules(ScheduleRules):
         return self._made(kept, forms)
 
     def _crossed(self, one: Schedule, other: Schedule, rng: random.Random) -> Schedule:
-        if _skeleton(one) != _skeleton(other):
+        first, second = _contract(one), _contract(other)
+        if first is not None and second is not None and self.contracts is not None:
+            return _by(self.contracts.crossed(first, second, rng))
+        if first is not None or second is not None or _skeleton(one) != _skeleton(other):
             return one
         kept, rules, mine = self._forms(one)
         theirs = self._forms(other)[2]
@@ -206,6 +241,9 @@ class GpuRules(ScheduleRules):
         """The nearest schedule here to one of the same operator's other sizes or target."""
         if not isinstance(source, GpuRules) or source.broken(schedule):
             return None
+        if (contract := _contract(schedule)) is not None:
+            near = self.contracts.adapted(contract) if self.contracts else None
+            return _by(near) if near is not None else None
         try:
             kept = self.kept(_skeleton(schedule))
             forms = source._forms(schedule)[2]
@@ -222,6 +260,14 @@ class GpuRules(ScheduleRules):
                 return made
             forms = [rule.smaller(form) for rule, form in zip(rules, forms, strict=True)]
         return None
+
+
+def _contract(schedule: Schedule) -> Contract | None:
+    return schedule.gpu.contract if schedule.gpu else None
+
+
+def _by(contract: Contract) -> Schedule:
+    return Schedule((), 1, gpu=Gpu(contract=contract))
 
 
 def _skeleton(schedule: Schedule) -> Skeleton:

@@ -296,7 +296,7 @@ def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
         ("Isolation", ", ".join(facts.isolation)),
         ("Steadied by", ", ".join(facts.steadied)),
         ("Addresses", ", ".join(device.addresses)),
-        *sorted(facts.extra.items()),
+        *(_labelled(name, text) for name, text in sorted(facts.extra.items())),
         ("Frequency now", _megahertz(now.frequency_hz)),
         *_optional(now, "temperature_celsius", "Temperature", "{:.1f} °C"),
         *_optional(now, "load_average", "Load", "{:.2f}"),
@@ -306,6 +306,38 @@ def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
         *_optional(now, "power_watts", "Power", "{:.0f} W"),
     ]
     return [(name, text) for name, text in pairs if text]
+
+
+# What backends tell by names of their own, for people: a label and the unit that it is told in.
+_LABELS = {
+    "compute_capability": ("Compute capability", ""),
+    "cuda": ("CUDA", ""),
+    "driver": ("Driver", ""),
+    "ecc": ("ECC", ""),
+    "gpu": ("GPU", ""),
+    "gpu_pci": ("PCI address", ""),
+    "gpu_uuid": ("UUID", ""),
+    "l2_bytes": ("Second cache", "bytes"),
+    "memory_bus_bits": ("Memory bus", "bits"),
+    "memory_clock_hz": ("Memory clock", "hz"),
+    "mig": ("MIG", ""),
+    "multiprocessors": ("Multiprocessors", ""),
+    "shared_bytes": ("Shared memory of a block", "bytes"),
+}
+
+
+def _labelled(name: str, text: str) -> tuple[str, str]:
+    """A fact of a backend as people read it; what is no number of its unit stays as it is."""
+    label, unit = _LABELS.get(name, (name, ""))
+    if not unit or not text.isdecimal():
+        return label, text
+    number = int(text)
+    told = {
+        "bytes": f"{number / 2**20:,.1f} MiB" if number >= 2**20 else f"{number / 2**10:,.0f} KiB",
+        "hz": _megahertz(number),
+        "bits": f"{number} bits",
+    }
+    return label, told[unit] if number else ""
 
 
 def _optional(message: Any, name: str, label: str, form: str) -> list[tuple[str, str]]:

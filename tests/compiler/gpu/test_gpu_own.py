@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tunefarm_compiler.gpu import nvrtc, triton
+from tunefarm_compiler.gpu.assemble import ptxas
 from tunefarm_compiler.gpu.cubin import read_cubin
 from tunefarm_compiler.gpu.entries import read_ptx
 from tunefarm_compiler.gpu.geometry import CARDS
@@ -283,6 +284,21 @@ def test_what_is_no_ptx_is_refused(tmp_path, data, said):
     (tmp_path / "scale.ptx").write_bytes(data)
     with pytest.raises(errors.BuildFailedError, match=said):
         build(tmp_path / "scale.ptx", "sm_80", "a:int8[1] b:int8[1]", grid=1, block=1)
+
+
+@pytest.mark.skipif(not ptxas(), reason="there is no ptxas on this machine")
+def test_ptxas_says_what_ptx_takes_and_what_is_wrong_with_it(ptx):
+    args = "x:float32[64] y:out:float32[64]"
+    assert launch_of(build(ptx, "sm_90", args, grid=1, block=32)).resources.registers > 0
+    newer = PTX.replace(".version 7.8", ".version 99.9")
+    ptx.write_text(newer)  # it may know no more of it than that
+    assert not launch_of(build(ptx, "sm_90", args, grid=1, block=32)).HasField("resources")
+    ptx.write_text(PTX.replace("{ ret; }", "{ jump; }", 1))
+    with pytest.raises(
+        errors.BuildFailedError, match=r"scale\.ptx: ptxas refused .*jump"
+    ) as caught:
+        build(ptx, "sm_90", args, grid=1, block=32)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_block_that_the_kernel_fixes_may_be_left_out(ptx):
