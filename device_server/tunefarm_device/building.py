@@ -134,7 +134,8 @@ class Builder:
         given = one.key.cores is not None
         if given:
             self.claims.cores(one.cores)
-        if one.unit and not self.claims.take(f"unit-{one.key.backend}-{one.unit}"):
+        exclusive = bool(one.unit) and choose_backend(one.key.backend).exclusive
+        if exclusive and not self.claims.take(f"unit-{one.key.backend}-{one.unit}"):
             raise InvalidRequestError(f"another device server of this host has {one}")
         wanted = self._options.timing_cpu
         if wanted is not None and (wanted in one.cores or not given):

@@ -27,6 +27,7 @@ class Backend(backend.Backend):
     """Null GPUs."""
 
     alone = True
+    exclusive = False
 
     def lacking(self) -> str:
         if importlib.util.find_spec("numpy") is None:
