@@ -170,7 +170,7 @@ class Builder:
         try:
             if self._blobs is None:
                 self._blobs = BlobCache(state.path)  # of all devices: a digest is a digest
-            description, sensor = backend.describe(), backend.sensor()
+            description = backend.describe()
             facts = find_facts(
                 emulator=options.emulated,
                 cpu=options.cpu,
@@ -178,8 +178,11 @@ class Builder:
                 cores=own,
             )
             own_memory = description is not None and description.memory_bytes > 0
-            conditions = ConditionsReader(
-                timing_cpu, together=together, fresh_s=FRESH_S, sensor=sensor
+            conditions, beats = (
+                ConditionsReader(
+                    timing_cpu, together=together, fresh_s=FRESH_S, sensor=backend.sensor()
+                )
+                for _ in range(2)
             )
             facts.time_together = together
             facts.extra["tunefarm"] = software_version()
@@ -199,11 +202,12 @@ class Builder:
                 blobs=self._blobs,
                 facts=facts,
                 conditions=conditions,
+                beats=beats,
                 timing=turn,
                 scratch=state.scratch,
                 log=LeaseLog(),
                 timing_cpu=timing_cpu,
-                memory=conditions.free_memory if own_memory else available_memory,
+                memory=beats.free_memory if own_memory else available_memory,
                 alone=backend.alone,
                 moved_bytes=description.moved_bytes if description is not None else 0,
             )

@@ -89,7 +89,7 @@ class RunningDevice:
             tracker,
             presence,
             self.gate,
-            self.bench.conditions,
+            self.bench.beats or self.bench.conditions,
             self._clean,
             credentials=credentials,
         )

@@ -55,9 +55,10 @@ _log = logging.getLogger(__name__)
 class Workbench:
     """What all sessions of a device share. `timing` is held while a kernel runs.
 
-    So nothing of this device, or of another that would disturb it, runs meanwhile. `memory` tells
-    what new arrays may take, in bytes; where `alone`, loads disturb timings; `moved_bytes` are of
-    the anchor "memory", 0 for the processor's.
+    So nothing of this device, or of another that would disturb it, runs meanwhile. `conditions` are
+    for timings alone, since a reading tells what was since the one before; `beats` are for the
+    rest. `memory` tells what new arrays may take, in bytes; where `alone`, loads disturb timings;
+    `moved_bytes` are of the anchor "memory", 0 for the processor's.
     """
 
     host: ProcessHost
@@ -69,6 +70,7 @@ class Workbench:
     log: LeaseLog
     timing_cpu: int | None = None
     output: LeaseOutput = field(default_factory=LeaseOutput)
+    beats: ConditionsReader | None = None
     memory: Callable[[], int] = available_memory
     alone: bool = False
     moved_bytes: int = 0

@@ -212,6 +212,7 @@ def test_each_gpu_is_a_device_and_a_key_names_one(tmp_path, monkeypatch):
             await session.call(module, "count", [x])
             assert array.array("f", b"".join([p async for p in session.read(x)]))[0] == 1
             facts = device.bench.facts
+            assert device.bench.beats is not device.bench.conditions  # which heartbeats must spare
             assert facts.emulated and facts.extra["compute_capability"] == "9.0"
             units.append(facts.extra["unit"])
             await session.close()
