@@ -21,9 +21,9 @@ from tunefarm_device.keys import Key, Place, parse_key, place
 from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease_log import LeaseLog
 from tunefarm_device.processes import ProcessHost
-from tunefarm_device.session import Workbench
 from tunefarm_device.state import StateDir
 from tunefarm_device.topology import Turn, read_topology, spell_cpus, turns
+from tunefarm_device.workbench import Workbench
 
 FRESH_S = 0.005  # a reading of the conditions holds so long
 

@@ -14,9 +14,9 @@ from tunefarm_device.anchor import Anchor, ended
 from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease import LeaseGate
 from tunefarm_device.service import DeviceService
-from tunefarm_device.session import Workbench
 from tunefarm_device.state import StateDir
 from tunefarm_device.tracker_link import TrackerLink
+from tunefarm_device.workbench import Workbench
 
 
 class RunningDevice:
