@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/tunefarm_proto/v1/*.proto)
 
-.PHONY: install demo test test-slow test-emulation test-kernels test-deploy test-upgrade faults fuzz hostile check format stubs bench clean
+.PHONY: install demo test test-slow test-emulation test-kernels test-deploy test-upgrade faults fuzz gpu hostile check format stubs bench clean
 
 install: .venv/installed
 
@@ -48,6 +48,11 @@ faults: install
 # A failing run prints its seed: HOSTILE_SEED=7 make hostile
 hostile: install
 	$(BIN)/pytest -m hostile -s --timeout 3600 tests/hostile
+
+# Needs an NVIDIA GPU: leases, crashes and answers on it, every operator, and figures.
+gpu: install
+	$(BIN)/pytest -rs tests/device/conformance -k GPU
+	$(BIN)/python bench/gpu.py --check
 
 fuzz: install
 	$(BIN)/pytest -m slow -s --timeout 1800 tests/fuzz

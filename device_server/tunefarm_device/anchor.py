@@ -20,8 +20,8 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_device.backend import RunnerError
 from tunefarm_device.options import HOT
 from tunefarm_device.runner import ANCHORS, copied_bytes
-from tunefarm_device.session import Workbench
 from tunefarm_device.timing import timed
+from tunefarm_device.workbench import Workbench
 
 INTERVAL_S = 1800.0
 SAMPLES = 15

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME[:OPTION=VALUE,...]",
         help="a device: what it is requested by, as in rasp3b; may be given again, as in "
-        "x86:cores=0-3 (options: cores, backend, unit, label.NAME)",
+        "x86:cores=0-3 (options: cores, backend, gpu, unit, label.NAME)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
     parser.add_argument("--port", type=_port, default=0, help="port (default 0: any free)")

@@ -186,8 +186,11 @@ class Backend(ABC):
 
     # Whether `Device.limited` ends what runs too long.
     ends_runaways = False
-    # Whether loads and copies of one session would disturb what another times.
+    # Whether it is no part of this processor: loads and copies of one session would disturb what
+    # another times, and a runner is tried at the server's start.
     alone = False
+    # Whether a unit is one device server's alone on its host.
+    exclusive = True
     # Which of `units()` this one is, set before anything but `units` is called; "": no matter.
     unit = ""
 

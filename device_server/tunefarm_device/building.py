@@ -21,9 +21,9 @@ from tunefarm_device.keys import Key, Place, parse_key, place
 from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease_log import LeaseLog
 from tunefarm_device.processes import ProcessHost
-from tunefarm_device.session import Workbench
 from tunefarm_device.state import StateDir
 from tunefarm_device.topology import Turn, read_topology, spell_cpus, turns
+from tunefarm_device.workbench import Workbench
 
 FRESH_S = 0.005  # a reading of the conditions holds so long
 
@@ -134,7 +134,8 @@ class Builder:
         given = one.key.cores is not None
         if given:
             self.claims.cores(one.cores)
-        if one.unit and not self.claims.take(f"unit-{one.key.backend}-{one.unit}"):
+        exclusive = bool(one.unit) and choose_backend(one.key.backend).exclusive
+        if exclusive and not self.claims.take(f"unit-{one.key.backend}-{one.unit}"):
             raise InvalidRequestError(f"another device server of this host has {one}")
         wanted = self._options.timing_cpu
         if wanted is not None and (wanted in one.cores or not given):
@@ -169,7 +170,7 @@ class Builder:
         try:
             if self._blobs is None:
                 self._blobs = BlobCache(state.path)  # of all devices: a digest is a digest
-            description, sensor = backend.describe(), backend.sensor()
+            description = backend.describe()
             facts = find_facts(
                 emulator=options.emulated,
                 cpu=options.cpu,
@@ -177,8 +178,11 @@ class Builder:
                 cores=own,
             )
             own_memory = description is not None and description.memory_bytes > 0
-            conditions = ConditionsReader(
-                timing_cpu, together=together, fresh_s=FRESH_S, sensor=sensor
+            conditions, beats = (
+                ConditionsReader(
+                    timing_cpu, together=together, fresh_s=FRESH_S, sensor=backend.sensor()
+                )
+                for _ in range(2)
             )
             facts.time_together = together
             facts.extra["tunefarm"] = software_version()
@@ -198,11 +202,12 @@ class Builder:
                 blobs=self._blobs,
                 facts=facts,
                 conditions=conditions,
+                beats=beats,
                 timing=turn,
                 scratch=state.scratch,
                 log=LeaseLog(),
                 timing_cpu=timing_cpu,
-                memory=conditions.free_memory if own_memory else available_memory,
+                memory=beats.free_memory if own_memory else available_memory,
                 alone=backend.alone,
                 moved_bytes=description.moved_bytes if description is not None else 0,
             )

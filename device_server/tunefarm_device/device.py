@@ -5,6 +5,7 @@ import contextvars
 import logging
 from collections.abc import Mapping, Sequence
 
+from tunefarm_proto.errors import InternalError
 from tunefarm_proto.security import Credentials
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -13,9 +14,9 @@ from tunefarm_device.anchor import Anchor, ended
 from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease import LeaseGate
 from tunefarm_device.service import DeviceService
-from tunefarm_device.session import Workbench
 from tunefarm_device.state import StateDir
 from tunefarm_device.tracker_link import TrackerLink
+from tunefarm_device.workbench import Workbench
 
 
 class RunningDevice:
@@ -50,10 +51,21 @@ class RunningDevice:
     async def prepare(self) -> None:
         """Start what its runners come from. Raises: InternalError."""
         isolation, steadied = await self.bench.host.start()
+        if self.bench.alone:
+            await self._try_runner()
         self.bench.facts.isolation.extend(isolation)
         if self.bench.timing_cpu is not None:
             steadied = ["pinned", *steadied]
         self.bench.facts.steadied.extend(steadied)
+
+    async def _try_runner(self) -> None:
+        """Whether a runner begins: a driver may lack in the sandbox what it has outside."""
+        try:
+            runner = await self.bench.host.spawn()
+        except InternalError as error:
+            hint = "where `--isolation basic` helps, it is the sandbox: tell us"
+            raise InternalError(f"{self.key}: {error.message}", hint) from None
+        await runner.close()
 
     def dial(
         self,
@@ -77,7 +89,7 @@ class RunningDevice:
             tracker,
             presence,
             self.gate,
-            self.bench.conditions,
+            self.bench.beats or self.bench.conditions,
             self._clean,
             credentials=credentials,
         )

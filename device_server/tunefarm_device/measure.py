@@ -23,7 +23,8 @@ from tunefarm_proto.errors import (
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_device.session import DeviceSession, Workbench, time_limit
+from tunefarm_device.session import DeviceSession, time_limit
+from tunefarm_device.workbench import Workbench
 
 CANDIDATE_S = 60.0
 AHEAD = 3

@@ -352,8 +352,11 @@ class ProcessHost:
             self._sweeper.begin()
         try:
             runner = await zygote.spawn(folder)
-        except InternalError:
-            runner = await (await self._ready_zygote()).spawn(folder)
+        except InternalError as first:
+            try:
+                runner = await (await self._ready_zygote()).spawn(folder)
+            except InternalError as second:  # that of a zygote on its way out tells nothing
+                raise max(first, second, key=lambda one: len(one.message)) from None
         self.runners.add(runner)
         runner.ended.add_done_callback(lambda _: self.runners.discard(runner))
         return runner

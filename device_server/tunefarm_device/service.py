@@ -15,7 +15,8 @@ from tunefarm_device.lanes import LaneServer
 from tunefarm_device.lease import LeaseGate, Use
 from tunefarm_device.measure import measure
 from tunefarm_device.pump import Pump, feed
-from tunefarm_device.session import DeviceSession, Workbench
+from tunefarm_device.session import DeviceSession
+from tunefarm_device.workbench import Workbench
 
 SETTLE_S = 2.0
 MOST_DIGESTS = 10_000  # of one question

@@ -6,8 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import AsyncIterator, Callable, Container, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -28,17 +27,15 @@ from tunefarm_proto.rpc import CHUNK_BYTES
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
 
+from tunefarm_device.arrays import Array, check_arguments
 from tunefarm_device.backend import RunnerError
-from tunefarm_device.blobs import BlobCache
-from tunefarm_device.conditions import ConditionsReader, available_memory
 from tunefarm_device.files import SessionFolder
-from tunefarm_device.lease_log import LeaseLog
-from tunefarm_device.lease_output import LeaseOutput
 from tunefarm_device.options import TIMING_S, check_number, timing_frame
 from tunefarm_device.plans import plans
-from tunefarm_device.processes import OUTPUT_BYTES, ProcessHost, Runner
+from tunefarm_device.processes import OUTPUT_BYTES, Runner
 from tunefarm_device.timing import compared, timed
 from tunefarm_device.topology import Turn
+from tunefarm_device.workbench import Workbench
 
 CALL_S = 60.0
 LONGEST_S = 7 * 86400.0  # of a time limit
@@ -52,47 +49,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """What all sessions of a device share. `timing` is held while a kernel runs.
-
-    So nothing of this device, or of another that would disturb it, runs meanwhile. `memory` tells
-    what new arrays may take, in bytes; where `alone`, loads disturb timings; `moved_bytes` are of
-    the anchor "memory", 0 for the processor's.
-    """
-
-    host: ProcessHost
-    blobs: BlobCache
-    facts: pb.DeviceFacts
-    conditions: ConditionsReader
-    timing: Turn
-    scratch: Path
-    log: LeaseLog
-    timing_cpu: int | None = None
-    output: LeaseOutput = field(default_factory=LeaseOutput)
-    memory: Callable[[], int] = available_memory
-    alone: bool = False
-    moved_bytes: int = 0
-
-
-@dataclass(frozen=True)
 class Module:
     """A loaded bundle."""
 
     manifest: bpb.BundleManifest
     target: pb.Target
     load_s: float
-
-
-@dataclass(frozen=True)
-class Array:
-    """An array in the runner."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-
-    def __str__(self) -> str:
-        return describe(self.dtype, self.shape)
 
 
 class DeviceSession:
@@ -491,29 +453,6 @@ def named(error: RunnerError) -> TunefarmError:
             "give it each function of the manifest, and nothing undefined",
         )
     return InternalError(f"{error.kind}: {text}")
-
-
-def describe(dtype: str, shape: Sequence[int]) -> str:
-    """As in "float32[16, 4]"."""
-    return f"{dtype}[{', '.join(map(str, shape))}]"
-
-
-def check_arguments(signature: bpb.FunctionSignature, arrays: Sequence[Array]) -> None:
-    """Raises: ArgumentMismatchError, which says what was expected and what came."""
-    wanted = [describe(a.dtype, a.shape) for a in signature.arguments]
-    if len(arrays) != len(wanted):
-        names = ", ".join(
-            f"{a.name}: {w}" for a, w in zip(signature.arguments, wanted, strict=True)
-        )
-        raise ArgumentMismatchError(
-            f"{signature.name} takes {len(wanted)} arguments, got {len(arrays)}", f"give {names}"
-        )
-    for index, (expected, given) in enumerate(zip(wanted, arrays, strict=True)):
-        if expected != str(given):
-            raise ArgumentMismatchError(
-                f"argument {index} ({signature.arguments[index].name}) of {signature.name} "
-                f"is {expected}, got {given}"
-            )
 
 
 def time_limit(given: Duration) -> float:

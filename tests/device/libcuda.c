@@ -72,7 +72,7 @@ R cuDeviceGetAttribute(int *value, int which, int device) {
   return OK;
 }
 R cuDevicePrimaryCtxSetFlags_v2(int device, unsigned flags) { return OK; }
-R cuDevicePrimaryCtxRetain(void **context, int device) { *context = &begun; return begun ? OK : NOT_INITIALIZED; }
+R cuDevicePrimaryCtxRetain(void **context, int device) { if (getenv("STUB_SHUT_OUT")) return 999; *context = &begun; return begun ? OK : NOT_INITIALIZED; }
 R cuCtxSetCurrent(void *context) { return OK; }
 R cuGetErrorName(R code, const char **text) { *text = "CUDA_ERROR"; return OK; }
 R cuGetErrorString(R code, const char **text) {

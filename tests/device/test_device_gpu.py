@@ -244,6 +244,19 @@ def test_what_is_lacking_is_said_in_one_line(driver, tmp_path):
         assert without.startswith("the CUDA driver cannot be loaded: ") and "\n" not in without
 
 
+def test_a_driver_that_begins_only_outside_of_a_runner_is_told_at_the_start(driver, tmp_path):
+    """As where it lacks a file in the sandbox: better now than in every session."""
+    command = [sys.executable, "-m", "tunefarm_device", "--key", "rtx:gpu=0", "--state", tmp_path]
+    env = {**os.environ, **settings(driver, STUB_SHUT_OUT="1")}
+    ended = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    said = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode != 0
+    assert "rtx: no runner could be started: DriverError: CUDA_ERROR_UNKNOWN" in said
+    assert "--isolation basic" in said
+
+
 def test_without_a_driver_the_server_says_so_and_ends(tmp_path):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a driver")

@@ -147,6 +147,7 @@ def test_the_anchors_run_and_are_told(device):
     [
         ((7, 5), {"sm_75", "cubin_7"}, {"sm_80"}),
         ((8, 6), {"sm_75", "sm_80", "sm_86", "cubin_8"}, {"sm_87", "sm_86a"}),
+        ((8, 7), {"sm_86", "sm_87", "cubin_87"}, {"cubin_8", "sm_89"}),
         ((9, 0), {"sm_75", "sm_89", "sm_90", "sm_90a", "cubin_9"}, {"sm_100"}),
         ((10, 3), {"sm_100", "sm_103a", "cubin_10"}, {"sm_100a", "sm_120"}),
     ],
@@ -211,6 +212,7 @@ def test_each_gpu_is_a_device_and_a_key_names_one(tmp_path, monkeypatch):
             await session.call(module, "count", [x])
             assert array.array("f", b"".join([p async for p in session.read(x)]))[0] == 1
             facts = device.bench.facts
+            assert device.bench.beats is not device.bench.conditions  # which heartbeats must spare
             assert facts.emulated and facts.extra["compute_capability"] == "9.0"
             units.append(facts.extra["unit"])
             await session.close()

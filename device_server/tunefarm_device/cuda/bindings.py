@@ -15,7 +15,7 @@ from tunefarm_device.launches import Launch
 
 INSTALL = "`pip install 'tunefarm[cuda]'` installs it"
 LOG_BYTES = 8192
-BUSY_CYCLES = 50_000
+BUSY_CYCLES = 100_000
 # What the driver reads at its start: its own order of GPUs, kernels loaded when they are asked for,
 # not when they are first launched, and no cache of compiled PTX, which it could not write.
 SETTINGS = {
@@ -62,6 +62,7 @@ class Bindings(Driver):
     def __init__(self, unit: str = "") -> None:
         self._unit = unit or "0"
         self.traits = Traits(0, 0, 0)
+        self._allowed: dict[int, int] = {}  # bytes of shared memory, by function
 
     def _do(self, name: str, *arguments: Any) -> Any:
         """Call a function. Returns what it gives: nothing, a value, or a tuple of them."""
@@ -156,8 +157,9 @@ class Bindings(Driver):
     def bound(self, function: Any, launch: Launch, addresses: list[int]) -> Callable[[], None]:
         # From 48 KiB on a kernel has to be allowed what it gets.
         attribute = self._cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        if launch.shared_bytes:
+        if launch.shared_bytes > self._allowed.get(int(function), 0):
             self._do("cuFuncSetAttribute", function, attribute, launch.shared_bytes)
+            self._allowed[int(function)] = launch.shared_bytes
         values = (ctypes.c_uint64 * max(len(addresses), 1))(*addresses)
         start = ctypes.addressof(values)
         pointers = (ctypes.c_void_p * max(len(addresses), 1))(
@@ -183,8 +185,11 @@ class Bindings(Driver):
         self._do("cuStreamBeginCapture", self._stream, mode)
         try:
             work()
-        finally:
-            graph = self._do("cuStreamEndCapture", self._stream)
+        except DriverError:
+            with contextlib.suppress(DriverError):
+                self._do("cuStreamEndCapture", self._stream)
+            raise
+        graph = self._do("cuStreamEndCapture", self._stream)
         try:
             made = self._do("cuGraphInstantiate", graph, 0)
         finally:

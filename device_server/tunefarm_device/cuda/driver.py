@@ -116,7 +116,7 @@ class Driver(ABC):
 
     @abstractmethod
     def busy(self) -> None:
-        """Keep the stream busy for some 30 us, so that what follows is all there when it ends.
+        """Keep the stream busy for some 50 us, so that what follows is all there when it ends.
 
         Asynchronous.
         """

@@ -9,18 +9,19 @@ from tunefarm_device.cuda.anchors import copied_bytes
 TRIPLE = "nvptx64-nvidia-cuda"
 LEVELS = (75, 80, 86, 87, 89, 90, 100, 120)  # of compute capability, that bundles are made for
 OLDEST = LEVELS[0]
+TEGRA = (87,)
 
 
 def features(major: int, minor: int, cubins: bool = True) -> tuple[str, ...]:
     """What a GPU of that compute capability runs.
 
-    PTX of every level up to its own; a cubin of its major version; from 9.0 on, PTX of just its own
-    architecture ("sm_90a").
+    PTX of every level up to its own; a cubin of its major version, on a Tegra of itself alone; from
+    9.0 on, PTX of just its own architecture ("sm_90a").
     """
     own = 10 * major + minor
     found = [f"sm_{level}" for level in LEVELS if level <= own]
     if cubins:
-        found.append(f"cubin_{major}")
+        found.append(f"cubin_{own}" if own in TEGRA else f"cubin_{major}")
     if own >= 90:
         found.append(f"sm_{own}a")
     return tuple(found)

@@ -5,7 +5,6 @@ the next wait, and from then on every call fails with it.
 """
 
 import ctypes
-import importlib
 import os
 import time
 from collections.abc import Callable
@@ -36,10 +35,8 @@ Work = Callable[[], None]
 def ptx() -> tuple[Any, Any, Any]:
     """The PTX machine's modules. numpy's threads would be lost in a fork, so it gets none."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    machine, memory, module = (
-        importlib.import_module(f"tunefarm_device.ptx.{name}")
-        for name in ("machine", "memory", "module")
-    )
+    from tunefarm_device.ptx import machine, memory, module
+
     return machine, memory, module
 
 

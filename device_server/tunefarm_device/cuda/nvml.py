@@ -46,10 +46,14 @@ class Card:
     def __init__(self, uuid: str, nvml: Any = None) -> None:
         self._nvml = nvml or library()
         self._handle: Any = None
-        for prefix in ("GPU-", "MIG-"):
-            if self._nvml is not None and self._handle is None:
-                with contextlib.suppress(self._nvml.NVMLError):
-                    self._handle = self._nvml.nvmlDeviceGetHandleByUUID(prefix + uuid)
+        if self._nvml is None:
+            return
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._handle = self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            return
+        with contextlib.suppress(self._nvml.NVMLError):  # clocks and power are the whole card's
+            part = self._nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+            self._handle = self._nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
 
     @property
     def there(self) -> bool:

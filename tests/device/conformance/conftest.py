@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +54,7 @@ class Kind:
 
     def start(self, folder: Path) -> Iterator[Box]:
         if not self.board:
-            # A GPU is one server's alone, and a null one is as many tests' as like.
-            claims = {"TUNEFARM_CLAIMS": f"{uuid.uuid4()}-"} if self.backend == "nullgpu" else {}
-            yield from boxed(folder, "--backend", self.backend, **claims)
+            yield from boxed(folder, "--backend", self.backend)
             return
         root, tracker = emulation.build_root(self.board), FakeTracker()
         command, env = emulation.command(self.board, root, "box", tracker.address, folder / "state")
