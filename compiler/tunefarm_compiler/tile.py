@@ -12,7 +12,7 @@ from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.bounds import Ranges, decide, segments
 from tunefarm_compiler.clip import clipped, limits
-from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
+from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
@@ -81,7 +81,7 @@ class Tile:
     def _values(self, accesses: Mapping[object, Access]) -> Values:
         return Values(self.emit, self.stage, accesses)
 
-    def run(self, ranges: Ranges, first: bool, last: bool) -> bool:
+    def run(self, ranges: Ranges, first: Value, last: Value) -> bool:
         """Compute the tile there. `first`: the outputs hold nothing yet; `last`: they are complete.
 
         Returns whether the zeros of `values.NOTHING` are used.
@@ -102,7 +102,13 @@ class Tile:
         values.pointers = {key: access.base for key, access in values.accesses.items()}
         values.ranges, values.steps = ranges, {}
         values.forget()
-        self._finish(tile, last)
+        if not isinstance(last, str):
+            self._finish(tile, bool(last))
+        else:
+            with self.emit.where(last, []) as either:
+                self._finish(tile, True)
+                either.other()
+                self._finish(tile, False)
         return values.uses_nothing
 
     def _finish(self, tile: list[Piece], last: bool) -> None:
@@ -164,7 +170,7 @@ class Tile:
 
     # Reductions
 
-    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: bool) -> None:
+    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: Value) -> None:
         """Fill `values.totals`."""
         dtype, lanes = reduce.dtype, self.schedule.lanes
         parts = tile
@@ -175,18 +181,30 @@ class Tile:
             for p in parts
             for _ in range(self.chains)
         ]
-        if not first and not self.across:
-            totals = [self._load_output(piece) for piece in tile]
+        if first is not True and not self.across:
+            totals = self._before(reduce, tile, first)
         totals = self._loops(reduce, self.schedule.reduce_order(self.stage), parts, totals)
         if self.across:
             each = [totals[n : n + self.chains] for n in range(0, len(totals), self.chains)]
             totals = [self._across(reduce, chains) for chains in each]
-            if not first:
-                before = [self._load_output(piece) for piece in tile]
+            if first is not True:
+                before = self._before(reduce, tile, first)
                 totals = [
                     self._combine(reduce, a, b, 1) for a, b in zip(before, totals, strict=True)
                 ]
         self.values.totals = dict(zip(tile, totals, strict=True))
+
+    def _before(self, reduce: Reduce, tile: list[Piece], first: Value) -> list[str]:
+        """What the blocks of the sum before this one have left; nothing where this is the first."""
+        if not first:
+            return [self._load_output(piece) for piece in tile]
+        kinds = [kind(reduce.dtype, piece.lanes) for piece in tile]
+        nothing = identity(reduce.op, reduce.dtype)
+        with self.emit.where(str(first), kinds) as either:
+            either.next = [constant(nothing, reduce.dtype, piece.lanes) for piece in tile]
+            either.other()
+            either.next = [self._load_output(piece) for piece in tile]
+        return either.final
 
     def _loops(
         self, reduce: Reduce, axes: Sequence[str], parts: list[Piece], totals: list[str]
