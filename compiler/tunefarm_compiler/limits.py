@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from tunefarm_compiler.caches import caches
+from tunefarm_compiler.length import length
 from tunefarm_compiler.reuse import Nest, StageFacts
 from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Schedule
 
-MAX_CODE = 5000  # lines: 30 us each to compile
+MAX_CODE = 1400  # lines: 20 us each to compile, and most candidates have half of them
+MAX_WINDOW = 5000  # where nothing is shared, edges of a window take no arithmetic but code
 MAX_COPY_SHARE = 0.25  # copied elements for each product
 SPARE_REGISTERS = 0
 STREAM_VALUES = 64
@@ -19,8 +21,6 @@ def fault(nest: Nest) -> str:
         return "its tile and operands do not fit in the vector registers"
     if not facts.summed and nest.rows * nest.vectors * nest.width > STREAM_VALUES:
         return "its tile is larger than a stream needs"
-    if nest.code > MAX_CODE:
-        return "its code is too large"
     scratch, copied = 0, 0
     for size, times, _ in nest.pack_bytes():
         scratch += size  # each thread has its own
@@ -29,6 +29,9 @@ def fault(nest: Nest) -> str:
         return "its packs do not fit in the last cache"
     if copied > MAX_COPY_SHARE * 4 * facts.points:
         return "it copies more than the copies serve"
+    most = MAX_CODE if facts.shared else MAX_WINDOW
+    if length(nest, most) > most:
+        return "its code is too large"
     return ""
 
 

@@ -19,6 +19,7 @@ from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Binary, Index, Load, Reduce, walk
 from tunefarm_compiler.values import Values
 
+RARE = 8  # an axis so many tiles long has few steps in its rest
 LINE = 64  # bytes that a prefetch brings
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
@@ -76,6 +77,7 @@ class Tile:
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
         self.ranges: Ranges = {}
         self.clipped = clipped(stage, schedule)
+        self.sides = schedule.tile(stage.extents)
         self.chains = schedule.unroll if self.across else 1
 
     def _values(self, accesses: Mapping[object, Access]) -> Values:
@@ -297,12 +299,18 @@ class Tile:
                 start, extent = start + rounds * size, extent - rounds * size
 
     def _unroll(self, axis: str) -> int:
-        """Steps at a time: one at the edges, where other axes' conditions are open."""
+        """Steps at a time: one in small rests, and at edges, where other axes' tests are open."""
         tests = [test for test in self.stage.tests if test not in self.clipped]
-        if self.across or any(axis in dict(test.terms) for test in tests):
+        if self.across:
+            return self.schedule.unroll
+        rest = any(
+            self.ranges[one.name].extent < self.sides[one.name] <= one.extent // RARE
+            for one in self.stage.axes
+        )
+        if any(axis in dict(test.terms) for test in tests):
             return self.schedule.unroll
         edge = any(decide(test, self.ranges) is None for test in tests)
-        return 1 if edge else self.schedule.unroll
+        return 1 if edge or rest else self.schedule.unroll
 
     def _moved(self, pointers: Mapping[object, str], axis: str, steps: int) -> dict[object, str]:
         return {
