@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 # An integer known when compiling, or the name of an SSA value of the index type.
@@ -140,15 +140,25 @@ class Emitter:
         yield loop
         loop.close()
 
-    @contextmanager
-    def where(self, condition: str, kinds: list[str]) -> Iterator["Either"]:
-        """Run the block up to `Either.other()` where the condition holds, else what is behind.
-
-        Each sets `Either.next` to values of these types; after both `Either.final` holds them.
-        """
-        either = Either(self, condition, kinds)
-        yield either
-        either.close()
+    def either(
+        self, condition: Value, kinds: Sequence[str], *ways: Callable[[], list[str]]
+    ) -> list[str]:
+        """What the first of two ways gives where the condition holds, else the second."""
+        yes, no, done = (self.name(hint) for hint in ("yes", "no", "done"))
+        self.line(f"br i1 {condition}, label %{yes}, label %{no}")
+        rows, ends = [], []
+        for label, way in zip((yes, no), ways, strict=True):
+            self.lines.append(f"{label}:")
+            self._block = label
+            rows.append(way())
+            ends.append(self._block)
+            self.line(f"br label %{done}")
+        self.lines.append(f"{done}:")
+        self._block = done
+        return [
+            self.value("v", f"phi {kind} [ {one}, %{ends[0]} ], [ {two}, %{ends[1]} ]")
+            for kind, one, two in zip(kinds, *rows, strict=True)
+        ]
 
     def pointer(self, base: str, elements: Value, dtype: str = "float32") -> str:
         """Address of an element of an array."""
@@ -309,34 +319,3 @@ class Between:
         emit.line(f"br label %{head}")
         emit.lines.append(f"{done}:")
         emit._block = done
-
-
-class Either:
-    """Two ways under construction."""
-
-    def __init__(self, emit: Emitter, condition: str, kinds: list[str]) -> None:
-        self._emit, self._kinds = emit, kinds
-        self.next: list[str] = []
-        yes, self._no, self._done = (emit.name(hint) for hint in ("yes", "no", "done"))
-        emit.line(f"br i1 {condition}, label %{yes}, label %{self._no}")
-        self._begin(yes)
-
-    def _begin(self, label: str) -> None:
-        self._emit.lines.append(f"{label}:")
-        self._emit._block = label
-
-    def other(self) -> None:
-        """On to the other way."""
-        self._first, self._end = self.next, self._emit._block
-        self._emit.line(f"br label %{self._done}")
-        self._begin(self._no)
-
-    def close(self) -> None:
-        """Both meet."""
-        emit, end = self._emit, self._emit._block
-        emit.line(f"br label %{self._done}")
-        self._begin(self._done)
-        self.final = [
-            emit.value("v", f"phi {kind} [ {one}, %{self._end} ], [ {two}, %{end} ]")
-            for kind, one, two in zip(self._kinds, self._first, self.next, strict=True)
-        ] if self._kinds else []

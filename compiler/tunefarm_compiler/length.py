@@ -1,9 +1,9 @@
-"""How long the code of a stage gets, counted by the cuts that its loops have, without lowering it."""
+"""How long the code of a stage gets, counted by the cuts of its loops, without lowering it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from tunefarm_compiler.bounds import Range, Ranges, decide, segments
+from tunefarm_compiler.bounds import Range, Ranges, Segment, decide, segments
 from tunefarm_compiler.clip import clipped
 from tunefarm_compiler.reuse import Nest
 from tunefarm_compiler.te import Index
@@ -34,6 +34,15 @@ class Length:
         self._walk(0, {axis: Range.whole(extent) for axis, extent in blocks.items()})
         return self.lines
 
+    def least(self) -> int:
+        """Lines of the steps of one whole tile, no condition open."""
+        nest, facts = self.nest, self.nest.facts
+        rows = nest.rows * nest.vectors
+        inner = nest.tile[self.order[-1]] if self.order else 1
+        if nest.across or not facts.summed:
+            return rows
+        return rows * min(self.schedule.unroll, inner)
+
     def _walk(self, depth: int, ranges: Ranges) -> None:
         for pack in self.schedule.packs:
             if pack.depth == depth:
@@ -46,7 +55,7 @@ class Length:
         rounds, rest = divmod(here.extent, block)
         parts = [
             (part.start * block, (part.start + part.rounds - 1) * block, block)
-            for part in segments(self.cut, ranges, axis, rounds, block)
+            for part in self._cuts(self.cut, ranges, axis, rounds, block)
         ]
         if rest:
             parts.append((rounds * block, rounds * block, rest))
@@ -107,13 +116,22 @@ class Length:
         own = any(axis in dict(test.terms) for test in self.cut)
         unroll = self.schedule.unroll if nest.across or own or not slow else 1
         unroll //= math.prod(nest.facts.extents[name] for name in inner)
-        for part in segments(self.stage.tests, ranges, axis, here.extent, 1):
+        for part in self._cuts(self.stage.tests, ranges, axis, here.extent, 1):
             start, left = part.start, part.rounds
             most = 1 if inner and nest.across else max(1, min(unroll, left // lanes))
             for size in (lanes * most, lanes, left % lanes if lanes > 1 else 1):
                 if size and (rounds := left // size):
                     yield start, rounds, size, max(1, size // lanes)
                     start, left = start + rounds * size, left % size
+
+    @staticmethod
+    def _cuts(
+        tests: Sequence[Index], ranges: Ranges, axis: str, rounds: int, block: int
+    ) -> Iterable[Segment]:
+        open_ = [t for t in tests if axis in dict(t.terms) and decide(t, ranges) is None]
+        if not open_:
+            return [Segment(0, rounds)] if rounds else []
+        return segments(open_, ranges, axis, rounds, block)
 
     def _step(self, ranges: Ranges, sides: dict[str, int]) -> int:
         values = math.prod(sides.values())
@@ -130,7 +148,11 @@ class Length:
 
 def length(nest: Nest, most: int) -> int:
     """About how many lines of LLVM text a stage takes; more than `most` where it is more."""
-    return Length(nest, most).count()
+    whole = Length(nest, most)
+    # Most of what is too long is so by one tile.
+    if (tile := whole.least()) > most:
+        return tile
+    return whole.count()
 
 
 __all__ = ["length"]

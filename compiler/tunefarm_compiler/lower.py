@@ -237,9 +237,8 @@ class Lowering:
                 # The first block of a sum starts from nothing, the others from what is there; the
                 # last one does what is left to do with the sum.
                 first = not start and self._only(first, round_, 0)
-                last = stop == here.extent and (
-                    nest.stage.plain or self._only(last, round_, rounds - 1)
-                )
+                ends = stop == here.extent
+                last = nest.stage.plain or (ends and self._only(last, round_, rounds - 1))
             ranges = {**place.ranges, axis: where}
             self._walk(nest, depth + 1, Place(ranges, place.accesses, first, last))
         self._indent -= 1

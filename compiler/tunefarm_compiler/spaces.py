@@ -16,8 +16,9 @@ from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_compiler import defaults, moves
 from tunefarm_compiler.choices import Choose, NestRules, T
 from tunefarm_compiler.features import features
-from tunefarm_compiler.limits import faults
-from tunefarm_compiler.reuse import StageFacts
+from tunefarm_compiler.length import length
+from tunefarm_compiler.limits import MAX_CODE, faults, nests
+from tunefarm_compiler.reuse import Nest, StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule, check_stages
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
@@ -26,6 +27,7 @@ from tunefarm_compiler.te import Load, Tensor, walk
 from tunefarm_compiler.workload import Workload
 
 TRIES = 200
+LONGEST = 5000  # lines, of a default schedule too
 
 
 class Tuned(Protocol):
@@ -156,9 +158,16 @@ class ScheduleRules:
         """Why a schedule cannot be applied, or is not worth building; "" where it is."""
         if said := self.broken(schedule):
             return said
+        return faults(self._nests(schedule), self._longest)
+
+    def _nests(self, schedule: Schedule) -> list[Nest]:
         layout = self.layout([attach.stage for attach in schedule.stages])
-        limits = dict(schedule.tile(layout.stages[-1].extents))
-        return faults(schedule, layout.facts, limits)
+        return [*nests(schedule, layout.facts, schedule.tile(layout.stages[-1].extents))]
+
+    @cached_property
+    def _longest(self) -> int:
+        """Lines that a stage's code may have: as many as the default's has, in any case."""
+        return max(MAX_CODE, *(length(nest, LONGEST) for nest in self._nests(self.default)))
 
     def features(self, schedule: Schedule) -> list[float]:
         """A schedule without faults in numbers, see `features.NAMES`."""

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -104,20 +105,18 @@ class Tile:
         values.pointers = {key: access.base for key, access in values.accesses.items()}
         values.ranges, values.steps = ranges, {}
         values.forget()
-        if not isinstance(last, str):
-            self._finish(tile, bool(last))
+        if isinstance(last, str):
+            self.emit.either(last, [], *(partial(self._finish, tile, way) for way in (True, False)))
         else:
-            with self.emit.where(last, []) as either:
-                self._finish(tile, True)
-                either.other()
-                self._finish(tile, False)
+            self._finish(tile, last)
         return values.uses_nothing
 
-    def _finish(self, tile: list[Piece], last: bool) -> None:
+    def _finish(self, tile: list[Piece], last: Value) -> list[str]:
         """Store what is computed from the totals, or, before the last of them, these."""
         for piece in tile:
             done = self.values.value(self.stage.body, piece) if last else self.values.totals[piece]
             self._store(done, piece)
+        return []
 
     def describe(self) -> str:
         """One line for people: what the tile computes, in which vectors."""
@@ -178,35 +177,28 @@ class Tile:
         parts = tile
         if self.across:
             parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
-        totals = [
-            constant(identity(reduce.op, dtype), dtype, p.lanes)
-            for p in parts
-            for _ in range(self.chains)
-        ]
-        if first is not True and not self.across:
-            totals = self._before(reduce, tile, first)
+        nothing = identity(reduce.op, dtype)
+        totals = [constant(nothing, dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        if not self.across:
+            totals = self._before(totals, tile, first)
         totals = self._loops(reduce, self.schedule.reduce_order(self.stage), parts, totals)
         if self.across:
             each = [totals[n : n + self.chains] for n in range(0, len(totals), self.chains)]
             totals = [self._across(reduce, chains) for chains in each]
             if first is not True:
-                before = self._before(reduce, tile, first)
+                before = self._before([constant(nothing, dtype)] * len(tile), tile, first)
                 totals = [
                     self._combine(reduce, a, b, 1) for a, b in zip(before, totals, strict=True)
                 ]
         self.values.totals = dict(zip(tile, totals, strict=True))
 
-    def _before(self, reduce: Reduce, tile: list[Piece], first: Value) -> list[str]:
+    def _before(self, nothing: list[str], tile: list[Piece], first: Value) -> list[str]:
         """What the blocks of the sum before this one have left; nothing where this is the first."""
-        if not first:
-            return [self._load_output(piece) for piece in tile]
-        kinds = [kind(reduce.dtype, piece.lanes) for piece in tile]
-        nothing = identity(reduce.op, reduce.dtype)
-        with self.emit.where(str(first), kinds) as either:
-            either.next = [constant(nothing, reduce.dtype, piece.lanes) for piece in tile]
-            either.other()
-            either.next = [self._load_output(piece) for piece in tile]
-        return either.final
+        if isinstance(first, str):
+            kinds = [kind(self.output.dtype, piece.lanes) for piece in tile]
+            left = partial(self._before, nothing, tile, False)
+            return self.emit.either(first, kinds, lambda: nothing, left)
+        return nothing if first else [self._load_output(piece) for piece in tile]
 
     def _loops(
         self, reduce: Reduce, axes: Sequence[str], parts: list[Piece], totals: list[str]
@@ -301,14 +293,12 @@ class Tile:
     def _unroll(self, axis: str) -> int:
         """Steps at a time: one in small rests, and at edges, where other axes' tests are open."""
         tests = [test for test in self.stage.tests if test not in self.clipped]
-        if self.across:
+        if self.across or any(axis in dict(test.terms) for test in tests):
             return self.schedule.unroll
         rest = any(
             self.ranges[one.name].extent < self.sides[one.name] <= one.extent // RARE
             for one in self.stage.axes
         )
-        if any(axis in dict(test.terms) for test in tests):
-            return self.schedule.unroll
         edge = any(decide(test, self.ranges) is None for test in tests)
         return 1 if edge or rest else self.schedule.unroll
 
