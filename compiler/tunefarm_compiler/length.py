@@ -30,8 +30,8 @@ class Length:
 
     def count(self) -> int:
         """Lines, of which those beyond the limit are not all counted."""
-        blocks = self.nest.levels[0][2]
-        self._walk(0, {axis: Range.whole(extent) for axis, extent in blocks.items()})
+        blocks, whole = self.nest.levels[0][2], self.nest.facts.extents
+        self._walk(0, {a: Range(0, 0, whole[a] - block, block) for a, block in blocks.items()})
         return self.lines
 
     def least(self) -> int:

@@ -1,6 +1,6 @@
 """What a schedule must keep within to be worth building: registers, scratch, size of the code."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.length import length
@@ -33,15 +33,14 @@ def fault(nest: Nest, most: int) -> str:
     return ""
 
 
-def nests(
-    schedule: Schedule, facts: Sequence[StageFacts], limits: Mapping[str, int]
-) -> Iterator[Nest]:
+def nests(schedule: Schedule, facts: Sequence[StageFacts]) -> Iterator[Nest]:
     """The stages by a schedule, the output's last."""
     attached = {attach.stage: attach for attach in schedule.stages}
     for one in facts[:-1]:
         attach = attached[one.stage.tensor.name]
         # Only what the loops outside of it leave is computed at a time.
-        inside = {a: limits[a] for a in one.extents if attach.depth and a in limits}
+        left = Schedule(schedule.loops[: attach.depth], 1).tile(facts[-1].extents)
+        inside = {a: left[a] for a in one.extents if attach.depth and a in left}
         yield Nest(one, attach.schedule, inside)
     yield Nest(facts[-1], schedule, {})
 

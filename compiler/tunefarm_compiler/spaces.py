@@ -132,7 +132,7 @@ class ScheduleRules:
     def layouts(self) -> list[tuple[str, ...]]:
         """What may be kept as stages of their own: the usual ones, and one more or one less."""
         usual = tuple(defaults.kept(self.output))
-        every = between(self.output)
+        every = [name for name in between(self.output) if name in usual or not self._copied(name)]
         options = [usual]
         for name in every:
             changed = tuple(n for n in usual if n != name)
@@ -145,6 +145,11 @@ class ScheduleRules:
                 continue
             found.append(option)
         return found
+
+    def _copied(self, name: str) -> bool:
+        """Whether what reads a tensor only copies it."""
+        stages = self.layout([name]).stages
+        return all(isinstance(stage.body, Load) for stage in stages[1:])
 
     def broken(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied; "" where it can."""
@@ -162,7 +167,7 @@ class ScheduleRules:
 
     def _nests(self, schedule: Schedule) -> list[Nest]:
         layout = self.layout([attach.stage for attach in schedule.stages])
-        return [*nests(schedule, layout.facts, schedule.tile(layout.stages[-1].extents))]
+        return [*nests(schedule, layout.facts)]
 
     @cached_property
     def _longest(self) -> int:
@@ -176,9 +181,9 @@ class ScheduleRules:
 
     # Making
 
-    def draw(self, choose: Choose) -> Schedule:
-        """A schedule by decisions; it may still have a fault."""
-        made = self._drawn(choose)
+    def draw(self, choose: Choose, kept: Sequence[str] | None = None) -> Schedule:
+        """A schedule by decisions, also of the stages where none are given; it may have a fault."""
+        made = self._drawn(choose, self._kept(choose) if kept is None else kept)
         if self.threads > 1 and len(axes := self._parallel(made)) > 1:
             # Mostly the loop that keeps the threads busy is left to be found.
             weights = [float(len(axes)), *[1.0] * len(axes)]
@@ -215,10 +220,12 @@ class ScheduleRules:
         )
         return nest(replace(schedule, stages=stages), layout.facts[-1])
 
-    def _drawn(self, choose: Choose) -> Schedule:
+    def _kept(self, choose: Choose) -> tuple[str, ...]:
         weights = [1.0, *[0.1] * (len(self.layouts) - 1)]
         names = ["+".join(sorted(kept)) for kept in self.layouts]
-        kept = self.layouts[names.index(choose("stages", names, weights))]
+        return self.layouts[names.index(choose("stages", names, weights))]
+
+    def _drawn(self, choose: Choose, kept: Sequence[str]) -> Schedule:
         layout = self.layout(kept)
         *before, last = layout.stages
         if not before:
@@ -251,8 +258,13 @@ class ScheduleRules:
 
     def sample(self, rng: random.Random) -> Schedule:
         """Any of them."""
+
+        def choose(_: str, options: Sequence[T], weights: Sequence[float]) -> T:
+            return rng.choices(options, weights)[0]
+
+        kept = self._kept(choose)  # else stages with few faults would crowd out the others
         for _ in range(TRIES):
-            made = self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
+            made = self.draw(choose, kept)
             if not self.fault(made):
                 return made
         return self.default
