@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from tunefarm_compiler.bounds import Range, Ranges, Segment, decide, segments
-from tunefarm_compiler.clip import clipped
+from tunefarm_compiler.clip import clipped, moving, parted, ways
 from tunefarm_compiler.reuse import Nest
 from tunefarm_compiler.te import Index
 from tunefarm_compiler.tile import RARE
@@ -20,7 +20,9 @@ class Length:
         self.nest, self.most, self.lines = nest, most, 0
         self.stage, self.schedule = nest.facts.stage, nest.schedule
         self.clipped = clipped(self.stage, self.schedule)
-        self.cut = [test for test in self.stage.tests if test not in self.clipped]
+        self.parted = parted(self.stage, self.schedule)
+        inside = {**self.clipped, **self.parted}
+        self.cut = [test for test in self.stage.tests if test not in inside]
         self.order = self.schedule.reduce_order(self.stage)
         # Operands of a step: lines of each, and the axes that they move along.
         self.operands = [
@@ -93,6 +95,13 @@ class Length:
         axis, *inner = axes
         here, total = ranges[axis], 0
         values = math.prod(sides.values()) * self.nest.chains
+        if going := [t for t in moving(self.parted, ranges) if self.parted[t] == axis]:
+            failing = sum(self._failing(test, axis, ranges) for test in going)
+            within = {**ranges, axis: here.part(0, 0, here.extent - 1, 1)}
+            bodies = self._sum(inner, within, sides, slow) + failing * self._sum(
+                inner, within, sides, True
+            )
+            return bodies + values * (2 + failing) + 12
         for start, rounds, size, count in self._parts(axis, inner, ranges, slow):
             part = {**ranges, axis: here.part(0, start, start + (rounds - 1) * size, size)}
             if any(decide(test, part) is False for test in self.stage.tests):
@@ -100,6 +109,13 @@ class Length:
             total += count * self._sum(inner, part, sides, slow)
             total += values + 12 if rounds > 1 else 0
         return total
+
+    @staticmethod
+    def _failing(test: Index, axis: str, ranges: Ranges) -> int:
+        """How many ways there are where a condition fails."""
+        ((other, by),) = ((name, by) for name, by in test.terms if name != axis)
+        offsets = [by * number for number in range(ranges[other].extent)]
+        return sum(1 for _ in ways(test, offsets, axis, ranges))
 
     def _parts(
         self, axis: str, inner: Sequence[str], ranges: Ranges, slow: bool

@@ -14,7 +14,7 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, segments
-from tunefarm_compiler.clip import clipped
+from tunefarm_compiler.clip import clipped, parted
 from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
@@ -55,7 +55,7 @@ class Nest:
     @property
     def cut(self) -> list[Index]:
         """Conditions that the loops are cut by; the others are met by loops inside the tile."""
-        inside = clipped(self.stage, self.schedule)
+        inside = {**clipped(self.stage, self.schedule), **parted(self.stage, self.schedule)}
         return [test for test in self.stage.tests if test not in inside]
 
 

@@ -259,7 +259,7 @@ class ScheduleRules:
     def sample(self, rng: random.Random) -> Schedule:
         """Any of them."""
 
-        def choose(_: str, options: Sequence[T], weights: Sequence[float]) -> T:
+        def choose(name: str, options: Sequence[T], weights: Sequence[float]) -> T:
             return rng.choices(options, weights)[0]
 
         kept = self._kept(choose)  # else stages with few faults would crowd out the others

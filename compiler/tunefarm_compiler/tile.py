@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.bounds import Ranges, decide, segments
-from tunefarm_compiler.clip import clipped, limits
+from tunefarm_compiler.clip import clipped, limits, moving, parted, ways
 from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
@@ -78,6 +78,8 @@ class Tile:
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
         self.ranges: Ranges = {}
         self.clipped = clipped(stage, schedule)
+        self.parted = parted(stage, schedule)
+        self.failing = 0  # ways around this one where a condition fails
         self.sides = schedule.tile(stage.extents)
         self.chains = schedule.unroll if self.across else 1
 
@@ -215,8 +217,11 @@ class Tile:
             totals = self._clipped(reduce, axis, inner, open_, parts, totals)
             values.ranges, values.pointers = ranges, pointers
             return totals
-        for part in segments(self.stage.tests, ranges, axis, here.extent, 1):
-            for start, rounds, size in self._blocks(axis, part.start, part.rounds, inner):
+        parted = [test for test in moving(self.parted, ranges) if self.parted[test] == axis]
+        others = [test for test in self.stage.tests if test not in parted]
+        for part in segments(others, ranges, axis, here.extent, 1):
+            blocks = self._blocks(axis, part.start, part.rounds, inner)
+            for start, rounds, size in [(part.start, part.rounds, 1)] if parted else blocks:
                 last = start + (rounds - 1) * size
                 values.ranges = {**ranges, axis: here.part(here.at, start, last, size)}
                 if self._skipped(reduce, parts):
@@ -236,7 +241,10 @@ class Tile:
                         values.pointers = dict(zip(values.pointers, moved, strict=True))
                     begun = values.pointers
                     totals = loop.values[: len(totals)]
-                    totals = self._unrolled(reduce, axis, inner, size, parts, totals)
+                    if parted:
+                        totals = self._parted(reduce, axis, inner, parted, parts, totals)
+                    else:
+                        totals = self._unrolled(reduce, axis, inner, size, parts, totals)
                     loop.next = [*totals]
                     if rounds > 1:
                         loop.next += self._moved(begun, axis, size).values()
@@ -273,6 +281,52 @@ class Tile:
             values.assumed -= set(tests)
         return loop.final
 
+    def _parted(  # noqa: PLR0917
+        self,
+        reduce: Reduce,
+        axis: str,
+        inner: Sequence[str],
+        tests: list[Index],
+        parts: list[Piece],
+        totals: list[str],
+    ) -> list[str]:
+        """A round of a reduce loop: written for where all conditions hold, and for each other way.
+
+        Where one fails, what narrows its axes decides most of the others.
+        """
+        values, emit, ranges = self.values, self.emit, self.values.ranges
+        pointers, held, assumed = values.pointers, values.held, values.assumed
+        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        everywhere, cases = "true", list[tuple[str, Callable[[], list[str]]]]()
+
+        def way(sure: set[Index], known: dict[Index, tuple[int, int]], where: Ranges) -> list[str]:
+            values.assumed, values.held = assumed | sure, {**held, **known}
+            values.ranges, self.failing = where, self.failing + bool(known)
+            found = self._loops(reduce, inner, parts, totals)
+            values.assumed, values.held, self.failing = assumed, held, self.failing - bool(known)
+            values.pointers, values.ranges = pointers, ranges
+            return found
+
+        def chosen(left: list[tuple[str, Callable[[], list[str]]]]) -> list[str]:
+            (test, first), *rest = left
+            if not rest:
+                return first()
+            condition = emit.value("c", f"icmp {test}")
+            return emit.either(condition, kinds, first, partial(chosen, rest))
+
+        for test in tests:
+            total: Value = test.offset
+            for name, by in test.terms:
+                total = emit.add(emit.multiply(ranges[name].at, by), total)
+            offsets = {values.offset(dict(test.terms), piece) for piece in parts}
+            inside = emit.value("c", f"icmp sge {emit.index} {total}, {-min(offsets)}")
+            everywhere = emit.value("c", f"and i1 {everywhere}, {inside}")
+            for first, last, where in ways(test, offsets, axis, ranges):
+                here = partial(way, set(), {test: (first, last)}, where)
+                cases.append((f"sle {emit.index} {total}, {last}", here))
+        whole = partial(way, set(tests), {}, ranges)
+        return emit.either(everywhere, kinds, whole, partial(chosen, cases)) if cases else whole()
+
     def _blocks(
         self, axis: str, start: int, extent: int, inner: Sequence[str]
     ) -> Iterator[tuple[int, int, int]]:
@@ -292,7 +346,10 @@ class Tile:
 
     def _unroll(self, axis: str) -> int:
         """Steps at a time: one in small rests, and at edges, where other axes' tests are open."""
-        tests = [test for test in self.stage.tests if test not in self.clipped]
+        if self.failing:
+            return 1
+        inside = {*self.clipped, *moving(self.parted, self.ranges)}
+        tests = [test for test in self.stage.tests if test not in inside]
         if self.across or any(axis in dict(test.terms) for test in tests):
             return self.schedule.unroll
         rest = any(
