@@ -6,8 +6,9 @@ each s leaves out others of them: every round of that loop goes the way that is 
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tunefarm_compiler.bounds import Ranges, decide, interval
 from tunefarm_compiler.emit import Emitter, Value
@@ -46,7 +47,7 @@ def parted(stage: Stage, schedule: Schedule) -> dict[Index, str]:
     Those of one such axis and of one that the tile holds several indices of.
     """
     found: dict[Index, str] = {}
-    if stage.reduce is None or stage.reduce.op != "add" or schedule.stages:
+    if stage.reduce is None or stage.reduce.op != "add" or schedule.stages or schedule.gpu:
         return found
     tile, order = schedule.tile(stage.extents), schedule.reduce_order(stage)
     looped, vector = {axis for axis, _ in schedule.loops}, schedule.vector_axis(stage)
@@ -96,6 +97,39 @@ def ways(
             if low <= top:
                 yield begin, last, {**ranges, other: replace(where, low=low, high=top)}
             begin = last + 1
+
+
+def branches(  # noqa: PLR0917
+    emit: Emitter,
+    tests: Mapping[Index, Collection[int]],
+    axis: str,
+    ranges: Ranges,
+    kinds: Sequence[str],
+    way: Callable[[Mapping[Index, tuple[int, int]], Ranges], list[str]],
+) -> list[str]:
+    """What `way` gives, of the values that some conditions have there; of none where all hold.
+
+    `tests` are open conditions with what pieces add to each.
+    """
+    everywhere, cases = "true", list[tuple[str, Callable[[], list[str]]]]()
+
+    def chosen(left: Sequence[tuple[str, Callable[[], list[str]]]]) -> list[str]:
+        (test, first), *rest = left
+        if not rest:
+            return first()
+        return emit.either(emit.value("c", f"icmp {test}"), kinds, first, partial(chosen, rest))
+
+    for test, offsets in tests.items():
+        total: Value = test.offset
+        for name, by in test.terms:
+            total = emit.add(emit.multiply(ranges[name].at, by), total)
+        inside = emit.value("c", f"icmp sge {emit.index} {total}, {-min(offsets)}")
+        everywhere = emit.value("c", f"and i1 {everywhere}, {inside}")
+        for first, last, where in ways(test, offsets, axis, ranges):
+            here = partial(way, {test: (first, last)}, where)
+            cases.append((f"sle {emit.index} {total}, {last}", here))
+    whole = partial(way, {}, ranges)
+    return emit.either(everywhere, kinds, whole, partial(chosen, cases)) if cases else whole()
 
 
 def _vanishes(body: Expr, test: Index) -> bool:

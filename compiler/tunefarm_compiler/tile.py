@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.bounds import Ranges, decide, segments
-from tunefarm_compiler.clip import clipped, limits, moving, parted, ways
+from tunefarm_compiler.clip import branches, clipped, limits, moving, parted
 from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
@@ -294,38 +294,22 @@ class Tile:
 
         Where one fails, what narrows its axes decides most of the others.
         """
-        values, emit, ranges = self.values, self.emit, self.values.ranges
+        values, ranges = self.values, self.values.ranges
         pointers, held, assumed = values.pointers, values.held, values.assumed
-        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
-        everywhere, cases = "true", list[tuple[str, Callable[[], list[str]]]]()
 
-        def way(sure: set[Index], known: dict[Index, tuple[int, int]], where: Ranges) -> list[str]:
-            values.assumed, values.held = assumed | sure, {**held, **known}
-            values.ranges, self.failing = where, self.failing + bool(known)
+        def way(known: Mapping[Index, tuple[int, int]], where: Ranges) -> list[str]:
+            values.assumed = assumed if known else assumed | {*tests}
+            values.held, values.ranges = {**held, **known}, where
+            self.failing += bool(known)
             found = self._loops(reduce, inner, parts, totals)
-            values.assumed, values.held, self.failing = assumed, held, self.failing - bool(known)
+            self.failing -= bool(known)
+            values.assumed, values.held = assumed, held
             values.pointers, values.ranges = pointers, ranges
             return found
 
-        def chosen(left: list[tuple[str, Callable[[], list[str]]]]) -> list[str]:
-            (test, first), *rest = left
-            if not rest:
-                return first()
-            condition = emit.value("c", f"icmp {test}")
-            return emit.either(condition, kinds, first, partial(chosen, rest))
-
-        for test in tests:
-            total: Value = test.offset
-            for name, by in test.terms:
-                total = emit.add(emit.multiply(ranges[name].at, by), total)
-            offsets = {values.offset(dict(test.terms), piece) for piece in parts}
-            inside = emit.value("c", f"icmp sge {emit.index} {total}, {-min(offsets)}")
-            everywhere = emit.value("c", f"and i1 {everywhere}, {inside}")
-            for first, last, where in ways(test, offsets, axis, ranges):
-                here = partial(way, set(), {test: (first, last)}, where)
-                cases.append((f"sle {emit.index} {total}, {last}", here))
-        whole = partial(way, set(tests), {}, ranges)
-        return emit.either(everywhere, kinds, whole, partial(chosen, cases)) if cases else whole()
+        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        offsets = {t: {values.offset(dict(t.terms), piece) for piece in parts} for t in tests}
+        return branches(self.emit, offsets, axis, ranges, kinds, way)
 
     def _blocks(
         self, axis: str, start: int, extent: int, inner: Sequence[str]
