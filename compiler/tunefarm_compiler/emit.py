@@ -47,7 +47,7 @@ def constant(value: float, dtype: str, lanes: int = 1) -> str:
         text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
     else:
         text = str(int(value))
-    return text if lanes == 1 else vector([f"{_SCALARS[dtype]} {text}"] * lanes)
+    return text if lanes == 1 else f"splat ({_SCALARS[dtype]} {text})"
 
 
 def vector(elements: Sequence[str]) -> str:
@@ -202,7 +202,8 @@ class Emitter:
 
     def shuffle(self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int) -> str:
         """Lanes of two vectors, those of the second counted on from the first's."""
-        wide, picks = kind(dtype, lanes), vector([f"i32 {lane}" for lane in order])
+        wide = kind(dtype, lanes)
+        picks = vector([f"i32 {lane}" for lane in order]) if any(order) else "zeroinitializer"
         return self.value(
             "h", f"shufflevector {wide} {left}, {wide} {right}, <{len(order)} x i32> {picks}"
         )
