@@ -16,7 +16,7 @@ from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Binary, Cast, Constant, Expr, Index, Inside, Select, Unary
 
-WORTH = 16  # rounds of the loops inside that pay for a branch
+WORTH = 2  # rounds of the loops inside that pay for a branch
 
 
 def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
@@ -58,7 +58,14 @@ def parted(stage: Stage, schedule: Schedule) -> dict[Index, str]:
             continue
         (other,) = set(axes) - {*inside}
         rounds = math.prod(tile[axis] for axis in order[order.index(inside[0]) + 1 :])
-        if rounds >= WORTH and other in looped and other != vector and tile[other] > 1:
+        written_out = schedule.unroll >= 2 * rounds  # and then it is cut
+        if (
+            rounds >= WORTH
+            and not written_out
+            and other in looped
+            and other != vector
+            and tile[other] > 1
+        ):
             found[test] = inside[0]
     return found
 

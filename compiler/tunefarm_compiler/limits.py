@@ -11,6 +11,7 @@ MAX_CODE = 750  # lines: 20 us each to compile; the default schedule may have mo
 MAX_COPY_SHARE = 0.25  # copied elements for each product
 SPARE_REGISTERS = 0
 STREAM_VALUES = 64
+LONG = "its code is too large"
 
 
 def fault(nest: Nest, most: int) -> str:
@@ -29,7 +30,7 @@ def fault(nest: Nest, most: int) -> str:
     if copied > MAX_COPY_SHARE * 4 * facts.points:
         return "it copies more than the copies serve"
     if length(nest, most) > most:
-        return "its code is too large"
+        return LONG
     return ""
 
 

@@ -17,7 +17,7 @@ from tunefarm_compiler import defaults, moves
 from tunefarm_compiler.choices import Choose, NestRules, T
 from tunefarm_compiler.features import features
 from tunefarm_compiler.length import length
-from tunefarm_compiler.limits import MAX_CODE, faults, nests
+from tunefarm_compiler.limits import LONG, MAX_CODE, faults, nests
 from tunefarm_compiler.reuse import Nest, StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule, check_stages
 from tunefarm_compiler.stages import Stage, plan
@@ -132,7 +132,7 @@ class ScheduleRules:
     def layouts(self) -> list[tuple[str, ...]]:
         """What may be kept as stages of their own: the usual ones, and one more or one less."""
         usual = tuple(defaults.kept(self.output))
-        every = [name for name in between(self.output) if name in usual or not self._copied(name)]
+        every = between(self.output)
         options = [usual]
         for name in every:
             changed = tuple(n for n in usual if n != name)
@@ -140,16 +140,14 @@ class ScheduleRules:
         found = []
         for option in options:
             try:
-                self.layout(option)
+                stages = self.layout(option).stages
             except (InvalidScheduleError, ValueError):
                 continue
-            found.append(option)
+            # A stage of its own that is only copied serves nothing.
+            copied = {s.body.tensor.name for s in stages if isinstance(s.body, Load)}
+            if not copied & {*option} - {*usual}:
+                found.append(option)
         return found
-
-    def _copied(self, name: str) -> bool:
-        """Whether what reads a tensor only copies it."""
-        stages = self.layout([name]).stages
-        return all(isinstance(stage.body, Load) for stage in stages[1:])
 
     def broken(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied; "" where it can."""
@@ -181,9 +179,9 @@ class ScheduleRules:
 
     # Making
 
-    def draw(self, choose: Choose, kept: Sequence[str] | None = None) -> Schedule:
-        """A schedule by decisions, also of the stages where none are given; it may have a fault."""
-        made = self._drawn(choose, self._kept(choose) if kept is None else kept)
+    def draw(self, choose: Choose) -> Schedule:
+        """A schedule by decisions; it may still have a fault."""
+        made = self._drawn(choose)
         if self.threads > 1 and len(axes := self._parallel(made)) > 1:
             # Mostly the loop that keeps the threads busy is left to be found.
             weights = [float(len(axes)), *[1.0] * len(axes)]
@@ -220,12 +218,10 @@ class ScheduleRules:
         )
         return nest(replace(schedule, stages=stages), layout.facts[-1])
 
-    def _kept(self, choose: Choose) -> tuple[str, ...]:
+    def _drawn(self, choose: Choose) -> Schedule:
         weights = [1.0, *[0.1] * (len(self.layouts) - 1)]
         names = ["+".join(sorted(kept)) for kept in self.layouts]
-        return self.layouts[names.index(choose("stages", names, weights))]
-
-    def _drawn(self, choose: Choose, kept: Sequence[str]) -> Schedule:
+        kept = self.layouts[names.index(choose("stages", names, weights))]
         layout = self.layout(kept)
         *before, last = layout.stages
         if not before:
@@ -259,14 +255,22 @@ class ScheduleRules:
     def sample(self, rng: random.Random) -> Schedule:
         """Any of them."""
 
-        def choose(name: str, options: Sequence[T], weights: Sequence[float]) -> T:
-            return rng.choices(options, weights)[0]
+        stages: list[int] = []
 
-        kept = self._kept(choose)  # else stages with few faults would crowd out the others
+        def choose(name: str, options: Sequence[T], weights: Sequence[float]) -> T:
+            number = rng.choices(range(len(options)), weights)[0]
+            if name == "stages":  # once: else those with few faults would crowd out the others
+                stages.append(number)
+                number = stages[0]
+            return options[number]
+
         for _ in range(TRIES):
-            made = self.draw(choose, kept)
-            if not self.fault(made):
+            made = self.draw(choose)
+            if not (fault := self.fault(made)):
                 return made
+            short = replace(made, unroll=1)
+            if fault == LONG and short != made and not self.fault(short):
+                return short
         return self.default
 
     def mutate(self, schedule: Schedule, rng: random.Random) -> Schedule:
