@@ -24,9 +24,9 @@ class Length:
         inside = {**self.clipped, **self.parted}
         self.cut = [test for test in self.stage.tests if test not in inside]
         self.order = self.schedule.reduce_order(self.stage)
-        # Operands of a step: lines of each, and the axes that they move along.
+        # Operands of a step: lines of each, and its dimensions.
         self.operands = [
-            (4 if nest.vector not in touch.strides else 2, set(touch.strides))
+            (4 if nest.vector not in touch.strides else 2, [t for t, _ in touch.dimensions if t])
             for touch in nest.facts.terms
         ]
 
@@ -87,27 +87,37 @@ class Length:
         rest = any(
             ranges[a.name].extent < nest.tile[a.name] <= a.extent // RARE for a in self.stage.axes
         )
-        return ends + self._sum(self.order, ranges, sides, edge or rest)
+        return ends + self._sum(self.order, ranges, sides, edge or rest, {})
 
-    def _sum(self, axes: Sequence[str], ranges: Ranges, sides: dict[str, int], slow: bool) -> int:
+    def _sum(
+        self,
+        axes: Sequence[str],
+        ranges: Ranges,
+        sides: dict[str, int],
+        slow: bool,
+        written: dict[str, int],
+    ) -> int:
+        """Of the loops over summed axes; `written`: steps of those around that are written out."""
         if not axes:
-            return self._step(ranges, sides)
+            return self._step(ranges, sides, written)
         axis, *inner = axes
         here, total = ranges[axis], 0
         values = math.prod(sides.values()) * self.nest.chains
         if going := [t for t in moving(self.parted, ranges) if self.parted[t] == axis]:
             failing = sum(self._failing(test, axis, ranges) for test in going)
             within = {**ranges, axis: here.part(0, 0, here.extent - 1, 1)}
-            bodies = self._sum(inner, within, sides, slow) + failing * self._sum(
-                inner, within, sides, True
-            )
-            return bodies + values * (2 + failing) + 12
+            bodies = self._sum(inner, within, sides, slow, {})
+            bodies += failing * self._sum(inner, within, sides, True, {})
+            return (bodies + values * (2 + failing) + 12) * math.prod(written.values())
         for start, rounds, size, count in self._parts(axis, inner, ranges, slow):
             part = {**ranges, axis: here.part(0, start, start + (rounds - 1) * size, size)}
             if any(decide(test, part) is False for test in self.stage.tests):
                 continue
-            total += count * self._sum(inner, part, sides, slow)
-            total += values + 12 if rounds > 1 else 0
+            if rounds == 1:
+                total += self._sum(inner, part, sides, slow, {**written, axis: count})
+                continue
+            lines = self._sum(inner, part, sides, slow, {axis: count}) + values + 12
+            total += lines * math.prod(written.values())
         return total
 
     @staticmethod
@@ -149,13 +159,19 @@ class Length:
             return [Segment(0, rounds)] if rounds else []
         return segments(open_, ranges, axis, rounds, block)
 
-    def _step(self, ranges: Ranges, sides: dict[str, int]) -> int:
-        values = math.prod(sides.values())
-        open_ = self._open(ranges)
+    def _step(self, ranges: Ranges, sides: dict[str, int], written: dict[str, int]) -> int:
+        """All that is written out; what its steps read in common is read once."""
+        values = math.prod(sides.values()) * math.prod(written.values())
         lines = values * max(1, self.nest.facts.work // 3 - 2 * bool(self.stage.tests))
-        for each, moved in self.operands:
-            count = math.prod(side for axis, side in sides.items() if axis in moved)
-            lines += each * count * (GUARDED if open_ else 1)
+        each_ = GUARDED if self._open(ranges) else 1
+        sizes = {**written, **sides}
+        for each, dimensions in self.operands:
+            count = each_
+            for terms in dimensions:
+                steps = [(sizes.get(axis, 1), by) for axis, by in terms]
+                reach = 1 + sum(by * (number - 1) for number, by in steps)
+                count *= min(reach, math.prod(number for number, _ in steps))
+            lines += each * count
         return lines
 
     def _open(self, ranges: Ranges) -> list[Index]:

@@ -159,9 +159,11 @@ class ScheduleRules:
 
     def fault(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied, or is not worth building; "" where it is."""
-        if said := self.broken(schedule):
-            return said
-        return faults(self._nests(schedule), self._longest)
+        return self.broken(schedule) or faults(self._nests(schedule), self._longest)
+
+    def _unwanted(self, schedule: Schedule) -> str:
+        """Why it is not drawn by chance: it may not be long even where the default is."""
+        return self.broken(schedule) or faults(self._nests(schedule), MAX_CODE)
 
     def _nests(self, schedule: Schedule) -> list[Nest]:
         layout = self.layout([attach.stage for attach in schedule.stages])
@@ -266,10 +268,10 @@ class ScheduleRules:
 
         for _ in range(TRIES):
             made = self.draw(choose)
-            if not (fault := self.fault(made)):
+            if not (fault := self._unwanted(made)):
                 return made
             short = replace(made, unroll=1)
-            if fault == LONG and short != made and not self.fault(short):
+            if fault == LONG and short != made and not self._unwanted(short):
                 return short
         return self.default
 
