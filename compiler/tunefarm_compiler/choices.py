@@ -23,6 +23,7 @@ MULTIPLES = (2, 4, 8, 16, 32, 64)
 UNROLLS = (1, 2, 3, 4, 8)
 MAX_STREAM = 16  # vectors of a tile without sums
 MAX_SIDE = 32
+RARELY = 0.1  # as likely what makes code long and seldom fast
 
 
 class Choose(Protocol):
@@ -47,6 +48,9 @@ class NestRules:
         stage = facts.stage
         self.blocked_sums = stage.reduce is None or stage.reduce.dtype == stage.tensor.dtype
         self.group = dots.group_of(stage.reduce) if dots.available(stage.reduce, self.spec) else 1
+        # Axes of windows at edges, where a sum runs over more than a window.
+        moved = {axis for test in stage.tests for axis, _ in test.terms}
+        self.windowed = frozenset(moved) if {*facts.summed} - moved else frozenset[str]()
         self.packable = [touch for touch in facts.touches if self._may_pack(touch)]
 
     def _may_pack(self, touch: Touch) -> bool:
@@ -116,7 +120,8 @@ class NestRules:
         if not self.blocked_sums or extent == 1:
             return [0], [1.0]
         if extent <= 2 * BLOCKS[0]:
-            return ([0, 1], [4.0, 1.0]) if self.group == 1 else ([0], [1.0])
+            cut = RARELY if axis in self.windowed else 1.0
+            return ([0, 1], [4.0, cut]) if self.group == 1 else ([0], [1.0])
         found = [b for b in BLOCKS if b < extent]
         found += [b for b in {-(-extent // n) for n in (2, 3, 4, 6)} if b not in found and b > 16]
         found = sorted(b for b in found if b % self.group == 0)
@@ -152,7 +157,12 @@ class NestRules:
         room = self.room(vectors)
         for axis in reversed(facts.spatial):
             if axis != vector:
-                sides[axis] = choose(f"side.{axis}", *self.sides(axis, room))
+                options, weights = self.sides(axis, room)
+                if axis in self.windowed and any(sides[a] > 1 for a in self.windowed & {*sides}):
+                    weights = [
+                        w if n == 1 else RARELY * w for n, w in zip(options, weights, strict=True)
+                    ]
+                sides[axis] = choose(f"side.{axis}", options, weights)
                 room = max(1, room // sides[axis])
         values = vectors * math.prod(side for axis, side in sides.items() if axis != vector)
         loops = self._loops(choose, vector, sides)

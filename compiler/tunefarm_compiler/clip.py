@@ -1,16 +1,22 @@
-"""Conditions that a reduce loop meets by its bounds: it runs only where they hold.
+"""Conditions that the loops around a tile need not be cut by.
 
 A convolution's row y reads rows y + r - 1: for the first y the loop over r begins at 1. So one copy
-of the code serves all rows, and no iteration tests anything.
+of the code serves all rows, and no iteration tests anything. Where a tile holds several columns,
+each s leaves out others of them: every round of that loop goes the way that is written for those.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
-from tunefarm_compiler.bounds import Ranges
+from tunefarm_compiler.bounds import Ranges, decide, interval
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Binary, Cast, Constant, Expr, Index, Inside, Select, Unary
+
+WORTH = 2  # rounds of the loops inside that pay for a branch
 
 
 def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
@@ -33,6 +39,104 @@ def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
         ):
             found[test] = inside[0]
     return found
+
+
+def parted(stage: Stage, schedule: Schedule) -> dict[Index, str]:
+    """Conditions by which rounds of a reduce loop inside the tile go different ways, and its axis.
+
+    Those of one such axis and of one that the tile holds several indices of.
+    """
+    found: dict[Index, str] = {}
+    if stage.reduce is None or stage.reduce.op != "add" or schedule.stages or schedule.gpu:
+        return found
+    tile, order = schedule.tile(stage.extents), schedule.reduce_order(stage)
+    looped, vector = {axis for axis, _ in schedule.loops}, schedule.vector_axis(stage)
+    for test in stage.tests:
+        axes = [axis for axis, _ in test.terms]
+        inside = [axis for axis in axes if axis in order and axis not in looped]
+        if len(axes) != 2 or len(inside) != 1:
+            continue
+        (other,) = set(axes) - {*inside}
+        rounds = math.prod(tile[axis] for axis in order[order.index(inside[0]) + 1 :])
+        written_out = schedule.unroll >= 2 * rounds  # and then it is cut
+        if (
+            rounds >= WORTH
+            and not written_out
+            and other in looped
+            and other != vector
+            and tile[other] > 1
+        ):
+            found[test] = inside[0]
+    return found
+
+
+def moving(tests: Iterable[Index], ranges: Ranges) -> list[Index]:
+    """Those that are open, and by more than a loop inside the tile."""
+    return [
+        test
+        for test in tests
+        if any(ranges[axis].low < ranges[axis].high for axis, _ in test.terms)
+        and decide(test, ranges) is None
+    ]
+
+
+def ways(
+    test: Index, offsets: Collection[int], axis: str, ranges: Ranges
+) -> Iterator[tuple[int, int, Ranges]]:
+    """Between which values a condition lies where the same pieces fail it, at least one of them.
+
+    `offsets` are what the pieces add to it. With it the ranges, as narrow as that makes them.
+    """
+    points = {name: where.point() for name, where in ranges.items()}
+    (begin, high), terms = interval(test, points), dict(test.terms)
+    by = terms.pop(axis)
+    ((other, step),) = terms.items()
+    ends = [by * points[axis].low, by * points[axis].high]
+    for end in sorted(-offset for offset in offsets):
+        last = min(high, end - 1)
+        if begin <= last:
+            # step x other = what the condition comes to, less its other terms.
+            least, most = begin - test.offset - max(ends), last - test.offset - min(ends)
+            if step < 0:
+                least, most = -most, -least
+            where, step_ = ranges[other], abs(step)
+            low, top = max(where.low, -(-least // step_)), min(where.high, most // step_)
+            if low <= top:
+                yield begin, last, {**ranges, other: replace(where, low=low, high=top)}
+            begin = last + 1
+
+
+def branches(  # noqa: PLR0917
+    emit: Emitter,
+    tests: Mapping[Index, Collection[int]],
+    axis: str,
+    ranges: Ranges,
+    kinds: Sequence[str],
+    way: Callable[[Mapping[Index, tuple[int, int]], Ranges], list[str]],
+) -> list[str]:
+    """What `way` gives, of the values that some conditions have there; of none where all hold.
+
+    `tests` are open conditions with what pieces add to each.
+    """
+    everywhere, cases = "true", list[tuple[str, Callable[[], list[str]]]]()
+
+    def chosen(left: Sequence[tuple[str, Callable[[], list[str]]]]) -> list[str]:
+        (test, first), *rest = left
+        if not rest:
+            return first()
+        return emit.either(emit.value("c", f"icmp {test}"), kinds, first, partial(chosen, rest))
+
+    for test, offsets in tests.items():
+        total: Value = test.offset
+        for name, by in test.terms:
+            total = emit.add(emit.multiply(ranges[name].at, by), total)
+        inside = emit.value("c", f"icmp sge {emit.index} {total}, {-min(offsets)}")
+        everywhere = emit.value("c", f"and i1 {everywhere}, {inside}")
+        for first, last, where in ways(test, offsets, axis, ranges):
+            here = partial(way, {test: (first, last)}, where)
+            cases.append((f"sle {emit.index} {total}, {last}", here))
+    whole = partial(way, {}, ranges)
+    return emit.either(everywhere, kinds, whole, partial(chosen, cases)) if cases else whole()
 
 
 def _vanishes(body: Expr, test: Index) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 # An integer known when compiling, or the name of an SSA value of the index type.
@@ -47,7 +47,7 @@ def constant(value: float, dtype: str, lanes: int = 1) -> str:
         text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
     else:
         text = str(int(value))
-    return text if lanes == 1 else vector([f"{_SCALARS[dtype]} {text}"] * lanes)
+    return text if lanes == 1 else f"splat ({_SCALARS[dtype]} {text})"
 
 
 def vector(elements: Sequence[str]) -> str:
@@ -140,6 +140,26 @@ class Emitter:
         yield loop
         loop.close()
 
+    def either(
+        self, condition: Value, kinds: Sequence[str], *ways: Callable[[], list[str]]
+    ) -> list[str]:
+        """What the first of two ways gives where the condition holds, else the second."""
+        yes, no, done = (self.name(hint) for hint in ("yes", "no", "done"))
+        self.line(f"br i1 {condition}, label %{yes}, label %{no}")
+        rows, ends = [], []
+        for label, way in zip((yes, no), ways, strict=True):
+            self.lines.append(f"{label}:")
+            self._block = label
+            rows.append(way())
+            ends.append(self._block)
+            self.line(f"br label %{done}")
+        self.lines.append(f"{done}:")
+        self._block = done
+        return [
+            self.value("v", f"phi {kind} [ {one}, %{ends[0]} ], [ {two}, %{ends[1]} ]")
+            for kind, one, two in zip(kinds, *rows, strict=True)
+        ]
+
     def pointer(self, base: str, elements: Value, dtype: str = "float32") -> str:
         """Address of an element of an array."""
         if elements == 0:
@@ -167,7 +187,8 @@ class Emitter:
 
     def shuffle(self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int) -> str:
         """Lanes of two vectors, those of the second counted on from the first's."""
-        wide, picks = kind(dtype, lanes), vector([f"i32 {lane}" for lane in order])
+        wide = kind(dtype, lanes)
+        picks = vector([f"i32 {lane}" for lane in order]) if any(order) else "zeroinitializer"
         return self.value(
             "h", f"shufflevector {wide} {left}, {wide} {right}, <{len(order)} x i32> {picks}"
         )

@@ -7,15 +7,14 @@ scratch for the loops inside; the innermost blocks are register tiles. A loop th
 threads becomes a function, in which each thread has scratch of its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, segments
-from tunefarm_compiler.clip import clipped
+from tunefarm_compiler.clip import clipped, parted
 from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
@@ -41,8 +40,8 @@ class Place:
 
     ranges: Ranges
     accesses: Mapping[object, Access]
-    first: bool = True  # no reduce block came before this one
-    last: bool = True  # none comes after it
+    first: Value = True  # no reduce block came before this one; an i1 where it depends
+    last: Value = True  # none comes after it
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Nest:
     @property
     def cut(self) -> list[Index]:
         """Conditions that the loops are cut by; the others are met by loops inside the tile."""
-        inside = clipped(self.stage, self.schedule)
+        inside = {**clipped(self.stage, self.schedule), **parted(self.stage, self.schedule)}
         return [test for test in self.stage.tests if test not in inside]
 
 
@@ -157,19 +156,18 @@ class Lowering:
             self._tile(nest, place)
             return
         axis, block = nest.schedule.loops[depth]
-        parts = list(self._blocks(nest, axis, block, place))
+        parts = self._blocks(nest, axis, block, place)
         if depth == dealt(nest.schedule, nest.stage):
             self._deal(nest, depth, parts, place)
             return
-        for start, rounds, size, first, last in parts:
-            inside = replace(place, first=first, last=last)
-            self._block(nest, depth, (start, rounds, size), inside)
+        for part in parts:
+            self._block(nest, depth, part, place)
 
     def _deal(
         self,
         nest: Nest,
         depth: int,
-        parts: list[tuple[int, int, int, bool, bool]],
+        parts: list[tuple[int, int, int]],
         place: Place,
     ) -> None:
         """Blocks dealt out to threads, all parts of the axis at once."""
@@ -178,42 +176,35 @@ class Lowering:
         self.emit, self._threads = share.emit, nest.schedule.threads
         self._regions = {name: share.region(region) for name, region in regions.items()}
         accesses = {key: share.access(access) for key, access in place.accesses.items()}
-        place = Place(share.ranges(place.ranges), accesses, place.first, place.last)
+        first, last = (share.take(value, "i1") for value in (place.first, place.last))
+        place = Place(share.ranges(place.ranges), accesses, first, last)
         nest = replace(nest, output=share.access(nest.output))
         number = 0
-        for start, rounds, size, _, _ in parts:
-            self._block(nest, depth, (start, rounds, size), place, share.between(number, rounds))
-            number += rounds
+        for part in parts:
+            self._block(nest, depth, part, place, share.between(number, part[1]))
+            number += part[1]
         self.shares.append(share.close(number, self._threads))
         self.emit, self._regions, self._threads = outer, regions, 0
 
     def _blocks(
         self, nest: Nest, axis: str, block: int, place: Place
-    ) -> Iterator[tuple[int, int, int, bool, bool]]:
-        """(start, rounds, size, first, last) of the loops that cover an axis."""
+    ) -> list[tuple[int, int, int]]:
+        """(start, rounds, size) of the loops that cover an axis."""
         extent = place.ranges[axis].extent
         rounds, rest = divmod(extent, block)
         parts = [
             (part.start * block, part.rounds, block)
             for part in segments(nest.cut, place.ranges, axis, rounds, block)
         ]
-        if rest:
-            parts.append((rounds * block, 1, rest))
-        if axis not in {reduce.name for reduce in nest.stage.reduce_axes}:
-            yield from ((*part, place.first, place.last) for part in parts)
-            return
-        # The first block of a sum starts from nothing, the others from what is there; the last
-        # one does what is left to do with the sum.
-        cut = []
-        for start, count, size in parts:
-            ones = {0} if not start and place.first else set()
-            if start + count * size == extent and place.last and not nest.stage.plain:
-                ones.add(count - 1)
-            marks = sorted({0, count} | ones | {one + 1 for one in ones})
-            cut += [(start + a * size, b - a, size) for a, b in pairwise(marks)]
-        for start, count, size in cut:
-            ends = start + count * size == extent
-            yield start, count, size, place.first and start == 0, place.last and ends
+        return [*parts, (rounds * block, 1, rest)] if rest else parts
+
+    def _only(self, already: Value, round_: Value, number: int) -> Value:
+        """Whether `already`, and that round of a loop."""
+        if isinstance(round_, int) or not already:
+            return already
+        index = self.emit.index
+        here = self.emit.value("c", f"icmp eq {index} {round_}, {number}")
+        return here if already is True else self.emit.value("c", f"and i1 {already}, {here}")
 
     def _block(
         self,
@@ -239,7 +230,15 @@ class Lowering:
             here = place.ranges[axis]
             at = self.emit.add(here.at, inside)
             where = here.part(at, start, stop - size, size)
-            self._walk(nest, depth + 1, replace(place, ranges={**place.ranges, axis: where}))
+            first, last = place.first, place.last
+            if axis in {reduce.name for reduce in nest.stage.reduce_axes}:
+                # The first block of a sum starts from nothing, the others from what is there; the
+                # last one does what is left to do with the sum.
+                first = not start and self._only(first, round_, 0)
+                ends = stop == here.extent
+                last = nest.stage.plain or (ends and self._only(last, round_, rounds - 1))
+            ranges = {**place.ranges, axis: where}
+            self._walk(nest, depth + 1, Place(ranges, place.accesses, first, last))
         self._indent -= 1
 
     def _tile(self, nest: Nest, place: Place) -> None:

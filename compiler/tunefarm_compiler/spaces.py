@@ -16,8 +16,9 @@ from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_compiler import defaults, moves
 from tunefarm_compiler.choices import Choose, NestRules, T
 from tunefarm_compiler.features import features
-from tunefarm_compiler.limits import faults
-from tunefarm_compiler.reuse import StageFacts
+from tunefarm_compiler.length import length
+from tunefarm_compiler.limits import LONG, MAX_CODE, faults, nests
+from tunefarm_compiler.reuse import Nest, StageFacts
 from tunefarm_compiler.schedule import Attach, Schedule, check_stages
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
@@ -26,6 +27,7 @@ from tunefarm_compiler.te import Load, Tensor, walk
 from tunefarm_compiler.workload import Workload
 
 TRIES = 200
+LONGEST = 5000  # lines, of a default schedule too
 
 
 class Tuned(Protocol):
@@ -138,10 +140,13 @@ class ScheduleRules:
         found = []
         for option in options:
             try:
-                self.layout(option)
+                stages = self.layout(option).stages
             except (InvalidScheduleError, ValueError):
                 continue
-            found.append(option)
+            # A stage of its own that is only copied serves nothing.
+            copied = {s.body.tensor.name for s in stages if isinstance(s.body, Load)}
+            if not copied & {*option} - {*usual}:
+                found.append(option)
         return found
 
     def broken(self, schedule: Schedule) -> str:
@@ -154,11 +159,20 @@ class ScheduleRules:
 
     def fault(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied, or is not worth building; "" where it is."""
-        if said := self.broken(schedule):
-            return said
+        return self.broken(schedule) or faults(self._nests(schedule), self._longest)
+
+    def _unwanted(self, schedule: Schedule) -> str:
+        """Why it is not drawn by chance: it may not be long even where the default is."""
+        return self.broken(schedule) or faults(self._nests(schedule), MAX_CODE)
+
+    def _nests(self, schedule: Schedule) -> list[Nest]:
         layout = self.layout([attach.stage for attach in schedule.stages])
-        limits = dict(schedule.tile(layout.stages[-1].extents))
-        return faults(schedule, layout.facts, limits)
+        return [*nests(schedule, layout.facts)]
+
+    @cached_property
+    def _longest(self) -> int:
+        """Lines that a stage's code may have: as many as the default's has, in any case."""
+        return max(MAX_CODE, *(length(nest, LONGEST) for nest in self._nests(self.default)))
 
     def features(self, schedule: Schedule) -> list[float]:
         """A schedule without faults in numbers, see `features.NAMES`."""
@@ -242,10 +256,23 @@ class ScheduleRules:
 
     def sample(self, rng: random.Random) -> Schedule:
         """Any of them."""
+
+        stages: list[int] = []
+
+        def choose(name: str, options: Sequence[T], weights: Sequence[float]) -> T:
+            number = rng.choices(range(len(options)), weights)[0]
+            if name == "stages":  # once: else those with few faults would crowd out the others
+                stages.append(number)
+                number = stages[0]
+            return options[number]
+
         for _ in range(TRIES):
-            made = self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
-            if not self.fault(made):
+            made = self.draw(choose)
+            if not (fault := self._unwanted(made)):
                 return made
+            short = replace(made, unroll=1)
+            if fault == LONG and short != made and not self._unwanted(short):
+                return short
         return self.default
 
     def mutate(self, schedule: Schedule, rng: random.Random) -> Schedule:

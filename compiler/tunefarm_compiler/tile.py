@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -11,14 +12,15 @@ from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.bounds import Ranges, decide, segments
-from tunefarm_compiler.clip import clipped, limits
-from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask
+from tunefarm_compiler.clip import branches, clipped, limits, moving, parted
+from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Binary, Index, Load, Reduce, walk
 from tunefarm_compiler.values import Values
 
+RARE = 8  # an axis so many tiles long has few steps in its rest
 LINE = 64  # bytes that a prefetch brings
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
@@ -78,10 +80,13 @@ class Tile:
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
         self.ranges: Ranges = {}
         self.clipped = clipped(stage, schedule)
+        self.parted = parted(stage, schedule)
+        self.failing = 0  # ways around this one where a condition fails
+        self.sides = schedule.tile(stage.extents)
         self.chains = schedule.unroll if self.across else 1
         self.outward = not self.across  # loops around the innermost one are written out as well
 
-    def run(self, ranges: Ranges, first: bool, last: bool) -> bool:
+    def run(self, ranges: Ranges, first: Value, last: Value) -> bool:
         """Compute the tile there. `first`: the outputs hold nothing yet; `last`: they are complete.
 
         Returns whether the zeros of `values.NOTHING` are used.
@@ -102,14 +107,18 @@ class Tile:
         values.pointers = {key: access.base for key, access in values.accesses.items()}
         values.ranges, values.steps = ranges, {}
         values.forget()
-        self._finish(tile, last)
+        if isinstance(last, str):
+            self.emit.either(last, [], *(partial(self._finish, tile, way) for way in (True, False)))
+        else:
+            self._finish(tile, last)
         return values.uses_nothing
 
-    def _finish(self, tile: list[Piece], last: bool) -> None:
+    def _finish(self, tile: list[Piece], last: Value) -> list[str]:
         """Store what is computed from the totals, or, before the last of them, these."""
         for piece in tile:
             done = self.values.value(self.stage.body, piece) if last else self.values.totals[piece]
             self._store(done, piece)
+        return []
 
     def describe(self) -> str:
         """One line for people: what the tile computes, in which vectors."""
@@ -164,29 +173,34 @@ class Tile:
 
     # Reductions
 
-    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: bool) -> None:
+    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: Value) -> None:
         """Fill `values.totals`."""
         dtype, lanes = reduce.dtype, self.schedule.lanes
         parts = tile
         if self.across:
             parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
-        totals = [
-            constant(identity(reduce.op, dtype), dtype, p.lanes)
-            for p in parts
-            for _ in range(self.chains)
-        ]
-        if not first and not self.across:
-            totals = [self._load_output(piece) for piece in tile]
+        nothing = identity(reduce.op, dtype)
+        totals = [constant(nothing, dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        if not self.across:
+            totals = self._before(totals, tile, first)
         totals = self._loops(reduce, self.schedule.reduce_order(self.stage), parts, totals)
         if self.across:
             each = [totals[n : n + self.chains] for n in range(0, len(totals), self.chains)]
             totals = [self._across(reduce, chains) for chains in each]
-            if not first:
-                before = [self._load_output(piece) for piece in tile]
+            if first is not True:
+                before = self._before([constant(nothing, dtype)] * len(tile), tile, first)
                 totals = [
                     self._combine(reduce, a, b, 1) for a, b in zip(before, totals, strict=True)
                 ]
         self.values.totals = dict(zip(tile, totals, strict=True))
+
+    def _before(self, nothing: list[str], tile: list[Piece], first: Value) -> list[str]:
+        """What the blocks of the sum before this one have left; nothing where this is the first."""
+        if isinstance(first, str):
+            kinds = [kind(self.output.dtype, piece.lanes) for piece in tile]
+            left = partial(self._before, nothing, tile, False)
+            return self.emit.either(first, kinds, lambda: nothing, left)
+        return nothing if first else [self._load_output(piece) for piece in tile]
 
     def _loops(
         self, reduce: Reduce, axes: Sequence[str], parts: list[Piece], totals: list[str]
@@ -203,8 +217,11 @@ class Tile:
             totals = self._clipped(reduce, axis, inner, open_, parts, totals)
             values.ranges, values.pointers = ranges, pointers
             return totals
-        for part in segments(self.stage.tests, ranges, axis, here.extent, 1):
-            for start, rounds, size in self._blocks(axis, part.start, part.rounds, inner):
+        parted = [test for test in moving(self.parted, ranges) if self.parted[test] == axis]
+        others = [test for test in self.stage.tests if test not in parted]
+        for part in segments(others, ranges, axis, here.extent, 1):
+            blocks = self._blocks(axis, part.start, part.rounds, inner)
+            for start, rounds, size in [(part.start, part.rounds, 1)] if parted else blocks:
                 last = start + (rounds - 1) * size
                 values.ranges = {**ranges, axis: here.part(here.at, start, last, size)}
                 if self._skipped(reduce, parts):
@@ -224,7 +241,10 @@ class Tile:
                         values.pointers = dict(zip(values.pointers, moved, strict=True))
                     begun = values.pointers
                     totals = loop.values[: len(totals)]
-                    totals = self._unrolled(reduce, axis, inner, size, parts, totals)
+                    if parted:
+                        totals = self._parted(reduce, axis, inner, parted, parts, totals)
+                    else:
+                        totals = self._unrolled(reduce, axis, inner, size, parts, totals)
                     loop.next = [*totals]
                     if rounds > 1:
                         loop.next += self._moved(begun, axis, size).values()
@@ -261,6 +281,36 @@ class Tile:
             values.assumed -= set(tests)
         return loop.final
 
+    def _parted(  # noqa: PLR0917
+        self,
+        reduce: Reduce,
+        axis: str,
+        inner: Sequence[str],
+        tests: list[Index],
+        parts: list[Piece],
+        totals: list[str],
+    ) -> list[str]:
+        """A round of a reduce loop: written for where all conditions hold, and for each other way.
+
+        Where one fails, what narrows its axes decides most of the others.
+        """
+        values, ranges = self.values, self.values.ranges
+        pointers, held, assumed = values.pointers, values.held, values.assumed
+
+        def way(known: Mapping[Index, tuple[int, int]], where: Ranges) -> list[str]:
+            values.assumed = assumed if known else assumed | {*tests}
+            values.held, values.ranges = {**held, **known}, where
+            self.failing += bool(known)
+            found = self._loops(reduce, inner, parts, totals)
+            self.failing -= bool(known)
+            values.assumed, values.held = assumed, held
+            values.pointers, values.ranges = pointers, ranges
+            return found
+
+        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        offsets = {t: {values.offset(dict(t.terms), piece) for piece in parts} for t in tests}
+        return branches(self.emit, offsets, axis, ranges, kinds, way)
+
     def _blocks(
         self, axis: str, start: int, extent: int, inner: Sequence[str]
     ) -> Iterator[tuple[int, int, int]]:
@@ -279,12 +329,19 @@ class Tile:
                 start, extent = start + rounds * size, extent - rounds * size
 
     def _unroll(self, axis: str) -> int:
-        """Steps at a time: one at the edges, where other axes' conditions are open."""
-        tests = [test for test in self.stage.tests if test not in self.clipped]
+        """Steps at a time: one in small rests, and at edges, where other axes' tests are open."""
+        if self.failing:
+            return 1
+        inside = {*self.clipped, *moving(self.parted, self.ranges)}
+        tests = [test for test in self.stage.tests if test not in inside]
         if self.across or any(axis in dict(test.terms) for test in tests):
             return self.schedule.unroll
+        rest = any(
+            self.ranges[one.name].extent < self.sides[one.name] <= one.extent // RARE
+            for one in self.stage.axes
+        )
         edge = any(decide(test, self.ranges) is None for test in tests)
-        return 1 if edge else self.schedule.unroll
+        return 1 if edge or rest else self.schedule.unroll
 
     def _moved(self, pointers: Mapping[object, str], axis: str, steps: int) -> dict[object, str]:
         return {

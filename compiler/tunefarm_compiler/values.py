@@ -44,6 +44,7 @@ class Values:
         self.pointers: dict[object, str] = {}
         self.steps: dict[str, int] = {}  # how far unrolled steps are from the pointers
         self.assumed: set[Index] = set()  # conditions that loop bounds see to
+        self.held: dict[Index, tuple[int, int]] = {}  # values of conditions that branches see to
         self._ranges: Ranges = {}
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
         self._limits: dict[tuple[Index, bool], tuple[int, int, dict[str, int]]] = {}
@@ -257,7 +258,8 @@ class Values:
         if found is None:
             reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
             points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
-            found = self._limits[test, whole] = (*interval(test, points), dict(test.terms))
+            ends = self.held.get(test) or interval(test, points)
+            found = self._limits[test, whole] = (*ends, dict(test.terms))
         return found
 
     def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":

@@ -182,6 +182,9 @@ class GpuRules(ScheduleRules):
             return f"a block needs {shared} bytes of shared memory"
         return ""
 
+    def _unwanted(self, schedule: Schedule) -> str:
+        return self.fault(schedule)
+
     def features(self, schedule: Schedule) -> list[float]:
         """A schedule without faults in numbers, see `gpu.features.NAMES`."""
         if (contract := _contract(schedule)) is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.binding import WARP
-from tunefarm_compiler.emit import SIZES, kind
+from tunefarm_compiler.emit import SIZES, Value, kind
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.values import GpuValues
 from tunefarm_compiler.schedule import Schedule
@@ -70,11 +70,11 @@ class ThreadTile(Tile):
         if isinstance(self.values, GpuValues):
             self.values.newer = "sm_80" in spec.features
 
-    def _finish(self, tile: list[Piece], last: bool) -> None:
+    def _finish(self, tile: list[Piece], last: Value) -> list[str]:
         with self.emit.when(self.crew.stores) if self.crew.stores else nullcontext():
-            super()._finish(tile, last)
+            return super()._finish(tile, last)
 
-    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: bool) -> None:
+    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: Value) -> None:
         super()._run_reduce(reduce, tile, first)
         if not self.crew.teams:
             return
