@@ -5,9 +5,9 @@ Equal candidates have equal text: sets of them, records and resumed runs need no
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Candidate = str
 
@@ -45,6 +45,14 @@ class Space(Protocol):
     def features(self, candidate: Candidate) -> Sequence[float]:
         """Numbers for a cost model, as many for each candidate, and of the same meaning for other
         workloads and targets."""
+
+
+@runtime_checkable
+class Wordy(Protocol):
+    """A space whose candidates say more than their features: numbers of this space alone."""
+
+    def words(self, candidate: Candidate) -> Mapping[str, float]:
+        """By name; 0 where a name is missing."""
 
 
 class Strategy(Protocol):

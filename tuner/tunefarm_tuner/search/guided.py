@@ -1,9 +1,9 @@
 """Evolution led by the cost model: many children are bred, the likely fastest are measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tunefarm_tuner.search import model
-from tunefarm_tuner.search.base import Candidate, Space
+from tunefarm_tuner.search.base import Candidate, Space, Wordy
 from tunefarm_tuner.search.model import CostModel, Group
 from tunefarm_tuner.search.strategies import Evolution
 
@@ -39,16 +39,24 @@ class Guided(Evolution):
         self.pool = pool
         self._prior = prior
         self._model: CostModel | None = None
-        self._rows: dict[Candidate, Sequence[float]] = {}
+        self._rows: dict[Candidate, tuple[Sequence[float], Mapping[str, float]]] = {}
+        self._names: list[str] = []  # words that the model knows
         self._scores: dict[Candidate, float] = {}  # of the pool
         self._near: set[Candidate] = set()  # those of it that were not bred by scores
         self._known = 0  # results that the model learnt from
 
-    def _features(self, candidates: Sequence[Candidate]) -> list[Sequence[float]]:
+    def _read(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
             if candidate not in self._rows:
-                self._rows[candidate] = self.space.features(candidate)
-        return [self._rows[candidate] for candidate in candidates]
+                words = self.space.words(candidate) if isinstance(self.space, Wordy) else {}
+                self._rows[candidate] = self.space.features(candidate), words
+
+    def _table(self, candidates: Sequence[Candidate]) -> list[list[float]]:
+        """Features, then what they say in the words that the model knows."""
+        self._read(candidates)
+        rows = (self._rows[candidate] for candidate in candidates)
+        names = self._names
+        return [[*row, *(words.get(name, 0.0) for name in names)] for row, words in rows]
 
     def _learnt(self) -> CostModel:
         """The model, trained anew where enough results came."""
@@ -58,13 +66,15 @@ class Guided(Evolution):
         if news >= max(NEWS, self._known // SHARE):
             self._known = len(self.results)
             own = [one for one in self.results.values() if self.usable(one.candidate)]
-            rows = self._features([one.candidate for one in own])
-            self._model.train(Group(rows, [one.cost_s for one in own]))
+            measured = [one.candidate for one in own]
+            self._read(measured)
+            self._names = sorted({name for one in measured for name in self._rows[one][1]})
+            self._model.train(Group(self._table(measured), [one.cost_s for one in own]))
             self._score(list(self._scores), self._model)
         return self._model
 
     def _score(self, candidates: Sequence[Candidate], learnt: CostModel) -> None:
-        found = learnt.scores(self._features(candidates))
+        found = learnt.scores(self._table(candidates))
         self._scores.update(zip(candidates, found, strict=True))
 
     def _fresh(self, count: int) -> list[Candidate]:

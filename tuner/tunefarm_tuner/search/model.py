@@ -90,6 +90,7 @@ def speeds(costs_s: Sequence[float]) -> list[float]:
 class CostModel:
     """Gradient-boosted trees that say which candidates are likely faster. Untrained, all are equal.
 
+    Rows of the search itself may have more columns than those of others, after these.
     What other searches, `prior`, say of speed is learnt once. Results of the search itself correct
     it: by trees that rate its candidates by what is left of their speed, and by trees that rank
     them, by the lambdarank objective, which count for more the more results there are.
@@ -132,7 +133,7 @@ class CostModel:
         if self._carried is None:
             self._slope, self._mean = 0.0, (0.0, float(labels.mean()))
             return
-        said = self._carried.predict(rows, num_threads=1)
+        said = self._said(rows)
         self._mean = float(said.mean()), float(labels.mean())
         off, seen = said - said.mean(), labels - labels.mean()
         before = BELIEF * float((off * off).mean()) or 1.0
@@ -143,8 +144,12 @@ class CostModel:
         """Speeds by what carries over alone."""
         found = np.full(len(rows), self._mean[1])
         if self._carried is not None and self._slope:
-            said = self._carried.predict(rows, num_threads=1)
-            found = found + self._slope * (said - self._mean[0])
+            found = found + self._slope * (self._said(rows) - self._mean[0])
+        return found
+
+    def _said(self, rows: Array) -> Array:
+        shared = np.ascontiguousarray(rows[:, : self._carried.num_feature()])
+        found: Array = self._carried.predict(shared, num_threads=1)
         return found
 
     def _fit(

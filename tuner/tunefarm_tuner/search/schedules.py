@@ -1,7 +1,8 @@
 """The space of a workload's schedules on a target, as text."""
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from tunefarm_compiler.choices import Choose
@@ -14,6 +15,32 @@ from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_tuner.search.base import Candidate
 
 _read = lru_cache(4096)(Schedule.from_json)
+
+
+def words(schedule: Schedule) -> dict[str, float]:
+    """What a schedule says itself, in numbers: those of its axes and tensors, 0 where not named.
+
+    Loops of an axis and their places are counted from the innermost one.
+    """
+    found: dict[str, float] = {"lanes": schedule.lanes, "unroll": math.log2(schedule.unroll)}
+    seen: dict[str, int] = {}
+    for place, (axis, size) in enumerate(reversed(schedule.loops), 1):
+        seen[axis] = seen.get(axis, 0) + 1
+        found[f"size {axis} {seen[axis]}"] = math.log2(size) + 1
+        found[f"place {axis} {seen[axis]}"] = place
+    for place, axis in enumerate(schedule.order, 1):
+        found[f"order {axis}"] = place
+    for pack in schedule.packs:
+        found[f"pack {pack.tensor}"] = len(schedule.loops) - pack.depth + 1
+    for prefetch in schedule.prefetches:
+        name = f"{prefetch.tensor} {prefetch.cache}"
+        found[f"prefetch {name}"] = math.log2(prefetch.ahead) + 1
+        found[f"prefetch {name} along {prefetch.axis}"] = 1
+    for attach in schedule.stages:
+        found[f"{attach.stage} at"] = attach.depth + 1
+        inner = words(attach.schedule)
+        found |= {f"{attach.stage} {name}": value for name, value in inner.items()}
+    return found
 
 
 class ScheduleSpace:
@@ -49,6 +76,10 @@ class ScheduleSpace:
         if said := self.rules.broken(schedule):
             raise InvalidScheduleError(said)
         return self.rules.features(schedule)
+
+    def words(self, candidate: Candidate) -> Mapping[str, float]:
+        """What it says itself, for a model of this space alone. Raises: InvalidScheduleError."""
+        return words(_read(candidate))
 
     def draw(self, choose: Choose) -> Candidate:
         """A schedule by decisions that `choose` takes; it may have a fault, see `valid`."""
