@@ -9,6 +9,8 @@ from tunefarm_tuner.search.strategies import Evolution
 
 POOL = 256  # candidates that are kept from one batch to the next
 CHILDREN = 12  # bred for each that is asked for
+SAMPLES = 12  # drawn by chance for each
+CHANCE, NEAR = 0.6, 0.3  # of a batch: the likely fastest of those by chance, of those nearby
 SIBLINGS = 3  # proposals of one batch that may look alike to the model
 NEWS = 8  # results, at least, after which the model is trained anew,
 SHARE = 8  # and at least one for so many that it knows
@@ -42,7 +44,7 @@ class Guided(Evolution):
         self._rows: dict[Candidate, tuple[Sequence[float], Mapping[str, float]]] = {}
         self._names: list[str] = []  # words that the model knows
         self._scores: dict[Candidate, float] = {}  # of the pool
-        self._near: set[Candidate] = set()  # those of it that were not bred by scores
+        self._steps: dict[Candidate, int] = {}  # 0: by chance; 1: from a measured one; 2: by scores
         self._known = 0  # results that the model learnt from
 
     def _read(self, candidates: Sequence[Candidate]) -> None:
@@ -93,30 +95,37 @@ class Guided(Evolution):
         for one in [one for one in self._scores if one in self.seen]:
             del self._scores[one]
         first = not self._scores
-        made = self._samples(self.pool // 2 if first else count)
         children = CHILDREN * max(count, 1) // 2
+        self._join(self._samples(self.pool // 2 if first else SAMPLES * count), learnt, 0)
         if ranked:
-            made += [self.child(ranked) for _ in range(children)]
-        self._near |= self._join(made, learnt)
+            self._join([self.child(ranked) for _ in range(children)], learnt, 1)
         for _ in range(2):
             best = self._order()[: self.elite]
             parents = [*best, *ranked[: self.elite // 2]]
             if parents:
-                self._join([self.child(parents) for _ in range(children // 2)], learnt)
-        # Half of them by chance or a step from what was measured: what is bred by scores from what
-        # was bred by scores has the model's errors in it.
+                self._join([self.child(parents) for _ in range(children // 2)], learnt, 2)
         order = self._order()
-        chosen = _unlike([one for one in order if one in self._near], self._scores, count // 2)
+        chosen: list[Candidate] = []
+        # What is bred by scores from what was bred by scores has the model's errors in it: shares
+        # of a batch are for what came by chance, and for what is a step from what was measured.
+        for steps, share in ((0, CHANCE), (1, NEAR)):
+            part = [one for one in order if self._steps[one] <= steps and one not in chosen]
+            chosen += _unlike(part, self._scores, self._share(count * share))
         rest = [one for one in order if one not in chosen]
+        chosen += _unlike(rest, self._scores, count - len(chosen))
         self._keep(order[: self.pool])
-        return [*chosen, *_unlike(rest, self._scores, count - len(chosen))]
+        return chosen[:count]
 
-    def _join(self, made: Sequence[Candidate], learnt: CostModel) -> set[Candidate]:
-        """Put what is new into the pool; returns that."""
-        new = [one for one in dict.fromkeys(made) if one not in self._scores]
-        new = [one for one in new if one not in self.seen]
-        self._score(new, learnt)
-        return set(new)
+    def _share(self, exact: float) -> int:
+        """A whole number, so in the mean."""
+        return int(exact + self.rng.random())
+
+    def _join(self, made: Sequence[Candidate], learnt: CostModel, steps: int) -> None:
+        """Put what is new into the pool."""
+        made = [one for one in dict.fromkeys(made) if one not in self.seen]
+        self._score([one for one in made if one not in self._scores], learnt)
+        for one in made:
+            self._steps[one] = min(steps, self._steps.get(one, steps))
 
     def _order(self) -> list[Candidate]:
         return sorted(self._scores, key=lambda one: (-self._scores[one], one))
@@ -124,7 +133,7 @@ class Guided(Evolution):
     def _keep(self, kept: Sequence[Candidate]) -> None:
         """Forget the others; rows of what was measured stay."""
         self._scores = {one: self._scores[one] for one in kept}
-        self._near &= self._scores.keys()
+        self._steps = {one: self._steps[one] for one in kept}
         self._rows = {
             one: row
             for one, row in self._rows.items()
