@@ -25,7 +25,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import all_cores
 import numpy as np
-from peak import timer
+from peak import aligned, timer
 from tunefarm_compiler import Schedule, build, default_schedule, targets, workload
 from tunefarm_compiler.peak import peak_bundle
 from tunefarm_compiler.spaces import ScheduleRules
@@ -78,7 +78,6 @@ GROUPS: dict[str, list[str]] = {
 }
 ALL_CORES = "matmul on all cores"
 SAMPLE_S = 0.02
-LINE = 64
 PEERS = ("numpy", "torch", "float32")
 PARENTS, KEPT, FINAL_ROUNDS = 6, 8, 7
 
@@ -89,18 +88,6 @@ class Run:
 
     sample: Callable[[], float]
     operations: int
-
-
-def aligned(data: Any) -> Any:
-    """A copy that begins where a cache line does, as a device's and torch's arrays do.
-
-    numpy's large ones begin 16 bytes behind, so that each wide vector lies in two lines.
-    """
-    room = np.empty(data.nbytes + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
-    copy = room[start : start + data.nbytes].view(data.dtype).reshape(data.shape)
-    copy[...] = data
-    return copy
 
 
 def of_callable(call: Callable[[], Any]) -> Callable[[], float]:
