@@ -22,7 +22,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import multiprocessing
 
 import numpy as np
-from peak import load
+from peak import aligned, load
 from tunefarm_compiler import Schedule, build, default_schedule, targets, workload
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
@@ -35,9 +35,9 @@ def calls(
     parsed: Workload, spec: TargetSpec, schedule: Schedule, cores: list[int]
 ) -> Callable[[float], float]:
     """Something that calls the kernel for so many seconds; calls in a second. Checked once."""
-    inputs = parsed.inputs(0)
+    inputs = [aligned(data) for data in parsed.inputs(0)]
     expected = parsed.reference(inputs)
-    outputs = [np.full_like(data, 77) for data in expected]
+    outputs = [aligned(np.full_like(data, 77)) for data in expected]
     arrays = [*inputs, *outputs]
     library = load(build(parsed, spec, schedule))
     if schedule.threads > 1:

@@ -25,7 +25,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import all_cores
 import numpy as np
-from peak import timer
+from peak import aligned, timer
 from tunefarm_compiler import Schedule, build, default_schedule, targets, workload
 from tunefarm_compiler.peak import peak_bundle
 from tunefarm_compiler.spaces import ScheduleRules
@@ -141,7 +141,7 @@ def torch_call(parsed: Workload, inputs: list[Any]) -> Callable[[], Any] | None:
 def ours(parsed: Workload, spec: TargetSpec, schedule: Schedule, arrays: list[Any]) -> Any:
     """A timer of our kernel, once its answer has been checked."""
     inputs, expected = arrays
-    outputs = [np.full_like(data, 77) for data in expected]
+    outputs = [aligned(np.full_like(data, 77)) for data in expected]
     run = timer(build(parsed, spec, schedule), [*inputs, *outputs], time.thread_time)
     if not parsed.check(outputs, expected):
         raise SystemExit(f"{parsed}: wrong answer by {schedule.to_json()}")
@@ -180,7 +180,7 @@ def best(parsed: Workload, spec: TargetSpec, trials: int, arrays: list[Any]) -> 
 def measure(text: str, spec: TargetSpec, rounds: int, trials: int) -> dict[str, Any]:
     """One workload against peak and peers."""
     parsed = workload.parse(text)
-    inputs = parsed.inputs(0)
+    inputs = [aligned(data) for data in parsed.inputs(0)]
     arrays = [inputs, parsed.reference(inputs)]
     schedule = default_schedule(parsed, spec)
     if trials > 1:
@@ -197,12 +197,12 @@ def measure(text: str, spec: TargetSpec, rounds: int, trials: int) -> dict[str, 
     if parsed.dtype != "float32":
         sizes = ",".join(f"{name}={dict(parsed.sizes)[name]}" for name in "mnk")
         wide = workload.parse(f"matmul:{sizes}")
-        given = wide.inputs(0)
+        given = [aligned(data) for data in wide.inputs(0)]
         arrays += [given, wide.reference(given)]
         timed, _ = ours(wide, spec, default_schedule(wide, spec), arrays[2:])
         runs["float32"] = Run(timed, wide.operations)
     elif parsed.name == "matmul":
-        c = np.zeros_like(kept[0])
+        c = aligned(np.zeros_like(kept[0]))
         numpy_call = lambda: np.matmul(inputs[0], inputs[1], out=c)  # noqa: E731
         runs["numpy"] = Run(of_callable(numpy_call), parsed.operations)
     if call := torch_call(parsed, inputs):

@@ -20,7 +20,7 @@ SQUARE = 4
 class Panels:
     """Panels of `width` along the side, each for every step of the reduce axes, in their order.
 
-    `extents` are those of the reduce axes; all strides are of the source.
+    `extents` are those of the reduce axes, in as few as can be; all strides are of the source.
     """
 
     width: int
@@ -54,12 +54,14 @@ def copy_panels(  # noqa: PLR0917
     spatial = [a.name for a in stage.axes if a.name in access.strides and ranges[a.name].extent > 1]
     lone = [a.name for a in stage.axes if a.name in access.strides]
     side = spatial[0] if spatial else lone[-1]
+    extents = [ranges[axis].extent for axis in order]
+    merged = _merged(extents, [access.strides[axis] for axis in order], schedule.group)
     panels = Panels(
         width=schedule.tile(stage.extents)[side],
         side=ranges[side].extent,
         side_stride=access.strides[side],
-        extents=tuple(ranges[axis].extent for axis in order),
-        strides=tuple(access.strides[axis] for axis in order),
+        extents=tuple(extent for extent, _ in merged),
+        strides=tuple(stride for _, stride in merged),
         group=schedule.group,
     )
     source: Value = 0
@@ -76,7 +78,7 @@ def copy_panels(  # noqa: PLR0917
     # Offsets count from the axes' beginnings, so the base goes back by where the pack begins.
     inner = {side: panels.group}
     step = panels.width
-    for axis, extent in zip(reversed(order), reversed(panels.extents), strict=True):
+    for axis, extent in zip(reversed(order), reversed(extents), strict=True):
         inner[axis] = step
         step *= -(-extent // panels.group) * panels.group if step == panels.width else extent
     outer = {**inner, side: panels.steps}
@@ -86,6 +88,17 @@ def copy_panels(  # noqa: PLR0917
     return Access(
         emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True, flip
     ), panels
+
+
+def _merged(extents: list[int], strides: list[int], group: int) -> list[tuple[int, int]]:
+    """(extent, stride) of the reduce axes, those that follow each other in the source as one."""
+    found: list[tuple[int, int]] = []
+    for extent, stride in zip(reversed(extents), reversed(strides), strict=True):
+        if found and group == 1 and stride == found[0][0] * found[0][1]:
+            found[0] = (extent * found[0][0], found[0][1])
+        else:
+            found.insert(0, (extent, stride))
+    return found
 
 
 @dataclass(frozen=True)

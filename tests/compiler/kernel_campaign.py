@@ -1,5 +1,6 @@
 """Many random kernels of one operator, type and target: built, linked once, run once, compared."""
 
+import itertools
 import os
 import random
 from collections import deque
@@ -7,21 +8,25 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import TypeAlias
 
 import kernel_cases as cases
 import kernel_machines as machines
 import kernel_wild as wild
 import numpy as np
-from tunefarm_compiler import default_schedule, targets, workload
+from tunefarm_compiler import Schedule, default_schedule, targets, workload
 from tunefarm_compiler.codegen import emit_object, module_text
 from tunefarm_compiler.lower import function
 from tunefarm_compiler.spaces import ScheduleRules
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload
 
 CHUNK = 40  # shapes that one worker checks in one program
+SPARE = 10  # more are drawn, so that those of very long code can be left out
 AHEAD = 2  # jobs that are begun before they are asked for, so that no worker waits
-SPACES = 4  # of so many shapes one is also run by a schedule of the tuner's space
+SPACES = 8  # of so many shapes one is also run by a schedule of the tuner's space
 WILD = 8  # of so many shapes one is also run by a schedule of no space, where one is accepted
-LONGEST = 200_000  # characters of a kernel's text: larger ones take long to compile
+LONGEST = 100_000  # characters of a kernel's text: larger ones take long to compile
 
 
 @dataclass(frozen=True)
@@ -52,31 +57,54 @@ class Built:
         return f"{self.text} by {self.schedule}"
 
 
-def _build(target: str, texts: list[str], spaces: bool, rng: random.Random) -> list[Built]:
-    """The kernels k0, k1, ... of these workloads."""
-    spec, found = targets.resolve(target), []
-    for number, text in enumerate(texts):
+def _shapes(target: str, texts: list[str], count: int) -> list[tuple[Workload, Schedule, str]]:
+    """So many of them, with their default schedules and its code: the long ones only if need be."""
+    spec, short, long = targets.resolve(target), [], []
+    for text in texts:
         parsed = workload.parse(text)
-        schedules = [default_schedule(parsed, spec)]
+        schedule = default_schedule(parsed, spec)
+        code = _code(parsed, schedule, spec)
+        (short if len(code) < LONGEST else long).append((parsed, schedule, code))
+        if len(short) == count:
+            break
+    return (short + long)[:count]
+
+
+def _code(parsed: Workload, schedule: Schedule, spec: TargetSpec) -> str:
+    return module_text(function("kernel", parsed.output, schedule, spec), spec, timed=False)
+
+
+def _build(
+    target: str, texts: list[str], count: int, spaces: bool, rng: random.Random
+) -> list[Built]:
+    """The kernels k0, k1, ... of so many of these workloads."""
+    spec, found = targets.resolve(target), []
+
+    def add(parsed, schedule, code=""):
+        try:
+            code = code or _code(parsed, schedule, spec)
+            if schedule is default or len(code) < LONGEST:
+                named = code.replace("@kernel(", f"@k{len(found)}(")
+                found.append(Built(str(parsed), schedule.to_json(), emit_object(named, spec)))
+        except Exception as error:
+            found.append(Built(str(parsed), schedule.to_json(), b"", f"not built: {error!r}"))
+
+    for number, (parsed, default, code) in enumerate(_shapes(target, texts, count)):
+        add(parsed, default, code)
         if spaces and number % SPACES == 0:
-            schedules.append(ScheduleRules(parsed, spec).sample(rng))
+            add(parsed, ScheduleRules(parsed, spec).sample(rng))
         if spaces and number % WILD == 1:
-            schedules += wild.schedule(rng, parsed.output, spec)
-        for schedule in schedules:
-            name = f"k{len(found)}"
-            try:
-                code = module_text(function(name, parsed.output, schedule, spec), spec, timed=False)
-                if schedule is schedules[0] or len(code) < LONGEST:
-                    found.append(Built(text, schedule.to_json(), emit_object(code, spec)))
-            except Exception as error:
-                found.append(Built(text, schedule.to_json(), b"", f"not built: {error!r}"))
+            for schedule in wild.schedule(rng, parsed.output, spec):
+                add(parsed, schedule)
     return found
 
 
-def _check(target: str, texts: list[str], spaces: bool, seed: str) -> tuple[int, list[str]]:
-    """In a worker: calls made for these workloads, and what is wrong."""
+def _check(
+    target: str, texts: list[str], count: int, spaces: bool, seed: str
+) -> tuple[int, list[str]]:
+    """In a worker: calls made for so many of these workloads, and what is wrong."""
     spec, rng = targets.resolve(target), random.Random(seed)
-    kernels = _build(target, texts, spaces, rng)
+    kernels = _build(target, texts, count, spaces, rng)
     wrong = [f"{one}: {one.error}" for one in kernels if one.error]
     good = [(f"k{n}", one) for n, one in enumerate(kernels) if not one.error]
     calls, expected = [], []
@@ -97,11 +125,14 @@ def _check(target: str, texts: list[str], spaces: bool, seed: str) -> tuple[int,
     return len(kernels), wrong
 
 
+Given: TypeAlias = tuple[str, list[str], int, bool, str]
+
+
 @dataclass
 class _Part:
     """A part of a job and where it is worked on."""
 
-    arguments: tuple[str, list[str], bool, str]
+    arguments: Given
     future: Future[tuple[int, list[str]]]
 
 
@@ -142,13 +173,16 @@ class Campaign:
         if job in self._planned:
             self._planned.remove(job)
         rng = random.Random(str(job))
-        texts = [str(one) for one in cases.several(rng, job.name, job.dtype, job.count)]
         self._begun[job] = []
-        for at in range(0, job.count, CHUNK):
-            given = (job.target, texts[at : at + CHUNK], job.spaces, f"{job} {at}")
+        sizes = [min(CHUNK, job.count - at) for at in range(0, job.count, CHUNK)]
+        wanted = job.count + SPARE * len(sizes) * (job.count > CHUNK)
+        drawn = (str(one) for one in cases.several(rng, job.name, job.dtype, wanted))
+        for number, size in enumerate(sizes):
+            texts = [*itertools.islice(drawn, -(-wanted // len(sizes)))]
+            given = (job.target, texts, size, job.spaces, f"{job} {number}")
             self._begun[job].append(_Part(given, self._submit(given)))
 
-    def _submit(self, given: tuple[str, list[str], bool, str]) -> Future[tuple[int, list[str]]]:
+    def _submit(self, given: Given) -> Future[tuple[int, list[str]]]:
         try:
             return self._pool.submit(_check, *given)
         except BrokenProcessPool:
