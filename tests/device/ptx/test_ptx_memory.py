@@ -153,8 +153,8 @@ def test_a_barrier_lets_another_warp_read() -> None:
         ("st.shared.b32 [%r4], %r0; bar.sync 0; ld.shared.b32 %r10, [%r3];"
          " st.shared.b32 [%r4], %r10;", ptx.SharedRaceError, "another warp read"),
         ("setp.eq.u32 %p1, %r0, 5; setp.ge.u32 %p2, %r0, 32; @%p1 st.shared.b32 [%r3], 0;"
-         " bar.sync 0; ld.shared.b32 %r10, [%r3]; @%p2 st.shared.b32 [%r3], 3;", ptx.SharedRaceError,
-         "another warp read"),
+         " bar.sync 0; ld.shared.b32 %r10, [%r3]; @%p2 st.shared.b32 [%r3], 3;",
+         ptx.SharedRaceError, "another warp read"),
         ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "same time"),
         ("ld.shared.b32 %r10, [%r4];", ptx.UninitialisedReadError, "shared address 0"),
         ("and.b32 %r5, %r0, 32; add.u32 %r5, %r5, %r3; st.shared.b32 [%r5], %r0;"
