@@ -61,7 +61,7 @@ def launch(  # noqa: PLR0917  as the driver has it
     slots = kernel.slots
     traffic = None if slots.orders_blocks else Traffic(slots.global_granule)
     plan = Launch(geometry, shared, parameter_bytes(kernel, params), memory, traffic)
-    recorder = Recorder() if statistics else None
+    recorder = Recorder(geometry.padded) if statistics else None
     batch = max(1, limits.lanes // geometry.padded)
     counts = [0] * len(kernel.blocks)
     budget = _Budget(limits, start)

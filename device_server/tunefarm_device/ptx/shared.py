@@ -1,9 +1,10 @@
 """The shared memory of a batch of blocks, with what a GPU would not notice: races and stale reads.
 
 Each granule (the smallest access that the kernel makes) has two stamps: who wrote it last, and who
-read it last. A stamp is `epoch * 64 + warp + 1`; the epoch grows at each barrier of the block. A
-stamp of this epoch by another warp is a race. 0 is never written; a negative stamp is an
-asynchronous copy under way.
+read it last. A stamp says, from its highest bits: the epoch of the block, which grows at each of
+its barriers; the warp plus 1; the round of the thread, which grows at each `bar.warp.sync` too; and
+the lane. What was done in an earlier epoch, in an earlier round of the own warp, or by oneself,
+comes before; anything else is a race. 0 is never written; a negative stamp is a copy under way.
 """
 
 import numpy as np
@@ -17,9 +18,11 @@ from .errors import (
 from .frame import Geometry
 from .kinds import Array
 
-_EPOCH = 64
-_SEVERAL = 63
-_ATOMIC = 62
+_EPOCH, _WARP, _ROUND = np.int64(1 << 40), np.int64(1 << 34), np.int64(1 << 6)
+_LANE = np.int64(63)
+# In place of a lane: several of a warp. In place of a warp: several, or atomic operations.
+_LANES = np.int64(32)
+_ATOMIC, _WARPS = np.int64(62), np.int64(63)
 
 
 class Shared:
@@ -33,17 +36,21 @@ class Shared:
         lanes = np.arange(blocks * geometry.padded)
         self.data = np.full(blocks * stride, 0xFF, np.uint8)
         self.base = lanes // geometry.padded * stride
-        self.code = (lanes % geometry.padded // 32 + 1).astype(np.int32)
-        self.floor = np.full(len(lanes), _EPOCH, np.int32)
-        self.written = np.zeros(len(self.data) // granule, np.int32)
-        self.read = np.zeros(len(self.data) // granule, np.int32)
+        # Of each lane: the first stamp of its epoch, and the stamp that it would give now.
+        self.floor = np.full(len(lanes), _EPOCH)
+        self.me = self.floor + (lanes % geometry.padded // 32 + 1) * _WARP + lanes % 32
+        self.written = np.zeros(len(self.data) // granule, np.int64)
+        self.read = np.zeros(len(self.data) // granule, np.int64)
 
     def barrier(self, lanes: Array | None) -> None:
         """All threads of the blocks that these lanes (booleans; None: all) are of have met."""
-        if lanes is None:
-            self.floor = self.floor + np.int32(_EPOCH)
-        else:
-            self.floor = np.where(lanes, self.floor + np.int32(_EPOCH), self.floor)
+        step = _EPOCH if lanes is None else np.where(lanes, _EPOCH, np.int64(0))
+        self.floor = self.floor + step
+        self.me = self.me + step
+
+    def warp_barrier(self, lanes: Array | None) -> None:
+        """Threads of a warp have met, for each of these lanes (None: all)."""
+        self.me = self.me + (_ROUND if lanes is None else np.where(lanes, _ROUND, np.int64(0)))
 
     # -- where
 
@@ -76,87 +83,116 @@ class Shared:
             return first, lanes
         return (first[:, None] + np.arange(count)).reshape(-1), np.repeat(lanes, count)
 
-    # -- what
+    # -- in which order
 
-    def note_read(self, lanes: Array, places: Array, size: int) -> None:
-        """Checks a read. Raises: UninitialisedReadError, SharedRaceError."""
+    def _before(self, stamps: Array, floor: Array, me: Array) -> Array:
+        """Whether what the stamps tell of comes before what these lanes do now."""
+        fine = (stamps >= 0) & (stamps < floor)
+        if np.count_nonzero(fine) == len(fine):
+            return fine
+        own = (stamps & -_WARP) == (me & -_WARP)
+        return fine | (own & (stamps < (me & -_ROUND))) | (stamps == me)
+
+    def note_read(self, lanes: Array, places: Array, size: int, *, shares: bool = False) -> None:
+        """Checks a read; `shares` says that the whole warp gets what a lane reads.
+
+        Raises: UninitialisedReadError, SharedRaceError.
+        """
         at, lanes = self._granules(lanes, places, size)
-        floor = self.floor[lanes]
-        me = floor + self.code[lanes]
-        stamp = self.written[at]
-        fine = ((stamp > 0) & (stamp < floor)) | (stamp == me)
+        floor, me = self.floor[lanes], self.me[lanes]
+        if shares:
+            me = (me & -_ROUND) | _LANES
+        stamps = self.written[at]
+        fine = self._before(stamps, floor, me) & (stamps != 0)
         if np.count_nonzero(fine) != len(fine):
-            self._refuse_read(lanes, at, stamp, int(np.flatnonzero(~fine)[0]))
+            self._refuse(lanes, at, stamps, fine, does="reads")
         old = self.read[at]
-        new = np.where((old < floor) | (old == me), me, floor + np.int32(_SEVERAL))
+        new = me
+        clash = (old >= floor) & (old != me)
+        if np.count_nonzero(clash):
+            new = np.where(clash, _joined(old, me), me)
         self.read[at] = new
-        missed = self.read[at] != new
-        if np.count_nonzero(missed):
-            self.read[at[missed]] = (floor + np.int32(_SEVERAL))[missed]
-
-    def _refuse_read(self, lanes: Array, at: Array, stamps: Array, bad: int) -> None:
-        where = f"{self._address(int(lanes[bad]), int(at[bad]))}, {self.who(int(lanes[bad]))}"
-        if stamps[bad] == 0:
-            raise UninitialisedReadError(f"nothing was written to {where}")
-        raise SharedRaceError(f"{self._other(int(stamps[bad]))} {where}, which reads it")
-
-    def _address(self, lane: int, granule: int) -> str:
-        return f"shared address {granule * self.granule - int(self.base[lane])}"
-
-    def _other(self, stamp: int) -> str:
-        if stamp < 0:
-            return f"an asynchronous copy of warp {-stamp - 1}, not waited for, writes"
-        code = stamp % _EPOCH
-        if code == _ATOMIC:
-            return "since the last barrier an atomic operation wrote"
-        return f"since the last barrier warp {code - 1} wrote"
+        left = self.read[at]
+        clash = left != new
+        if np.count_nonzero(clash):
+            at, left, new = at[clash], left[clash], new[clash]
+            self.read[at] = _joined(left, new)
+            # Where lanes of several warps read, the last one may have hidden the others.
+            apart = (left & -_WARP) != (new & -_WARP)
+            self.read[at[apart]] = _several(new[apart])
 
     def note_write(self, lanes: Array, places: Array, size: int, *, copy: bool = False) -> None:
         """Checks a write; `copy` is one that is still under way. Raises: SharedRaceError."""
         at, lanes = self._granules(lanes, places, size)
-        floor = self.floor[lanes]
-        code = self.code[lanes]
-        me = floor + code
-        stamp, read = self.written[at], self.read[at]
-        fine = ((stamp >= 0) & (stamp < floor)) | (stamp == me)
-        if np.count_nonzero(fine) != len(fine):
-            bad = int(np.flatnonzero(~fine)[0])
-            where = f"{self._address(int(lanes[bad]), int(at[bad]))}, {self.who(int(lanes[bad]))}"
-            raise SharedRaceError(f"{self._other(int(stamp[bad]))} {where}, which writes it")
-        fine = (read < floor) | (read == me)
-        if np.count_nonzero(fine) != len(fine):
-            bad = int(np.flatnonzero(~fine)[0])
-            where = f"{self._address(int(lanes[bad]), int(at[bad]))}, {self.who(int(lanes[bad]))}"
-            raise SharedRaceError(
-                f"since the last barrier another warp read {where}, which writes it"
-            )
-        new = -code if copy else me
+        floor, me = self.floor[lanes], self.me[lanes]
+        for stamps, what in ((self.written[at], "wrote"), (self.read[at], "read")):
+            fine = self._before(stamps, floor, me)
+            if np.count_nonzero(fine) != len(fine):
+                self._refuse(lanes, at, stamps, fine, does="writes", did=what)
+        new = -((me // _WARP & _LANE) * 64 + (me & _LANE)) if copy else me
         self.written[at] = new
-        missed = self.written[at] != new
-        if np.count_nonzero(missed):
-            bad = int(np.flatnonzero(missed)[0])
-            where = f"{self._address(int(lanes[bad]), int(at[bad]))}, {self.who(int(lanes[bad]))}"
-            raise SharedRaceError(f"another warp writes at the same time {where}")
+        left = self.written[at]
+        clash = left != new
+        if np.count_nonzero(clash):
+            fine = ~clash if copy else (left & -_WARP) == (new & -_WARP)
+            if np.count_nonzero(fine) != len(fine):
+                self._refuse(lanes, at, left, fine, does="writes at the same time")
+            self.written[at[clash]] = (new & -_ROUND | _LANES)[clash]
 
     def land(self, lanes: Array, places: Array, size: int) -> None:
         """An asynchronous copy has been waited for."""
         at, lanes = self._granules(lanes, places, size)
-        self.written[at] = self.floor[lanes] + self.code[lanes]
+        self.written[at] = self.me[lanes]
 
     def note_atomic(self, lanes: Array, places: Array, size: int) -> None:
         """Checks an atomic operation. Raises: SharedRaceError, UninitialisedReadError."""
         at, lanes = self._granules(lanes, places, size)
-        floor = self.floor[lanes]
-        me, atomic = floor + self.code[lanes], floor + np.int32(_ATOMIC)
-        stamp, read = self.written[at], self.read[at]
-        fine = ((stamp > 0) & (stamp < floor)) | (stamp == me) | (stamp == atomic)
+        floor, me = self.floor[lanes], self.me[lanes]
+        atomic = (floor & -_EPOCH) + _ATOMIC * _WARP
+        stamps = self.written[at]
+        fine = (self._before(stamps, floor, me) & (stamps != 0)) | (stamps == atomic)
         if np.count_nonzero(fine) != len(fine):
-            self._refuse_read(lanes, at, stamp, int(np.flatnonzero(~fine)[0]))
-        fine = (read < floor) | (read == me)
+            self._refuse(lanes, at, stamps, fine, does="reads and writes")
+        stamps = self.read[at]
+        fine = self._before(stamps, floor, me)
         if np.count_nonzero(fine) != len(fine):
-            bad = int(np.flatnonzero(~fine)[0])
-            where = f"{self._address(int(lanes[bad]), int(at[bad]))}, {self.who(int(lanes[bad]))}"
-            raise SharedRaceError(
-                f"since the last barrier another warp read {where}, which writes it"
-            )
+            self._refuse(lanes, at, stamps, fine, does="reads and writes", did="read")
         self.written[at] = atomic
+
+    def _refuse(
+        self, lanes: Array, at: Array, stamps: Array, fine: Array, *, does: str, did: str = "wrote"
+    ) -> None:
+        bad = int(np.flatnonzero(~fine)[0])
+        lane, stamp = int(lanes[bad]), int(stamps[bad])
+        address = int(at[bad]) * self.granule - int(self.base[lane])
+        where = f"shared address {address}, {self.who(lane)}"
+        if not stamp:
+            raise UninitialisedReadError(f"nothing was written to {where}")
+        raise SharedRaceError(f"{_told(stamp, int(self.me[lane]), did)} {where}, which {does} it")
+
+
+def _several(stamps: Array) -> Array:
+    """The stamps of several warps, in the same epoch."""
+    return (stamps & -_EPOCH) + _WARPS * _WARP
+
+
+def _joined(old: Array, new: Array) -> Array:
+    """The stamp of two readers of one epoch."""
+    same_round = (old & -_ROUND) == (new & -_ROUND)
+    same_warp = (old & -_WARP) == (new & -_WARP)
+    several = np.where(same_round, (new & -_ROUND) | _LANES, np.maximum(old, new))
+    return np.where(same_warp, several, _several(new))
+
+
+def _told(stamp: int, me: int, did: str) -> str:
+    """Who left a stamp, in words."""
+    if stamp < 0:
+        return f"an asynchronous copy of warp {-stamp // 64 - 1}, not waited for, writes"
+    warp = stamp // int(_WARP) & 63
+    if warp == _ATOMIC:
+        return "since the last barrier an atomic operation wrote"
+    if warp == _WARPS:
+        return f"since the last barrier several warps {did}"
+    if warp == me // int(_WARP) & 63:
+        return f"since the last bar.warp.sync another thread of the warp {did}"
+    return f"since the last barrier warp {warp - 1} {did}"

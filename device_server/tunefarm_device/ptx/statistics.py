@@ -88,9 +88,10 @@ class Statistics:
 
 
 class Recorder:
-    """Counts sectors and wavefronts while a launch runs."""
+    """Counts sectors and wavefronts while a launch runs; a block takes `padded` lanes."""
 
-    def __init__(self) -> None:
+    def __init__(self, padded: int) -> None:
+        self.padded = padded
         self.accesses: dict[tuple[int, str], Access] = {}
 
     def _access(self, at: Instruction | None, space: str) -> Access:
@@ -113,21 +114,36 @@ class Recorder:
             access.transactions += requests
             return
         keys = (warps.astype(np.uint64) << np.uint64(43)) | (addresses >> np.uint64(5))
-        access.transactions += len(np.unique(keys))
+        access.transactions += len(_distinct(keys))
 
     def in_shared(self, at: Instruction | None, lanes: Array, addresses: Array, size: int) -> None:
         """Lanes that ask for `size` bytes each; wider accesses go by half and quarter warps."""
         access = self._access(at, "shared")
+        times = 1
+        count = len(lanes) // self.padded
+        if count > 1 and count * self.padded == int(lanes[-1] - lanes[0]) + 1 == len(lanes):
+            rows = addresses.reshape(count, self.padded)
+            if (rows == rows[0]).all():
+                # All blocks ask for the same places, as they do in most kernels.
+                times, lanes, addresses = count, lanes[: self.padded], rows[0]
         words = max(1, size // 4)
         phases = lanes // (32 // words)
-        access.requests += int(np.count_nonzero(np.bincount(lanes >> 5)))
-        access.bytes += len(lanes) * size
+        access.requests += times * int(np.count_nonzero(np.bincount(lanes >> 5)))
+        access.bytes += times * len(lanes) * size
         first = addresses.astype(np.int64) >> 2
         asked = first[:, None] + np.arange(words) if words > 1 else first[:, None]
-        keys = np.unique((phases[:, None].astype(np.int64) << 32) | asked)
+        keys = _distinct((phases[:, None].astype(np.int64) << 32) | asked)
         phase, bank = keys >> 32, keys & (BANKS - 1)
         places = BANKS * (int(phase.max()) + 1)
         per_bank = np.bincount(phase * BANKS + bank, minlength=places)
         worst = per_bank.reshape(-1, BANKS).max(1)
-        access.transactions += int(worst.sum())
-        access.ideal += int(np.count_nonzero(worst))
+        access.transactions += times * int(worst.sum())
+        access.ideal += times * int(np.count_nonzero(worst))
+
+
+def _distinct(keys: Array) -> Array:
+    """Every key once, in order."""
+    ordered = np.sort(keys, axis=None)
+    fresh = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
+    return ordered[fresh]

@@ -434,11 +434,13 @@ def test_sectors_conflicts_and_instructions_are_counted() -> None:
   ld.global.b32 %r12, [%rd0];
   mul.wide.u32 %rd5, %r0, 4; add.s64 %rd6, %rd5, %rd0;
   ld.global.b32 %r13, [%rd6+16];
-  mad.lo.u32 %r4, %r0, 4, %r3; st.shared.b32 [%r4], %r10;
-  mad.lo.u32 %r4, %r0, 8, %r3; st.shared.b32 [%r4], %r10;
-  mad.lo.u32 %r4, %r0, 128, %r3; st.shared.b32 [%r4], %r10;
+  mad.lo.u32 %r4, %r0, 4, %r3; st.shared.b32 [%r4], %r10; bar.warp.sync -1;
+  mad.lo.u32 %r4, %r0, 8, %r3; st.shared.b32 [%r4], %r10; bar.warp.sync -1;
+  mad.lo.u32 %r4, %r0, 128, %r3; st.shared.b32 [%r4], %r10; bar.warp.sync -1;
   mad.lo.u32 %r4, %r0, 16, %r3; st.shared.v4.b32 [%r4], {%r10, %r10, %r10, %r10};
+  bar.warp.sync -1;
   mad.lo.u32 %r4, %r0, 2, %r3; cvt.u16.u32 %h1, %r0; st.shared.b16 [%r4], %h1;
+  bar.warp.sync -1;
   ld.shared.b32 %r14, [%r3];
   bar.sync 0;
 """

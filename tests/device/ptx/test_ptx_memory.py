@@ -151,11 +151,20 @@ def test_a_barrier_lets_another_warp_read() -> None:
         ("st.shared.b32 [%r4], %r0; xor.b32 %r5, %r0, 32; mad.lo.u32 %r5, %r5, 4, %r3;"
          " ld.shared.b32 %r10, [%r5];", ptx.SharedRaceError, "warp 1 wrote shared address 128"),
         ("st.shared.b32 [%r4], %r0; bar.sync 0; ld.shared.b32 %r10, [%r3];"
-         " st.shared.b32 [%r4], %r10;", ptx.SharedRaceError, "another warp read"),
+         " st.shared.b32 [%r4], %r10;", ptx.SharedRaceError, "several warps read"),
         ("setp.eq.u32 %p1, %r0, 5; setp.ge.u32 %p2, %r0, 32; @%p1 st.shared.b32 [%r3], 0;"
          " bar.sync 0; ld.shared.b32 %r10, [%r3]; @%p2 st.shared.b32 [%r3], 3;",
-         ptx.SharedRaceError, "another warp read"),
-        ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "same time"),
+         ptx.SharedRaceError, "several warps read"),
+        ("st.shared.b32 [%r4], %r0; xor.b32 %r5, %r0, 1; mad.lo.u32 %r5, %r5, 4, %r3;"
+         " ld.shared.b32 %r10, [%r5];", ptx.SharedRaceError,
+         "since the last bar.warp.sync another thread of the warp wrote shared address 4"),
+        ("st.shared.b32 [%r4], %r0; xor.b32 %r5, %r0, 1; mad.lo.u32 %r5, %r5, 4, %r3;"
+         " bar.warp.sync -1; ld.shared.b32 %r10, [%r5]; st.shared.b32 [%r4], %r10;",
+         ptx.SharedRaceError, "since the last bar.warp.sync another thread of the warp read"),
+        ("st.shared.b32 [%r4], %r0; bar.warp.sync -1; xor.b32 %r5, %r0, 32;"
+         " mad.lo.u32 %r5, %r5, 4, %r3; ld.shared.b32 %r10, [%r5];",
+         ptx.SharedRaceError, "warp 1 wrote shared address 128"),
+        ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "at the same time"),
         ("ld.shared.b32 %r10, [%r4];", ptx.UninitialisedReadError, "shared address 0"),
         ("and.b32 %r5, %r0, 32; add.u32 %r5, %r5, %r3; st.shared.b32 [%r5], %r0;"
          " mov.u32 %r10, 0;", ptx.SharedRaceError, "different values to one address"),
@@ -170,6 +179,21 @@ def test_what_a_gpu_would_not_notice_is_an_error(
 ) -> None:
     with pytest.raises(error, match=words):
         shared(body)
+
+
+def test_a_warp_is_put_in_order_by_its_own_barrier() -> None:
+    got = shared("""
+  st.shared.b32 [%r4], %r0;
+  bar.warp.sync -1;
+  xor.b32 %r5, %r0, 31; mad.lo.u32 %r5, %r5, 4, %r3;
+  ld.shared.b32 %r10, [%r5];
+  bar.warp.sync -1;
+  st.shared.b32 [%r4], %r10;
+  bar.sync 0;
+  xor.b32 %r5, %r0, 32; mad.lo.u32 %r5, %r5, 4, %r3;
+  ld.shared.b32 %r10, [%r5];
+  ld.shared.b32 %r10, [%r5];""")
+    assert got.tolist() == [n ^ 63 for n in range(64)]
 
 
 def test_halves_beside_each_other_are_no_race() -> None:
@@ -195,6 +219,7 @@ def test_generic_addresses_reach_shared_local_and_global_memory() -> None:
   st.b32 [%rd5], %r0;
   add.s32 %r5, %r0, 100;
   st.b32 [%rd6+8], %r5;
+  bar.warp.sync -1;
   ld.local.b32 %r6, [l+8];
   ld.shared.b32 %r7, [s];
   setp.lt.u32 %p1, %r0, 10;
@@ -286,6 +311,18 @@ def test_waiting_for_all_but_the_newest_group_lands_the_older() -> None:
         copied(COPY + second + "ld.shared.b32 %r10, [%r4+256];")
     got = copied(COPY + second + "cp.async.wait_all; ld.shared.b32 %r10, [%r4+256];")
     assert got.tolist() == [n + 7 for n in range(64)]
+
+
+def test_a_copy_that_ignores_its_source_writes_zeros_and_reads_nothing() -> None:
+    body = """
+  mul.wide.u32 %rd20, %r0, 4; add.s64 %rd20, %rd20, %rd0; setp.ge.u32 %p1, %r0, 60;
+  @%p1 add.s64 %rd20, %rd20, 1048576;
+  cp.async.ca.shared.global [%r4], [%rd20], 4, %p1;
+  cp.async.commit_group; cp.async.wait_group 0; ld.shared.b32 %r10, [%r4];
+"""
+    assert copied(body).tolist() == [n + 7 if n < 60 else 0 for n in range(64)]
+    with pytest.raises(ptx.IllegalAddressError):
+        copied(body.replace("4, %p1", "4, !%p1"))
 
 
 def test_a_copy_of_fewer_bytes_than_it_fills_adds_zeros_and_reads_no_more() -> None:

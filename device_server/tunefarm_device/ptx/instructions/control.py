@@ -57,7 +57,7 @@ def barrier(r: Reader) -> Decoded:
         r.choose("sync")
         members = r.source(U32)
         r.done()
-        return Sync(lambda f: None, members)
+        return Sync(lambda f: f.shared.warp_barrier(f.mask), members)
     r.flag("cta")
     r.flag("aligned")
     what = r.choose("sync", "arrive")

@@ -169,7 +169,7 @@ def ldmatrix(r: Reader) -> Decoded:
 
     def step(f: Frame) -> None:
         lanes, places, warps = tiles.rows(f)
-        f.shared.note_read(lanes, places, 16)
+        f.shared.note_read(lanes, places, 16, shares=True)
         halves = f.shared.data.view(np.uint16)[(places // 2)[:, None] + np.arange(8)]
         matrices = halves.reshape(len(warps), tiles.count, 8, 8)
         if tiles.turned:
