@@ -11,7 +11,8 @@ from tunefarm_compiler.gpu.assemble import ptxas
 needs_ptxas = pytest.mark.skipif(not ptxas(), reason="there is no ptxas on this machine")
 LARGE = (
     "add:n=100003", "softmax:m=5,n=4099", "softmax:m=3,n=4096,dtype=float16",
-    "layer_norm:m=7,n=2048,dtype=bfloat16", "sum:m=3,n=40000", "sum:m=5003,n=3,axis=0",
+    "layer_norm:m=7,n=2048,dtype=bfloat16", "sum:m=3,n=70001", "sum:m=20011,n=3,axis=0",
+    "max:m=1,n=65536,dtype=int8",
     "transpose:m=131,n=257,b=2,dtype=float16", "matmul:m=131,n=67,k=257",
     "max_pool2d:c=64,h=28,w=28,r=3,s=3,stride=2,pad=1",
 )  # fmt: skip
