@@ -1,5 +1,6 @@
 """Every operator and type on GPUs: ptxas takes it, and its answers are numpy's."""
 
+import os
 import random
 
 import gpu_kernels as kernels
@@ -35,7 +36,7 @@ def test_answers_are_numpys():
 
 
 def test_answers_by_random_schedules():
-    found = kernels.several("sm_90", 3, draws=1, every=3)
+    found = kernels.several("sm_90", 3, draws=1, every=6)
     assert kernels.wrong(found, "sm_90") == []
 
 
@@ -50,7 +51,7 @@ def test_answers_of_larger_ones():
 @pytest.mark.kernels
 @pytest.mark.parametrize(("name", "dtype"), cases.kinds())
 def test_a_hundred_random_schedules(name, dtype):
-    seed = random.randrange(1 << 32)
+    seed = int(os.environ.get("KERNELS_SEED") or random.randrange(1 << 32))
     print(f"{name} {dtype}: seed {seed}")
     for number, target in enumerate(kernels.TARGETS):
         rng, found = random.Random(seed + number), []
