@@ -194,6 +194,14 @@ def _team(length: int, lanes: int, rows: int) -> int:
     return min(max(WARP, wanted), 1024 if rows < BUSY // 1024 else THREADS)
 
 
+def _side(team: int, rows: int) -> int:
+    """Rows of a block: no more than leave enough blocks."""
+    side = max(1, THREADS // team)
+    while side > 1 and rows < side * BLOCKS:
+        side //= 2
+    return side
+
+
 def _sums(stage: Stage) -> Schedule:
     """Rows summed by teams of threads."""
     *outer, last = stage.axes
@@ -201,7 +209,7 @@ def _sums(stage: Stage) -> Schedule:
     lanes = width(stage, inner)
     rows = math.prod(axis.extent for axis in stage.axes)
     team = _team(inner.extent, lanes, rows)
-    side = min(max(1, THREADS // team), power(last.extent))
+    side = min(_side(team, rows), power(last.extent))
     loops = [(axis.name, 1, "block") for axis in outer]
     loops += [(last.name, side, "block"), *([(last.name, 1, "thread")] if side > 1 else [])]
     loops += [(inner.name, team * lanes, ""), (inner.name, lanes, "thread")]
@@ -249,8 +257,9 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
     rows, inner = last.axes[:depth], last.axes[depth:]
     length = math.prod(axis.extent for axis in inner) or 1
     lanes = width(last, last.axes[-1]) if inner else 1
-    team = _team(length, lanes, math.prod(axis.extent for axis in rows))
-    side = min(max(1, THREADS // team), power(rows[-1].extent))
+    count = math.prod(axis.extent for axis in rows)
+    team = _team(length, lanes, count)
+    side = min(_side(team, count), power(rows[-1].extent))
     # Rows that are read more than once are copied, and what is read twice is kept, where it fits.
     room = min(ROW_BYTES, spec.shared_bytes // 2)
     names = [

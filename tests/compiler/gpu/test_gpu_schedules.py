@@ -9,7 +9,7 @@ from tunefarm_compiler.codegen import assembly, lowered
 from tunefarm_compiler.gpu import assemble, compile_function
 from tunefarm_compiler.schedule import Attach, Pack
 from tunefarm_proto.bundle import choose_library
-from tunefarm_proto.errors import BuildFailedError, InvalidScheduleError
+from tunefarm_proto.errors import BuildFailedError, InvalidScheduleError, UnknownTargetError
 from tunefarm_proto.v1 import common_pb2 as pb
 
 needs_ptxas = pytest.mark.skipif(not assemble.ptxas(), reason="there is no ptxas on this machine")
@@ -142,6 +142,17 @@ def test_a_schedule_for_the_other_kind_of_device_is_refused():
         build(parsed, "rasp4b", SQUARE)
     with pytest.raises(InvalidScheduleError, match="says nothing of blocks and threads"):
         build(parsed, "sm_80", default_schedule(parsed, targets.resolve("rasp4b")))
+
+
+def test_a_gpu_is_named_by_its_level_alone():
+    with pytest.raises(UnknownTargetError, match="those of its level"):
+        targets.resolve("h100+nosm_90")
+    newest = pb.Target(
+        triple="nvptx64-nvidia-cuda",
+        cpu="sm_103",
+        features=[*targets.resolve("b200").features, "cubin_10", "sm_103a"],
+    )
+    assert targets.from_device(newest) == targets.resolve("sm_100")
 
 
 def test_accesses_of_sixteen_bytes():
