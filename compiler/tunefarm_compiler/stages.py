@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.copied import from_copies
+from tunefarm_compiler.parts import parted
 from tunefarm_compiler.te import (
     Axis,
     Compute,
@@ -70,7 +71,7 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
 
     Tensors not in `kept` are inlined into what reads them. Raises: InvalidScheduleError.
     """
-    output = _cached(output, kept)
+    output = parted(_cached(output, kept), kept)
     stages: dict[str, Stage] = {}
 
     def visit(tensor: Tensor) -> None:

@@ -270,6 +270,11 @@ def resolve(name: str) -> TargetSpec:
     else:
         raise UnknownTargetError(f"no target {plain!r}", _nearest(plain, NAMES))
     features = set(spec.features)
+    if changes and spec.gpu:
+        raise UnknownTargetError(
+            f"target {name}: a GPU's instructions are those of its level",
+            f"name an earlier one, as in {GPU_LEVELS[1]}",
+        )
     for change in changes:
         off = change not in USED_FEATURES[spec.arch] and change.startswith("no")
         feature = change.removeprefix("no") if off else change

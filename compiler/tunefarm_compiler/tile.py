@@ -14,6 +14,7 @@ from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.bounds import Ranges, decide, segments
 from tunefarm_compiler.clip import branches, clipped, limits, moving, parted
 from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask
+from tunefarm_compiler.parts import identity
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
@@ -22,13 +23,6 @@ from tunefarm_compiler.values import Values
 
 RARE = 8  # an axis so many tiles long has few steps in its rest
 LINE = 64  # bytes that a prefetch brings
-IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
-_LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
-
-
-def identity(op: str, dtype: str) -> float:
-    """What changes nothing in a reduction."""
-    return _LIMITS.get(op, {}).get(dtype, IDENTITY[op])
 
 
 def spans(

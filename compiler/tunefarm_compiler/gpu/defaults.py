@@ -11,6 +11,7 @@ from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.gpu import contracts
 from tunefarm_compiler.gpu.divide import power
+from tunefarm_compiler.parts import parts
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
@@ -23,6 +24,8 @@ SQUARE = 32  # side of what is turned in shared memory, in elements of four byte
 UNROLL = 16  # rounds of a loop over single elements that are written out
 LONG = 64  # steps of a sum that threads should share where there are few outputs
 BUSY = 1 << 15  # threads that keep a GPU busy
+BLOCKS = 512  # blocks of threads that do
+LONG_ROW = 1 << 13  # steps of a sum from which on parts of it are worth a launch
 ROW_BYTES = 32 << 10  # of a row that is worth keeping in shared memory
 
 # A loop with who runs it.
@@ -42,7 +45,7 @@ def loops(output: Tensor, spec: TargetSpec) -> Schedule:
     stages = kept(output)
     *before, last = plan(output, stages)
     if not before:
-        return nest(last, spec)
+        return _in_parts(output, last, spec) or nest(last, spec)
     rows = [_shared_axes(stage, last) for stage in before]
     if Shape(last, spec).contraction or 0 in rows:
         # Each stage in a launch of its own.
@@ -71,6 +74,27 @@ def nest(stage: Stage, spec: TargetSpec) -> Schedule:
     if turned := _turned(stage):
         return _by_squares(stage, *turned)
     return _stream(stage)
+
+
+def _in_parts(output: Tensor, stage: Stage, spec: TargetSpec) -> Schedule | None:
+    """A few long sums in two launches: parts of them by many blocks, then the sums of these."""
+    shape = Shape(stage, spec)
+    if stage.reduce is None or shape.contraction:
+        return None
+    across = shape.across()
+    along = stage.reduce_axes[-1] if across or not stage.axes else stage.axes[-1]
+    blocks = math.prod(axis.extent for axis in stage.axes)
+    if not across:
+        blocks = -(-blocks // (width(stage, along) * THREADS // WARP))
+    length = max(axis.extent for axis in stage.reduce_axes)
+    count = min(BLOCKS // blocks, length // (LONG_ROW if across else LONG_ROW // WARP))
+    if count < 2:
+        return None
+    # Parts of equal length need no conditions.
+    count = next((n for n in range(count, count // 2, -1) if not length % (n * WIDE)), count)
+    name = parts(output, count)
+    one, last = plan(output, [name])
+    return replace(nest(last, spec), stages=(Attach(name, 0, nest(one, spec)),))
 
 
 def made(loops: Iterable[Bound], lanes: int, unroll: int = 1, vector: str = "") -> Schedule:
@@ -170,6 +194,14 @@ def _team(length: int, lanes: int, rows: int) -> int:
     return min(max(WARP, wanted), 1024 if rows < BUSY // 1024 else THREADS)
 
 
+def _side(team: int, rows: int) -> int:
+    """Rows of a block: no more than leave enough blocks."""
+    side = max(1, THREADS // team)
+    while side > 1 and rows < side * BLOCKS:
+        side //= 2
+    return side
+
+
 def _sums(stage: Stage) -> Schedule:
     """Rows summed by teams of threads."""
     *outer, last = stage.axes
@@ -177,7 +209,7 @@ def _sums(stage: Stage) -> Schedule:
     lanes = width(stage, inner)
     rows = math.prod(axis.extent for axis in stage.axes)
     team = _team(inner.extent, lanes, rows)
-    side = min(max(1, THREADS // team), power(last.extent))
+    side = min(_side(team, rows), power(last.extent))
     loops = [(axis.name, 1, "block") for axis in outer]
     loops += [(last.name, side, "block"), *([(last.name, 1, "thread")] if side > 1 else [])]
     loops += [(inner.name, team * lanes, ""), (inner.name, lanes, "thread")]
@@ -225,8 +257,9 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
     rows, inner = last.axes[:depth], last.axes[depth:]
     length = math.prod(axis.extent for axis in inner) or 1
     lanes = width(last, last.axes[-1]) if inner else 1
-    team = _team(length, lanes, math.prod(axis.extent for axis in rows))
-    side = min(max(1, THREADS // team), power(rows[-1].extent))
+    count = math.prod(axis.extent for axis in rows)
+    team = _team(length, lanes, count)
+    side = min(_side(team, count), power(rows[-1].extent))
     # Rows that are read more than once are copied, and what is read twice is kept, where it fits.
     room = min(ROW_BYTES, spec.shared_bytes // 2)
     names = [

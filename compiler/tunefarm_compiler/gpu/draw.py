@@ -10,6 +10,7 @@ from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import kept
 from tunefarm_compiler.gpu.checks import check
 from tunefarm_compiler.gpu.defaults import Bound, width
+from tunefarm_compiler.parts import parts
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, inputs, plan
 from tunefarm_compiler.suit import suited
@@ -42,10 +43,13 @@ def draw(output: Tensor, spec: TargetSpec, pick: Pick) -> Schedule:
 def _drawn(output: Tensor, pick: Pick) -> Schedule:
     needed = kept(output)
     inner = [one.tensor for one in plan(output, needed) if one.tensor.name in needed]
+    last_sums = plan(output, needed)[-1].reduce is not None
     # What is no sum may as well be computed where it is read.
     sums = [one.tensor.name for one in plan(output, needed)[:-1] if one.reduce is not None]
     names = [t.name for t in inner if t.name in sums or pick((0, 1))]
     names += [copied(t).name for t in inputs(output) if not pick((0, 1, 2, 3))]
+    if last_sums and not pick((0, 1, 2, 3)):
+        names.append(parts(output, pick((2, 3, 8))))
     *before, last = plan(output, names)
     schedule = nest(last, pick, alone=True)
     binds = schedule.gpu.binds if schedule.gpu else ()

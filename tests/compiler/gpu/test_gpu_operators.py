@@ -1,5 +1,6 @@
 """Every operator and type on GPUs: ptxas takes it, and its answers are numpy's."""
 
+import os
 import random
 
 import gpu_kernels as kernels
@@ -11,7 +12,8 @@ from tunefarm_compiler.gpu.assemble import ptxas
 needs_ptxas = pytest.mark.skipif(not ptxas(), reason="there is no ptxas on this machine")
 LARGE = (
     "add:n=100003", "softmax:m=5,n=4099", "softmax:m=3,n=4096,dtype=float16",
-    "layer_norm:m=7,n=2048,dtype=bfloat16", "sum:m=3,n=40000", "sum:m=5003,n=3,axis=0",
+    "layer_norm:m=7,n=2048,dtype=bfloat16", "sum:m=3,n=70001", "sum:m=20011,n=3,axis=0",
+    "max:m=1,n=65536,dtype=int8",
     "transpose:m=131,n=257,b=2,dtype=float16", "matmul:m=131,n=67,k=257",
     "max_pool2d:c=64,h=28,w=28,r=3,s=3,stride=2,pad=1",
 )  # fmt: skip
@@ -34,7 +36,7 @@ def test_answers_are_numpys():
 
 
 def test_answers_by_random_schedules():
-    found = kernels.several("sm_90", 3, draws=1, every=3)
+    found = kernels.several("sm_90", 3, draws=1, every=6)
     assert kernels.wrong(found, "sm_90") == []
 
 
@@ -49,7 +51,7 @@ def test_answers_of_larger_ones():
 @pytest.mark.kernels
 @pytest.mark.parametrize(("name", "dtype"), cases.kinds())
 def test_a_hundred_random_schedules(name, dtype):
-    seed = random.randrange(1 << 32)
+    seed = int(os.environ.get("KERNELS_SEED") or random.randrange(1 << 32))
     print(f"{name} {dtype}: seed {seed}")
     for number, target in enumerate(kernels.TARGETS):
         rng, found = random.Random(seed + number), []

@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from tunefarm_compiler import Schedule, build, default_schedule, targets, te, workload
+from tunefarm_compiler import Schedule, build, default_schedule, defaults, targets, te, workload
 from tunefarm_compiler.binding import Gpu
 from tunefarm_compiler.codegen import assembly, lowered
-from tunefarm_compiler.gpu import assemble
+from tunefarm_compiler.gpu import assemble, compile_function
 from tunefarm_compiler.schedule import Attach, Pack
 from tunefarm_proto.bundle import choose_library
-from tunefarm_proto.errors import BuildFailedError, InvalidScheduleError
+from tunefarm_proto.errors import BuildFailedError, InvalidScheduleError, UnknownTargetError
 from tunefarm_proto.v1 import common_pb2 as pb
 
 needs_ptxas = pytest.mark.skipif(not assemble.ptxas(), reason="there is no ptxas on this machine")
@@ -144,6 +144,17 @@ def test_a_schedule_for_the_other_kind_of_device_is_refused():
         build(parsed, "sm_80", default_schedule(parsed, targets.resolve("rasp4b")))
 
 
+def test_a_gpu_is_named_by_its_level_alone():
+    with pytest.raises(UnknownTargetError, match="those of its level"):
+        targets.resolve("h100+nosm_90")
+    newest = pb.Target(
+        triple="nvptx64-nvidia-cuda",
+        cpu="sm_103",
+        features=[*targets.resolve("b200").features, "cubin_10", "sm_103a"],
+    )
+    assert targets.from_device(newest) == targets.resolve("sm_100")
+
+
 def test_accesses_of_sixteen_bytes():
     for text, loads, stores in (
         ("add:n=4096", "ld.global.nc.v4.b32", "st.global.v4.b32"),
@@ -188,14 +199,20 @@ def test_a_stage_of_its_own_is_a_launch_of_its_own():
     r, k = te.reduce_axis("r", 48), te.reduce_axis("k", 64)
     total = te.compute("T", (("i", 64),), lambda i: te.sum_of(a[i, r], r))
     output = te.compute("C", (("j", 48),), lambda j: te.sum_of(a[k, j] * total[k], k))
-    from tunefarm_compiler import defaults
-    from tunefarm_compiler.gpu import compile_function
-
     spec = targets.resolve("sm_80")
     code = compile_function("f", output, defaults.default(output, spec), spec)
     first, second = code.launches
     assert code.scratch_bytes == (256,)
     assert first.arguments == (0, 2) and sorted(second.arguments) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["sum:m=1,n=1000000", "max:m=300000,n=5,axis=0,dtype=int8"])
+def test_a_few_long_sums_take_two_launches(text):
+    parsed, spec = workload.parse(text), targets.resolve("h100")
+    code = compile_function("f", parsed.output, default_schedule(parsed, spec), spec)
+    first, second = code.launches
+    assert first.grid[0] >= 64 and first.arguments == (0, 2)
+    assert second.arguments == (2, 1)
 
 
 def test_the_loops_are_shown():
