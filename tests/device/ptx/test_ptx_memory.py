@@ -288,6 +288,18 @@ def test_waiting_for_all_but_the_newest_group_lands_the_older() -> None:
     assert got.tolist() == [n + 7 for n in range(64)]
 
 
+def test_a_copy_that_ignores_its_source_writes_zeros_and_reads_nothing() -> None:
+    body = """
+  mul.wide.u32 %rd20, %r0, 4; add.s64 %rd20, %rd20, %rd0; setp.ge.u32 %p1, %r0, 60;
+  @%p1 add.s64 %rd20, %rd20, 1048576;
+  cp.async.ca.shared.global [%r4], [%rd20], 4, %p1;
+  cp.async.commit_group; cp.async.wait_group 0; ld.shared.b32 %r10, [%r4];
+"""
+    assert copied(body).tolist() == [n + 7 if n < 60 else 0 for n in range(64)]
+    with pytest.raises(ptx.IllegalAddressError):
+        copied(body.replace("4, %p1", "4, !%p1"))
+
+
 def test_a_copy_of_fewer_bytes_than_it_fills_adds_zeros_and_reads_no_more() -> None:
     body = """
   mul.wide.u32 %rd20, %r0, 16; add.s64 %rd20, %rd20, %rd0;

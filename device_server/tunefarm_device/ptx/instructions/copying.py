@@ -6,8 +6,8 @@ from ..access import Request, load, shared_places
 from ..decode import Decoded, Reader, handles
 from ..errors import UnsupportedError
 from ..frame import Frame
-from ..kinds import KINDS, U32, Array
-from ..syntax import Immediate
+from ..kinds import KINDS, PRED, U32, Array
+from ..syntax import Immediate, Name, Negated
 from .memory import note_granule, offset_of, place
 
 _B8 = KINDS["b8"]
@@ -38,7 +38,7 @@ def _constant(r: Reader) -> int:
 
 
 def _copy(r: Reader) -> Decoded:
-    """cp.async.{ca,cg}.shared.global [to], [from], size{, source size}."""
+    """cp.async.{ca,cg}.shared.global [to], [from], size{, source size or whether it is ignored}."""
     cached = r.choose("ca", "cg")
     r.choose("shared", "shared::cta")
     r.choose("global")
@@ -46,7 +46,11 @@ def _copy(r: Reader) -> Decoded:
     to, to_offset, to_kind = r.address()
     source, from_offset, from_kind = r.address()
     size = _constant(r)
-    given = r.source(U32) if r.operands else -1
+    given, ignored = -1, (-1, False)
+    if r.operands and _is_predicate(r):
+        ignored = r.predicate()
+    elif r.operands:
+        given = r.source(U32)
     r.done()
     if size not in (4, 8, 16) or (cached == "cg" and size != 16):
         raise UnsupportedError(f"cp.async.{cached} of {size} bytes")
@@ -60,6 +64,8 @@ def _copy(r: Reader) -> Decoded:
         lanes = f.active()
         every = f.lane_numbers() if lanes is None else lanes
         lengths = None if given < 0 else f.full(given)[every]
+        if ignored[0] >= 0:
+            lengths = np.where(f.full(ignored[0])[every] != ignored[1], 0, size)
         addresses = np.broadcast_to(place(f, source, shifts[1], lanes), (len(every),))
         asked = Request("global", every, addresses, kind, count)
         data = _fetch(f, asked, lengths)
@@ -68,6 +74,13 @@ def _copy(r: Reader) -> Decoded:
         f.copies.start(every, places, data)
 
     return step
+
+
+def _is_predicate(r: Reader) -> bool:
+    operand = r.operands[0]
+    if isinstance(operand, Negated):
+        return True
+    return isinstance(operand, Name) and r.register(operand).kind is PRED
 
 
 def _fetch(f: Frame, asked: Request, lengths: Array | None) -> Array:
