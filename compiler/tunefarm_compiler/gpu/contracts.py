@@ -23,6 +23,8 @@ MOST_SPLIT = 16
 TRIES = 200
 TENSOR_RATE = 8  # products of tensor cores in the time of one multiply-add of all threads
 PLAIN, APART = 2, 8  # instructions around a copy, and around one whose address is taken apart
+ROOM = 128 << 10  # bytes of shared memory for four stages of two blocks, or three deep ones of one
+ALONE = 128 * 256  # sums of a block whose registers leave room for no other
 MOST_COPIES = 16  # of each thread, of each factor and block
 
 
@@ -159,10 +161,12 @@ def _copied(factor: Factor, side: int) -> float:
 
 
 def _contract(found: Product, size: Size, split: int, kind: str, spec: TargetSpec) -> Contract:
-    depth = _depth(found, kind, spec)
+    depth, much = _depth(found, kind, spec), spec.shared_bytes > ROOM
+    stages = 2 if level(spec) < 80 else 4 if much else 3
+    if kind and much and size.rows * size.columns >= ALONE and found.k.total >= 8 * depth:
+        depth, stages = 2 * depth, 3
     deep = -(-found.k.total // depth)
     rounds = -(-deep // split)
-    stages = 2 if level(spec) < 80 else 4 if spec.shared_bytes > 128 << 10 else 3
     if not kind:
         stages = min(3, stages)
     warps = size.warps

@@ -7,16 +7,12 @@ apart for each block. Outside of a window or of the tensor zeros are written and
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
-
-from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.gpu import instructions as ptx
 from tunefarm_compiler.gpu.products import Factor, Flat
 from tunefarm_compiler.gpu.shared import PIECE, Spot, Tile
 
-INDICES = 1 << 31
 NEAR = 1 << 23  # bytes that an instruction adds to an address
 LANES = 8  # of a warp along k, where single elements change places: 32 bytes of a line
 
@@ -82,8 +78,6 @@ class Copies:
         self.asynchronous &= (self.straight or self.count == 1) and self.bytes_at_once >= 4
         self.tail_side = factor.side.total % region.side != 0
         self.tail_k = factor.k.total != region.depth * region.rounds
-        if self.k_step is None or self.side_step is None:
-            _check_indices(factor)
 
     @cached_property
     def k_step(self) -> int | None:
@@ -353,15 +347,6 @@ class Copies:
             word, bit = words[number * self.size // 4], 8 * (number * self.size % 4)
             found.append(widened(self.emit, word, bit, self.factor.dtype))
         return found, 4
-
-
-def _check_indices(factor: Factor) -> None:
-    elements = prod(factor.load.tensor.shape)
-    if elements >= INDICES:
-        raise InvalidScheduleError(
-            f"contraction: {factor.load.tensor.name} has {elements} elements",
-            f"less than {INDICES} where its addresses are taken apart",
-        )
 
 
 def widened(emit: Emitter, word: str, bit: int, dtype: str) -> str:

@@ -1,5 +1,7 @@
 """What a contract makes of a product on a GPU: tiles in shared memory, and whether they fit."""
 
+from math import prod
+
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.contract import Contract
@@ -8,10 +10,12 @@ from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.products import Factor, Product
 from tunefarm_compiler.gpu.registers import STEP
 from tunefarm_compiler.gpu.shared import PIECE, Tile
+from tunefarm_compiler.gpu.task import at_axes
 from tunefarm_compiler.targets import TargetSpec
 
 KINDS = {"f16": ("float16",), "bf16": ("bfloat16",), "tf32": ("float32",), "s8": ("int8", "uint8")}
 LEVELS = {"": 0, "f16": 75, "s8": 75, "bf16": 80, "tf32": 80}
+INDICES = 1 << 31
 ASYNC = 80  # from this level on shared memory is filled without registers
 
 
@@ -40,6 +44,7 @@ def check(found: Product, contract: Contract, spec: TargetSpec) -> None:
             raise InvalidScheduleError(
                 f"contraction: a block of {contract.block[2]} along k", f"{least} at least"
             )
+    _check_indices(found, contract)
     needs = sum(stage_bytes(found, contract)) * contract.stages
     if needs > spec.shared_bytes:
         raise InvalidScheduleError(
@@ -51,6 +56,23 @@ def check(found: Product, contract: Contract, spec: TargetSpec) -> None:
             f"contraction: {contract.split} parts of k={found.k.total}",
             f"each needs more than none of its blocks of {contract.block[2]}",
         )
+
+
+def _check_indices(found: Product, contract: Contract) -> None:
+    """Where an address is taken apart, or parts are added up, numbers have 32 bits."""
+    stage = found.stage
+    factors = {id(one.load): one for one in (found.left, found.right)}
+    for load in (*stage.loads, at_axes(stage.tensor, stage.axes)):
+        flats, strides = (found.m, found.n), load.strides()[0]
+        plain = all(flat.stride(strides) is not None for flat in flats)
+        if factor := factors.get(id(load)):
+            plain = None not in (factor.step(factor.side), factor.step(factor.k))
+        elements = prod(load.tensor.shape)
+        if elements >= INDICES and (contract.split > 1 or not plain):
+            raise InvalidScheduleError(
+                f"contraction: {load.tensor.name} has {elements} elements",
+                f"less than {INDICES} where its addresses are not plain, or k is cut in parts",
+            )
 
 
 def held(found: Product, contract: Contract, factor: Factor) -> str:

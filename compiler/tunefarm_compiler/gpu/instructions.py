@@ -46,8 +46,8 @@ def copy_async(
     operands, limits = [f"i32 {to[0]}", f"{GLOBAL} {source[0]}"], ["r", "l"]
     given = ""
     if whole:
-        read = emit.value("z", f"select i1 {whole}, i32 {size}, i32 0")
-        operands, limits, given = [*operands, f"i32 {read}"], [*limits, "r"], ", $2"
+        ignored = emit.value("z", f"xor i1 {whole}, true")
+        operands, limits, given = [*operands, f"i1 {ignored}"], [*limits, "b"], ", $2"
     guard = ""
     if when:
         guard = f"@${len(operands)} "

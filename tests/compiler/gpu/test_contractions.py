@@ -212,6 +212,22 @@ def test_a_contract_stands_alone():
     assert "for k 64" in shown
 
 
+def test_more_elements_than_indices_are_refused_only_where_they_are_taken_apart():
+    big, r = 1 << 17, te.reduce_axis("r", 64)
+    a, b = te.placeholder("A", (big, 64), "int8"), te.placeholder("B", (64, big), "int8")
+
+    def total(i, j):
+        return te.sum_of(te.cast(a[i, r], "int32") * te.cast(b[r, j], "int32"), r)
+
+    spec, contract = targets.resolve("sm_80"), replace(BYTES, stages=2)
+    check(product(te.compute("C", (("i", big), ("j", big)), total)), contract, spec)
+    turned = te.compute(
+        "T", (("h", 2), ("j", big), ("i", big // 2)), lambda h, j, i: total(h * (big // 2) + i, j)
+    )
+    with pytest.raises(InvalidScheduleError, match="elements"):
+        check(product(turned), contract, spec)
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", ["matmul", "dense", "conv2d", "gemv"])
