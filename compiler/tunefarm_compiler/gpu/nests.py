@@ -211,6 +211,13 @@ class NestRules:
             return "its code is too large"
         if form.blocks(facts) >= 1 << 31:
             return "its blocks are more than a grid has"
+        if self.inside and any(form.cuts[axis].threads > 1 for axis in facts.summed):
+            for axis in facts.spatial:
+                cut = form.cuts[axis]
+                limit = cut.limit(self.extents[axis])
+                parts = (min(cut.step, limit), limit % cut.step)
+                if any(part > cut.tile and part % cut.tile for part in parts):
+                    return "its teams would lie over one another"
         return ""
 
     # Moves
