@@ -116,6 +116,8 @@ class ContractRules:
             return "its sums do not fit in a thread's registers"
         if self.registers(contract) > 255:
             return "its sums and operands do not fit in a thread's registers"
+        if self.registers(contract) * contract.threads > card(self.spec.cpu).registers:
+            return "its threads' registers are more than there are"
         return ""
 
     def registers(self, contract: Contract) -> int:

@@ -22,6 +22,7 @@ UNROLLS = (1, 2, 4, 8, 16, 32)
 MOST_VALUES = 128  # words of a thread's tile
 MOST_CODE = 2048  # products written out
 LEAST_THREADS = 32
+REGISTERS, LEAST_REGISTERS = 65536, 16  # of a multiprocessor; of a thread beside its tile
 
 
 def powers(most: int) -> list[int]:
@@ -207,6 +208,8 @@ class NestRules:
             return "its threads do not fill a warp"
         if values * max(4, facts.total_size) > 4 * MOST_VALUES:
             return "its tile does not fit in a thread's registers"
+        if (LEAST_REGISTERS + values * max(4, facts.total_size) // 4) * threads > REGISTERS:
+            return "its threads' registers are more than there are"
         if values * form.unroll > MOST_CODE:
             return "its code is too large"
         if form.blocks(facts) >= 1 << 31:
