@@ -308,9 +308,9 @@ def shared_bytes(kept: Kept, rules: Sequence[NestRules], forms: Sequence[Form]) 
 def _of_teams(rules: NestRules, form: Form) -> int:
     """Shared memory for sums that threads share: by shuffles within a warp, by memory beyond."""
     facts, copies, step, places = rules.facts, 1, 1, 0
-    for axis in facts.spatial:  # what is left over of rounds is code of its own
+    for axis in facts.spatial:  # the first or last round may be code of its own
         limit = form.cuts[axis].limit(rules.extents[axis])
-        copies *= 2 if limit % form.cuts[axis].step and limit > form.cuts[axis].step else 1
+        copies *= 2 if limit > form.cuts[axis].step else 1
     counts = form.counts(facts)
     for axis in reversed(form.threaded(facts)):
         step *= counts[axis]
