@@ -24,6 +24,7 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_tuner.database import Database, default_path
 from tunefarm_tuner.phases import Phases
+from tunefarm_tuner.resources import of_function, told
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Measurement:
 
     `correct` is None where there was nothing to check the answer with; `operations` 0 where their
     number is not known. Under `result_id` the tracker keeps it. `argument_bytes` counts each
-    argument once; 0 where unknown.
+    argument once; 0 where unknown. `kernels` are a GPU's, see `resources`.
     """
 
     workload: str
@@ -81,6 +82,7 @@ class Measurement:
     result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     phases: Phases = field(default_factory=Phases)
     argument_bytes: int = 0
+    kernels: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def gflops(self) -> float:
@@ -121,6 +123,7 @@ class Measurement:
             "schedule": self.schedule,
             "uploaded_bytes": self.uploaded_bytes,
             "result_id": self.result_id,
+            **({"kernels": self.kernels} if self.kernels else {}),
         }
 
     def __str__(self) -> str:
@@ -130,6 +133,7 @@ class Measurement:
         return (
             f"{self.workload} on {where}\n{self.timing}\n"
             f"{rate}{verdict}, {self.uploaded_bytes} bytes uploaded"
+            + "".join(f"\n{told(one)}" for one in self.kernels)
         )
 
 
@@ -267,6 +271,7 @@ def measure(
         uploaded_bytes=module.uploaded_bytes,
         phases=phases,
         argument_bytes=sum(data.nbytes for data in (*inputs, *expected)),
+        kernels=of_function(bundle, module.target, parsed.function),
     )
 
 

@@ -12,6 +12,7 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_tuner.bench import Measurement, TimingPlan, as_result, target_text
 from tunefarm_tuner.phases import Phases
+from tunefarm_tuner.resources import of_function
 
 FILLS = ("seeded", "zeros")
 
@@ -98,6 +99,7 @@ def bench_bundle(
             schedule=schedule_of(bundle.manifest, module.target, signature.name),
             uploaded_bytes=module.uploaded_bytes,
             phases=phases,
+            kernels=of_function(bundle, module.target, signature.name),
         )
         with Tracker(tracker) as connection:
             connection.record(as_result(measured, device))

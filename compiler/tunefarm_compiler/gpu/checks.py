@@ -12,6 +12,12 @@ from tunefarm_compiler.te import Tensor
 def check(schedule: Schedule, output: Tensor, spec: TargetSpec) -> list[Stage]:
     """The stages of a schedule for a GPU. Raises: InvalidScheduleError."""
     stages = staged(schedule, output)
+    check_planned(schedule, stages)
+    return stages
+
+
+def check_planned(schedule: Schedule, stages: list[Stage]) -> None:
+    """Whether a schedule suits the stages that it makes. Raises: InvalidScheduleError."""
     attached = {attach.stage: attach for attach in schedule.stages}
     *before, last = stages
     _check_nest(schedule, last, alone=True)
@@ -33,7 +39,6 @@ def check(schedule: Schedule, output: Tensor, spec: TargetSpec) -> list[Stage]:
                 f"schedule: stage {attach.stage} at depth {attach.depth} lies inside a thread",
                 f"all threads of a block compute it: attach it at depth {deepest} or less",
             )
-    return stages
 
 
 def _check_nest(schedule: Schedule, stage: Stage, alone: bool) -> None:

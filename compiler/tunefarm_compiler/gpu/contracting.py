@@ -21,8 +21,10 @@ LEAST = 8  # rows, columns and k: below, loops do as well
 SIDES = (16, 32, 64, 128, 256)
 WARPS = (1, 2, 4, 8)
 GROUPS = (1, 4, 8, 16)
+RESIDENT = (1, 2, 4)
 MOST_SUMS = {True: 256, False: 128}  # of a thread: with tensor cores, or without
 REGISTERS = 40  # of a thread, beside sums and operands
+LEAST_REGISTERS = 28  # of a thread, beside sums
 SECTOR = 32
 
 
@@ -87,7 +89,8 @@ class ContractRules:
         split = choose("split", *self.splits(block))
         group = choose("group", list(GROUPS), [1.0, 2.0, 4.0, 1.0])
         vector = choose("vector", [16, 8, 4], [8.0, 0.5, 0.5])
-        return Contract(block, warps, lanes, mma, stages, vector, layout, split, group)
+        resident = choose("resident", list(RESIDENT), [4.0, 2.0, 0.5])
+        return Contract(block, warps, lanes, mma, stages, vector, layout, split, group, resident)
 
     def _warps(
         self, block: tuple[int, int, int], mma: str, lanes: tuple[int, int]
@@ -116,6 +119,9 @@ class ContractRules:
             return "its sums do not fit in a thread's registers"
         if self.registers(contract) > 255:
             return "its sums and operands do not fit in a thread's registers"
+        together = contract.threads * contract.resident
+        if (contract.accumulators + LEAST_REGISTERS) * together > card(self.spec.cpu).registers:
+            return "its threads' registers are more than there are"
         return ""
 
     def registers(self, contract: Contract) -> int:
@@ -163,13 +169,25 @@ class ContractRules:
             return replace(one, lanes=(tall, WARP // tall))
         if rng.random() < 0.5:
             return replace(one, group=rng.choice(GROUPS))
+        if rng.random() < 0.5:
+            return replace(one, resident=rng.choice(RESIDENT))
         return replace(one, layout=rng.choice(LAYOUTS))
 
     def crossed(self, one: Contract, other: Contract, rng: random.Random) -> Contract:
         """A child: each decision of one or of the other."""
         if one.mma != other.mma:
             return one
-        names = ("block", "warps", "lanes", "stages", "vector", "layout", "split", "group")
+        names = (
+            "block",
+            "warps",
+            "lanes",
+            "stages",
+            "vector",
+            "layout",
+            "split",
+            "group",
+            "resident",
+        )
         taken = {name: getattr(other, name) for name in names if rng.random() < 0.5}
         return replace(one, **taken)
 
@@ -256,6 +274,7 @@ class ContractRules:
             float(contract.vector),
             (rows + columns) / contract.accumulators / contract.threads,
             log2(contract.group),
+            float(contract.resident),
             float(LAYOUTS.index(contract.layout)),
         ]
 

@@ -66,6 +66,7 @@ NAMES = (
     "bytes of a copy",
     "reads of shared memory for each product",
     "side by side",
+    "blocks that fit by registers",
     "layout",
 )  # fmt: skip
 CONTRACTED = NAMES.index("contraction")

@@ -22,6 +22,7 @@ UNROLLS = (1, 2, 4, 8, 16, 32)
 MOST_VALUES = 128  # words of a thread's tile
 MOST_CODE = 2048  # products written out
 LEAST_THREADS = 32
+REGISTERS, LEAST_REGISTERS = 65536, 16  # of a multiprocessor; of a thread beside its tile
 
 
 def powers(most: int) -> list[int]:
@@ -207,10 +208,19 @@ class NestRules:
             return "its threads do not fill a warp"
         if values * max(4, facts.total_size) > 4 * MOST_VALUES:
             return "its tile does not fit in a thread's registers"
+        if (LEAST_REGISTERS + values * max(4, facts.total_size) // 4) * threads > REGISTERS:
+            return "its threads' registers are more than there are"
         if values * form.unroll > MOST_CODE:
             return "its code is too large"
         if form.blocks(facts) >= 1 << 31:
             return "its blocks are more than a grid has"
+        if self.inside and any(form.cuts[axis].threads > 1 for axis in facts.summed):
+            for axis in facts.spatial:
+                cut = form.cuts[axis]
+                limit = cut.limit(self.extents[axis])
+                parts = (min(cut.step, limit), limit % cut.step)
+                if any(part > cut.tile and part % cut.tile for part in parts):
+                    return "its teams would lie over one another"
         return ""
 
     # Moves

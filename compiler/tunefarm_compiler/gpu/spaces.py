@@ -95,6 +95,17 @@ class GpuRules(ScheduleRules):
 
     def _rules(self, kept: Kept, number: int, blocks: Sequence[int]) -> NestRules:
         """Of a stage; one inside of blocks sees what they leave of its axes."""
+        inside = number < len(kept.skeleton) and kept.skeleton[number][1] > 0
+        key = (kept.skeleton, number, tuple(blocks) if inside else ())
+        if key not in self._by_blocks:
+            self._by_blocks[key] = self._nest_rules(kept, number, blocks)
+        return self._by_blocks[key]
+
+    @cached_property
+    def _by_blocks(self) -> dict[tuple[Skeleton, int, tuple[int, ...]], NestRules]:
+        return {}
+
+    def _nest_rules(self, kept: Kept, number: int, blocks: Sequence[int]) -> NestRules:
         facts = kept.facts[number]
         rows = kept.depth
         if number < len(kept.skeleton):
@@ -161,7 +172,8 @@ class GpuRules(ScheduleRules):
                     return "schedule: a contract beside loops, binds or stages"
                 fitting.check(self.product, contract, self.spec)
                 return ""
-            checks.check(schedule, self.output, self.spec)
+            kept = self.kept(_skeleton(schedule))
+            checks.check_planned(schedule, [*kept.stages])
             self._forms(schedule)
         except (InvalidScheduleError, ValueError) as error:
             return str(error)
@@ -296,9 +308,9 @@ def shared_bytes(kept: Kept, rules: Sequence[NestRules], forms: Sequence[Form]) 
 def _of_teams(rules: NestRules, form: Form) -> int:
     """Shared memory for sums that threads share: by shuffles within a warp, by memory beyond."""
     facts, copies, step, places = rules.facts, 1, 1, 0
-    for axis in facts.spatial:  # what is left over of rounds is code of its own
+    for axis in facts.spatial:  # the first or last round may be code of its own
         limit = form.cuts[axis].limit(rules.extents[axis])
-        copies *= 2 if limit % form.cuts[axis].step and limit > form.cuts[axis].step else 1
+        copies *= 2 if limit > form.cuts[axis].step else 1
     counts = form.counts(facts)
     for axis in reversed(form.threaded(facts)):
         step *= counts[axis]
