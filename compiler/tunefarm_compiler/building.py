@@ -147,7 +147,10 @@ def _tools() -> str:
     texts = hashlib.sha256()
     for path in sorted(own, key=lambda path: path.as_posix()):
         texts.update(path.read_bytes())
-    zig = importlib.metadata.version("ziglang")
+    try:
+        zig = importlib.metadata.version("ziglang")
+    except importlib.metadata.PackageNotFoundError:  # for GPUs nothing is linked
+        zig = ""
     return json.dumps([toolchain(), zig, ptxas.version(), texts.hexdigest()], sort_keys=True)
 
 

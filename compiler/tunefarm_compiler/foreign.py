@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-import ziglang
 from tunefarm_proto.bundle import ITEM_BYTES, Bundle, pack
 from tunefarm_proto.errors import (
     BuildFailedError,
@@ -26,6 +25,7 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler.codegen import timing_loop
 from tunefarm_compiler.elf import dynamic_symbols
+from tunefarm_compiler.linker import zig_program
 from tunefarm_compiler.targets import TargetSpec, resolve
 
 COMPILE_S = 300.0  # the first compilation for a target also makes its C library's stubs
@@ -208,7 +208,7 @@ def _compile(
         raise UnknownTargetError(
             f"C cannot be compiled for {spec.triple}", f"known are {', '.join(_SYSTEMS)}"
         )
-    zig = Path(ziglang.__file__).parent / "zig"
+    zig = zig_program()
     with tempfile.TemporaryDirectory(prefix="tunefarm-cc-") as scratch:
         repeat, library = Path(scratch, "repeat.o"), Path(scratch, "kernel.so")
         repeat.write_bytes(timing_loop(spec))

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import ziglang
 from tunefarm_proto.errors import BuildFailedError
 
 from tunefarm_compiler import threads
@@ -28,6 +27,13 @@ WASM_LINKER = (
     "wasm-ld", "--no-entry", "--stack-first", "-z", "stack-size=1048576",
     "--export-dynamic", "--export-table", "--growable-table",
 )  # fmt: skip
+
+
+def zig_program() -> Path:
+    """Zig's command. GPU code needs none, so nothing here is imported before it is used."""
+    import ziglang
+
+    return Path(ziglang.__file__).parent / "zig"
 
 
 def link(objects: bytes | Sequence[bytes], spec: TargetSpec) -> bytes:
@@ -52,7 +58,7 @@ def _run_linker(command: list[str], objects: Sequence[bytes]) -> bytes:
         sources = [Path(scratch, f"{number}.o") for number in range(len(objects))]
         for source, data in zip(sources, objects, strict=True):
             source.write_bytes(data)
-        zig = Path(ziglang.__file__).parent / "zig"
+        zig = zig_program()
         done = subprocess.run(
             [str(zig), *command, "-o", str(library), *map(str, sources)],
             capture_output=True,

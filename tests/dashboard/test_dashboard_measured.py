@@ -44,6 +44,18 @@ def test_samples_are_in_the_order_measured_with_those_measured_again():
     assert rows[29].temperature_c == 52
 
 
+def test_what_held_a_gpus_clocks_down_is_shown():
+    timing = pb.Timing(samples_s=noisy(10, 1e-3), number=8)
+    timing.after.throttle_reasons.append("software power cap")
+    timing.after.power_watts = 349.6
+    timing.rounds.add(samples=10, after=timing.after)
+    assert all(row.throttled for row in view.sample_rows(timing))
+    pairs = view.condition_pairs(timing)
+    assert ("Throttled by", "", "software power cap") in pairs and ("Power", "", "350 W") in pairs
+    marks = view.marks(tpb.Result(timing=timing), emulated=False)
+    assert any(m.word == "throttled" and "in 1 of the rounds" in m.why for m in marks)
+
+
 @pytest.mark.parametrize("samples", [[], [nan], [inf, -1.0, 0.0], [1e-3, nan]])
 def test_what_is_no_time_is_never_drawn(samples):
     timing = pb.Timing(samples_s=samples, number=1, median_low_s=nan, median_high_s=-1)

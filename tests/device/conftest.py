@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ziglang
 from device_harness import Box, Client, SessionClient, boxed
+from tunefarm_compiler.linker import zig_program
 from tunefarm_proto import bundle as bundle_file
 from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import common_pb2 as pb
 
-ZIG = Path(ziglang.__file__).parent / "zig"
 KERNELS = {
     "add": "float *a = args[0], *b = args[1], *c = args[2];"
     " for (int i = 0; i < 16; ++i) c[i] = a[i] + b[i]; return 0;",
@@ -63,7 +62,16 @@ def _library(folder: Path, name: str, source: str) -> bytes:
     path = folder / f"{name}.c"
     path.write_text(source)
     out = folder / f"{name}.so"
-    command = [str(ZIG), "cc", "-shared", "-O1", "-fno-sanitize=all", "-o", str(out), str(path)]
+    command = [
+        str(zig_program()),
+        "cc",
+        "-shared",
+        "-O1",
+        "-fno-sanitize=all",
+        "-o",
+        str(out),
+        str(path),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return out.read_bytes()
 

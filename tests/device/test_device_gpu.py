@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ziglang
 from device_harness import Box, Client, SessionClient, boxed
 from gpu_bundles import bundle, launch
+from tunefarm_compiler.linker import zig_program
 from tunefarm_device.cuda import probe
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import bundle_pb2 as bpb
@@ -29,8 +29,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the driver's libraries."""
     folder = tmp_path_factory.mktemp("driver")
     made = folder / "libcuda.so.1"
-    zig, flags = Path(ziglang.__file__).parent / "zig", ("-w", "-shared", "-fPIC", "-O1")
-    subprocess.run([zig, "cc", *flags, "-o", made, HERE / "libcuda.c"], check=True)
+    flags = ("-w", "-shared", "-fPIC", "-O1")
+    subprocess.run([zig_program(), "cc", *flags, "-o", made, HERE / "libcuda.c"], check=True)
     (folder / "libnvidia-ml.so.1").write_bytes(made.read_bytes())
     return folder
 
@@ -104,6 +104,17 @@ def test_it_computes_inside_the_sandbox(box, client):
     assert session.read(big) == bytes(6 << 20)
     session.write(big, b"abcd", offset=(5 << 20) + 4)
     assert session.read(big)[(5 << 20) + 4 :][:4] == b"abcd"
+
+
+def test_cuda_begins_in_runners_alone(box, client):
+    """Not in the server, which must not hang with the driver, nor in what runners are forked of."""
+    session = client.session()
+    assert counted(session) == [3, 0]
+    server, zygote = box.device.process.pid, box.device.zygote()
+    (runner,) = box.device.children() - {zygote}
+    mapped = ["libcuda.so" in Path(f"/proc/{pid}/maps").read_text() for pid in (server, zygote)]
+    assert mapped == [False, False]
+    assert "libcuda.so" in Path(f"/proc/{runner}/maps").read_text()
 
 
 def test_launches_get_what_the_plan_says(client):

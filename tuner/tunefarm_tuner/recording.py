@@ -12,6 +12,7 @@ import tunefarm
 from google.protobuf.json_format import MessageToDict
 from tunefarm import Bundle
 from tunefarm_proto import errors
+from tunefarm_proto.rpc import software_version
 from tunefarm_proto.v1 import common_pb2 as pb
 
 from tunefarm_tuner.finals import Finalist
@@ -48,7 +49,7 @@ def object_digest(bundle: Bundle) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """What this host builds and measures with."""
-    found = {"tunefarm": metadata.version("tunefarm"), "python": platform.python_version()}
+    found = {"tunefarm": software_version(), "python": platform.python_version()}
     for name in ("llvmlite", "ziglang"):
         try:
             found[name] = metadata.version(name)

@@ -122,6 +122,19 @@ def _tools() -> Iterator[Finding]:
     yield Finding(
         "tools", "ptxas", bool(path), detail, "" if path else "pip install nvidia-cuda-nvcc"
     )
+    yield from _gpus()
+
+
+def _gpus() -> Iterator[Finding]:
+    """Those that the CUDA driver shows; where there are none and no driver, nothing."""
+    from tunefarm_device.cuda import probe
+
+    told = probe.found()
+    for number, gpu in enumerate(told.get("gpus", [])):
+        capability = f"compute capability {gpu['major']}.{gpu['minor']}"
+        yield Finding("tools", f"GPU {number}", True, f"{gpu['name']}, {capability}")
+    if "lacking" in told and any(Path("/dev").glob("nvidia[0-9]*")):
+        yield Finding("tools", "GPUs", False, str(told["lacking"]), "see docs/gpu.md")
 
 
 def _compiles() -> Finding:

@@ -12,7 +12,7 @@ from tunefarm_device.cuda.driver import Driver, DriverError, named
 from tunefarm_device.launches import Plan
 
 CHUNK_BYTES = 1 << 20
-GRAPH_CALLS = 64  # calls in a graph, at most: to launch them one by one takes 5 us each, in Python
+GRAPH_CALLS = 64  # calls in a graph, at most: to launch them one by one takes microseconds each
 GRAPH_LAUNCHES = 4096  # launches in a graph, at most
 FLUSHED = 2  # times the largest cache
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ziglang
 from device_harness import Box, Client, DeviceProcess, FakeTracker, SessionClient, boxed
 from tunefarm_compiler import targets
-from tunefarm_compiler.linker import link
+from tunefarm_compiler.linker import link, zig_program
 from tunefarm_device import emulation
 from tunefarm_device.backend import find
 from tunefarm_proto import bundle as bundle_file
@@ -21,7 +20,6 @@ from tunefarm_proto.v1 import common_pb2 as pb
 
 SOURCE = Path(__file__).with_name("kernels.c")
 PTX = Path(__file__).with_name("kernels.ptx")
-ZIG = Path(ziglang.__file__).parent / "zig"
 WHAT_IT_IS_NOT = "riscv64-unknown-linux-gnu"
 
 
@@ -134,7 +132,17 @@ def library(kind: Kind, folder: Path, *flags: str) -> bytes:
     compiled = folder / "kernels.o"
     bare = ("-ffreestanding", "-fno-builtin", "-fno-sanitize=all", "-fno-unwind-tables")
     flags = ("-O1", "-fPIC", *bare, "-fno-asynchronous-unwind-tables", *flags)
-    command = [str(ZIG), "cc", "-c", "-target", kind.zig, *flags, "-o", str(compiled), str(SOURCE)]
+    command = [
+        str(zig_program()),
+        "cc",
+        "-c",
+        "-target",
+        kind.zig,
+        *flags,
+        "-o",
+        str(compiled),
+        str(SOURCE),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return link(compiled.read_bytes(), targets.resolve(kind.target))
 
