@@ -301,6 +301,7 @@ class Tile:
             values.assumed = assumed if known else assumed | {*tests}
             values.held, values.ranges = {**held, **known}, where
             self.failing += bool(known)
+            values.enter()
             found = self._loops(reduce, inner, parts, totals)
             self.failing -= bool(known)
             values.assumed, values.held = assumed, held
