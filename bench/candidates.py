@@ -3,7 +3,8 @@
     .venv/bin/python bench/candidates.py [--json] [--candidates N] [--workers N] [WORKLOAD ...]
 
 CPU time of candidates of the tuner's space, drawn by a fixed seed, built in one process on one
-core: the whole and its parts; and how much faster a pool of workers builds them than one worker.
+core: to draw one, the whole and its parts; and how much faster a pool of workers builds them than
+one worker, beside what the pool's own process takes for each.
 What the machine gives to so many processes at all is measured beside it, by a loop that counts.
 """
 
@@ -34,7 +35,9 @@ WORKLOADS = (
     "matmul:m=1024,n=1024,k=1024",
     "matmul:m=509,n=521,k=503",
     "conv2d:c=64,h=56,w=56,k=64,r=3,s=3,pad=1",
+    "conv2d:c=128,h=28,w=28,k=128,r=3,s=3,pad=1",
     "conv2d:c=256,h=14,w=14,k=256,r=3,s=3,pad=1",
+    "conv2d:c=512,h=7,w=7,k=512,r=3,s=3,pad=1",
     "conv2d:c=256,h=14,w=14,k=512,r=1,s=1,stride=2",
     "conv2d:c=3,h=224,w=224,k=64,r=7,s=7,stride=2,pad=3",
 )
@@ -79,14 +82,22 @@ def costs(parsed: Workload, spec: TargetSpec, schedules: Sequence[Schedule]) -> 
     return {part: statistics.median(found) for part, found in taken.items()}
 
 
+def drawing(rules: ScheduleRules, count: int) -> tuple[float, list[Schedule]]:
+    """Median of the seconds that it takes to draw one by chance, and what was drawn."""
+    rng = random.Random(0)
+    rules.sample(random.Random(1))  # what is made once
+    taken, made = zip(*(timed(lambda: rules.sample(rng)) for _ in range(count)), strict=True)
+    return statistics.median(taken), list(made)
+
+
 def rate(
     texts: Sequence[str], spec: TargetSpec, drawn: list[list[Schedule]], workers: int
-) -> float:
-    """Candidates a second by a pool, once its workers are warm."""
+) -> tuple[float, float]:
+    """Candidates a second by a pool, once its workers are warm; CPU seconds of this process."""
     with BuildPool(workers=workers) as pool:
         for future in [pool.submit(texts[0], spec) for _ in range(8 * workers)]:
             future.result()
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         futures = [
             pool.submit(text, spec, schedule)
             for text, schedules in zip(texts, drawn, strict=True)
@@ -94,7 +105,8 @@ def rate(
         ]
         for future in futures:
             future.exception()
-        return len(futures) / (time.perf_counter() - started)
+        own = (time.process_time() - before) / len(futures)
+        return len(futures) / (time.perf_counter() - started), own
 
 
 def machine(processes: int) -> float:
@@ -125,19 +137,20 @@ def main() -> None:
     os.sched_setaffinity(0, {max(allowed)})
     for text in given.workloads:
         parsed = workload.parse(text)
-        rules, rng = ScheduleRules(parsed, spec), random.Random(0)
-        drawn.append([rules.sample(rng) for _ in range(given.candidates)])
-        rows[text] = costs(parsed, spec, drawn[-1])
+        taken, made = drawing(ScheduleRules(parsed, spec), given.candidates)
+        drawn.append(made)
+        rows[text] = {"draw": taken, **costs(parsed, spec, made)}
         if not given.json:
             parts = "  ".join(f"{part} {1e3 * s:5.1f}" for part, s in rows[text].items())
             print(f"{text:54} ms of CPU: {parts}", flush=True)
     os.sched_setaffinity(0, allowed)
     pairs = []
     for _ in range(given.rounds):
-        one, many = (rate(given.workloads, spec, drawn, n) for n in (1, given.workers))
-        pairs.append((one, many, machine(given.workers)))
-    one, many, limit = (statistics.median(column) for column in zip(*pairs, strict=True))
-    gain = statistics.median(b / a for a, b, _ in pairs)
+        one, own = rate(given.workloads, spec, drawn, 1)
+        many, _ = rate(given.workloads, spec, drawn, given.workers)
+        pairs.append((one, many, machine(given.workers), own))
+    one, many, limit, own = (statistics.median(column) for column in zip(*pairs, strict=True))
+    gain = statistics.median(b / a for a, b, *_ in pairs)
     if given.json:
         print(
             json.dumps(
@@ -148,6 +161,7 @@ def main() -> None:
                     "gain": gain,
                     "workers": given.workers,
                     "machine": limit,
+                    "pool_s": own,
                 },
                 indent=2,
             )
@@ -159,6 +173,7 @@ def main() -> None:
         f"{one:.0f} candidates a second by one worker, {many:.0f} by {given.workers}: "
         f"{gain:.2f} x; {given.workers} processes that only count do {limit:.2f} x the work of one"
     )
+    print(f"the pool's own process takes {1e3 * own:.2f} ms of CPU a candidate")
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ class NestRules:
         most = min(8, -(-extent // lanes), max(1, self.spec.vector_registers // 3))
         found = list(range(1, most + 1))
         weights = [even(extent, n * lanes) ** 2 * (1.0 if n <= 4 else 0.3) for n in found]
+        if self.facts.shared and vector not in self.facts.shared:  # others serve loads again
+            weights = [weight / n**2 for weight, n in zip(weights, found, strict=True)]
         return found, weights
 
     def sides(self, axis: str, room: int) -> tuple[list[int], list[float]]:

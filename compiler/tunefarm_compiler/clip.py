@@ -16,7 +16,7 @@ from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Binary, Cast, Constant, Expr, Index, Inside, Select, Unary
 
-WORTH = 2  # rounds of the loops inside that pay for a branch
+WORTH = 16  # operations on vectors that pay for a branch
 
 
 def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
@@ -51,6 +51,7 @@ def parted(stage: Stage, schedule: Schedule) -> dict[Index, str]:
         return found
     tile, order = schedule.tile(stage.extents), schedule.reduce_order(stage)
     looped, vector = {axis for axis, _ in schedule.loops}, schedule.vector_axis(stage)
+    values = math.prod(tile[axis.name] for axis in stage.axes) // schedule.lanes
     for test in stage.tests:
         axes = [axis for axis, _ in test.terms]
         inside = [axis for axis in axes if axis in order and axis not in looped]
@@ -60,7 +61,7 @@ def parted(stage: Stage, schedule: Schedule) -> dict[Index, str]:
         rounds = math.prod(tile[axis] for axis in order[order.index(inside[0]) + 1 :])
         written_out = schedule.unroll >= 2 * rounds  # and then it is cut
         if (
-            rounds >= WORTH
+            rounds * values >= WORTH
             and not written_out
             and other in looped
             and other != vector

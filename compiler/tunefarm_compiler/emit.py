@@ -4,6 +4,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 # An integer known when compiling, or the name of an SSA value of the index type.
 Value = int | str
@@ -26,12 +27,14 @@ SIZES = {
 }  # fmt: skip
 
 
+@cache
 def kind(dtype: str, lanes: int = 1) -> str:
     """LLVM's name of a type: a vector of `lanes`, or the plain type for one."""
     scalar = _SCALARS[dtype]
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
+@cache
 def suffix(dtype: str, lanes: int = 1) -> str:
     """How the names of intrinsics end for a type: f32, v16f32."""
     scalar = {"float": "f32", "half": "f16"}.get(_SCALARS[dtype], _SCALARS[dtype])
@@ -85,8 +88,9 @@ class Emitter:
 
     def value(self, hint: str, text: str) -> str:
         """One instruction; the name of its result."""
-        name = f"%{self.name(hint)}"
-        self.line(f"{name} = {text}")
+        self._next += 1  # as `name` and `line` do, without their calls
+        name = f"%{hint}.{self._next}"
+        self.lines.append(f"  {name} = {text}")
         return name
 
     def add(self, left: Value, right: Value) -> Value:

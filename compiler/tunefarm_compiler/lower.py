@@ -9,6 +9,7 @@ threads becomes a function, in which each thread has scratch of its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -52,7 +53,7 @@ class Nest:
     schedule: Schedule
     output: Access
 
-    @property
+    @cached_property
     def cut(self) -> list[Index]:
         """Conditions that the loops are cut by; the others are met by loops inside the tile."""
         inside = {**clipped(self.stage, self.schedule), **parted(self.stage, self.schedule)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -33,12 +34,12 @@ class Stage:
     loads: tuple[Load, ...]
     tests: tuple[Index, ...]
 
-    @property
+    @cached_property
     def reduce_axes(self) -> tuple[Axis, ...]:
         """Axes summed over; none for an elementwise stage."""
         return self.reduce.axes if self.reduce else ()
 
-    @property
+    @cached_property
     def extents(self) -> dict[str, int]:
         """Extent of every axis by name."""
         return {axis.name: axis.extent for axis in (*self.axes, *self.reduce_axes)}

@@ -174,7 +174,8 @@ class Tile:
         if self.across:
             parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
         nothing = identity(reduce.op, dtype)
-        totals = [constant(nothing, dtype, p.lanes) for p in parts for _ in range(self.chains)]
+        begun = {lanes: constant(nothing, dtype, lanes) for lanes in {p.lanes for p in parts}}
+        totals = [begun[part.lanes] for part in parts for _ in range(self.chains)]
         if not self.across:
             totals = self._before(totals, tile, first)
         totals = self._loops(reduce, self.schedule.reduce_order(self.stage), parts, totals)
@@ -295,6 +296,7 @@ class Tile:
             values.assumed = assumed if known else assumed | {*tests}
             values.held, values.ranges = {**held, **known}, where
             self.failing += bool(known)
+            values.enter()
             found = self._loops(reduce, inner, parts, totals)
             self.failing -= bool(known)
             values.assumed, values.held = assumed, held
@@ -386,9 +388,9 @@ class Tile:
 
     def _ask(self, pieces: list[Piece], steps: Sequence[int] = (0,), axis: str = "") -> None:
         """Prefetch what tiles further on touch: what steps of an axis read, or else the rest."""
-        values, summed = self.values, walk(self.stage.reduce.body) if self.stage.reduce else []
-        terms = {expr.key() for expr in summed if isinstance(expr, Load)}
+        values, roots = self.values, [self.stage.reduce.body] if self.stage.reduce else []
         for one in self.schedule.prefetches:
+            terms = {expr.key() for expr in walk(*roots) if isinstance(expr, Load)}
             asked = [
                 (values.accesses[load.key()], values.pointers[load.key()], 0)
                 for load in self.stage.loads
@@ -420,8 +422,8 @@ class Tile:
         term, values = reduce.body, self.values
         if not values.certain and values.known(term, piece) == identity(reduce.op, reduce.dtype):
             return total
-        pair = dots.operands(reduce)
-        if self.schedule.group > 1 and pair is not None:
+        pair = dots.operands(reduce) if self.schedule.group > 1 else None
+        if pair is not None:
             words = (values.word(pair[0], piece), values.word(pair[1], piece))
             dtypes = (pair[0].dtype, pair[1].dtype)
             return dots.emit_dot(self.emit, self.spec, total, words, dtypes, piece.lanes)

@@ -108,6 +108,8 @@ class Values:
             case Total():
                 return self.totals[piece]
             case Select(Inside() as test, yes, no):
+                if self.certain:
+                    return self.value(yes, piece, guard)
                 return self._padded(test, yes, no, piece, guard)
             case Inside():
                 yes, no = Constant(1, "bool"), Constant(0, "bool")
