@@ -158,12 +158,12 @@ def line_of(run: "tpb.TuningRun") -> str:
     elif best:
         words.append(f"{len(best)}/{len(run.tasks)} tasks have a best")
     words.append(f"{run.trials_per_s:.1f}/s")
-    held = sum(device.held_s for device in run.devices)
-    if held:
-        words.append(f"device use {sum(d.busy_s for d in run.devices) / held:.0%}")
-    words += [f"{count} {name}" for name, count in sorted(run.errors.items())]
     if run.trials >= run.trials_wanted > 0:
         words.append("timing the best again")
     elif run.HasField("time_left"):
         words.append(f"{run.time_left.seconds} s left")
+    held = sum(device.held_s for device in run.devices)
+    if held:
+        words.append(f"device use {sum(d.busy_s for d in run.devices) / held:.0%}")
+    words += [f"{count} {name}" for name, count in sorted(run.errors.items())]
     return ", ".join(words)
