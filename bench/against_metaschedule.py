@@ -1,6 +1,6 @@
 """What 64 trials find, ours and TVM MetaSchedule's, timed again in turns on one core.
 
-    .venv/bin/python bench/against_metaschedule.py PYTHON [--trials N] [--seeds N] [W ...]
+    .venv/bin/python bench/against_metaschedule.py --tvm PYTHON [--trials N] [--seeds N] [W ...]
 
 PYTHON is one of an environment with apache-tvm (see `_metaschedule.py`). Each seed is searched by
 both, on the same core with the same number of trials: ours by the model, told of nothing else, its
@@ -88,13 +88,13 @@ def compared(python: str, text: str, trials: int, seed: int) -> float:
 def main() -> None:
     """Compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("python")
+    parser.add_argument("--tvm", required=True, metavar="PYTHON")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=2)
     given = parser.parse_args()
     for text in given.workloads:
-        ratios = [compared(given.python, text, given.trials, seed) for seed in range(given.seeds)]
+        ratios = [compared(given.tvm, text, given.trials, seed) for seed in range(given.seeds)]
         print(f"{text}: {statistics.mean(ratios):.2f} x MetaSchedule (1.15 asked for)", flush=True)
 
 
