@@ -3,14 +3,15 @@
     python bench/tuning.py [speed] [tiny] [use] [boards] [--trials N] [--tvm PYTHON]
 
 speed   candidates measured end to end (proposed, built, uploaded, loaded, checked, timed by the
-        screening tier) on matmul 512x512x512 float32, through a tracker and one device over gRPC;
-        with --tvm, beside TVM MetaSchedule's LocalBuilder and RPCRunner in turns with ours, on the
-        same machine and with as many build workers. PYTHON is one of an environment with
-        pip install apache-tvm==0.27 apache-tvm-ffi==0.1.14.post1 tornado cloudpickle psutil
+        screening tier) on matmul 512x512x512 float32, through a tracker and one device over gRPC,
+        proposed by chance and by the learned model in turns; with --tvm, beside TVM MetaSchedule's
+        LocalBuilder and RPCRunner, on the same machine and with as many build workers. PYTHON is
+        one of an environment with
+        pip install apache-tvm==0.27 apache-tvm-ffi==0.1.14.post1 tornado cloudpickle psutil xgboost
 tiny    complete measurements (call, answer back and compared, timing of three samples) of a kernel
         of 16 elements in one session, a few on their way at once
-use     the share of the device's time in which its kernels run, by its own account, where builds
-        keep up: matmul 1024
+use     the share of the device's time in which its kernels run, by its own account: matmul 512 and
+        1024, each once as it comes and once with all candidates built before
 boards  trials with two boards of one key by those with one. The kernel sleeps (4 ms a call), so
         that both boards can be this machine; then one of the two is ten times as slow
 
@@ -77,16 +78,19 @@ def steady(times: list[float]) -> float:
     return (len(rest) - 1) / (rest[-1] - rest[0])
 
 
-def ours(trials: int, seed: int, text: str = CUBE) -> tuple[float, float]:
-    """Candidates a second, and the device's use."""
+def ours(
+    trials: int, seed: int, text: str = CUBE, strategy: str = "random", cache: str = "off"
+) -> tuple[float, float]:
+    """Candidates a second, and the device's use. `cache`: a folder of what was built before."""
     times: list[float] = []
+    os.environ["TUNEFARM_BUILD_CACHE"] = cache
     with farm("board") as (address, folder):
         result = tune(
             text,
             "board",
             trials=trials,
             records=folder / "records.jsonl",
-            strategy="random",
+            strategy=strategy,
             seed=seed,
             finals=False,
             workers=WORKERS,
@@ -103,7 +107,7 @@ def theirs(python: str, trials: int) -> float:
     """TVM's candidates a second."""
     spec = targets.resolve("local")
     target = json.dumps({"kind": "llvm", "mcpu": spec.cpu, "num-cores": 1})
-    words = ["512", str(trials), str(WORKERS), target]
+    words = ["rate", "512", str(trials), str(WORKERS), target]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [python, str(HERE / "_metaschedule.py"), *words],
@@ -120,19 +124,20 @@ def theirs(python: str, trials: int) -> float:
 
 def speed(trials: int, python: str | None) -> None:
     """Candidates a second."""
-    mine, use, other = [], [], []
+    other, rates = [], {}
     for seed in range(3):
-        rate, share = ours(trials, seed)
-        mine.append(rate)
-        use.append(share)
-        print(f"  ours {rate:.1f}/s, device use {share:.0%}, {WORKERS} workers")
+        for strategy in ("random", "model"):
+            rate, share = ours(trials, seed, strategy=strategy)
+            rates.setdefault(strategy, []).append(rate)
+            print(f"  {strategy}: {rate:.1f}/s, device use {share:.0%}, {WORKERS} workers")
         if python:
             other.append(theirs(python, 16))
-            print(f"  MetaSchedule {other[-1]:.2f}/s")
-    print(f"speed: {statistics.median(mine):.1f} candidates/s (15 asked for)")
-    if other:
-        ratio = statistics.median(a / b for a, b in zip(mine, other, strict=True))
-        print(f"speed: {ratio:.1f} x MetaSchedule (10 asked for)")
+            print(f"  MetaSchedule {other[-1]:.2f}/s", flush=True)
+    for strategy, found in rates.items():
+        print(f"speed: {statistics.median(found):.1f} candidates/s by {strategy} (15 asked for)")
+        if other:
+            ratio = statistics.median(a / b for a, b in zip(found, other, strict=True))
+            print(f"speed: {ratio:.1f} x MetaSchedule (10 asked for)", flush=True)
 
 
 def tiny(seconds: float = 5.0) -> None:
@@ -168,8 +173,13 @@ def tiny(seconds: float = 5.0) -> None:
 
 def use(trials: int) -> None:
     """The device's own account."""
-    rate, share = ours(trials, 0, "matmul:m=1024,n=1024,k=1024")
-    print(f"use: {share:.0%} of the device's time at its kernels, {rate:.1f}/s (80% asked for)")
+    for size in (512, 1024):
+        text = f"matmul:m={size},n={size},k={size}"
+        with tempfile.TemporaryDirectory() as cache:
+            for how in ("as it comes", "built before"):
+                rate, share = ours(trials, 0, text, cache=cache)
+                words = f"{share:.0%} of the device's time at its kernels, {rate:.1f}/s"
+                print(f"use: matmul {size}, {how}: {words} (80% asked for)", flush=True)
 
 
 SLEEPER = """

@@ -15,6 +15,7 @@ from tunefarm_proto.errors import InvalidRequestError, UnknownKeyError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
 from tunefarm_tuner.records import FULL, SCREEN, read
+from tunefarm_tuner.search import RandomSearch
 from tunefarm_tuner.tune import Tuned, tune
 
 
@@ -85,7 +86,8 @@ def test_bad_kernels_are_records_and_same_code_is_measured_once(farm, tmp_path):
         assert (one.samples_s, one.error) == (first.samples_s, first.error)
     again = tune(
         kernels(tmp_path, 60), "pair", trials=24, records=tmp_path / "r.jsonl",
-        strategy="random", tracker=farm, finals=False,
+        strategy=lambda space, seed, start: RandomSearch(space, seed, start.seeds),
+        tracker=farm, finals=False,
     )  # fmt: skip
     assert again.trials == 24  # all of them were there
     assert len([one for one in read(tmp_path / "r.jsonl") if one.tier == SCREEN]) == len(records)

@@ -127,6 +127,8 @@ class Ledger:
         for record in held:
             if record.task == task.name and record.tier == SCREEN:
                 line.keep(record)
+                if line.best is record:
+                    line.points.append((line.trials, record.median_s, 0.0))
         self.lines.append(line)
         return line
 

@@ -234,7 +234,10 @@ def main() -> None:
     os.nice(NICENESS)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not reach the answers
-    serve(sys.stdin, answers)
+    try:
+        serve(sys.stdin, answers)
+    except BrokenPipeError:  # the tuner was killed meanwhile
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """What a search found, for notebooks, tables and programs."""
 
 from dataclasses import dataclass, field
+from html import escape
+from os import PathLike
 from typing import Any
 
 from tunefarm.timing import format_seconds
+
+from tunefarm_tuner.plots import plot_best
 
 HEADS = "workload key GFLOP weight GFLOPS latency gain trials failed"
 
@@ -58,6 +62,7 @@ class TaskResult:
             "default_s": self.default_s if self.best else None,
             "gain": self.gain if self.best else None,
             "gflops": self.gflops if self.best else None,
+            "points": self.points,
             "errors": self.errors,
         }
 
@@ -99,6 +104,13 @@ class TuneResult:
         """Of all tasks, those of resumed records included."""
         return sum(task.trials for task in self.tasks)
 
+    def plot(self, path: str | PathLike[str]) -> None:
+        """The best so far against the trials, as a PNG, SVG or PDF by the file's name.
+
+        Raises: InvalidRequestError for another name, or where matplotlib is missing.
+        """
+        plot_best(self.tasks, path)
+
     def as_dict(self) -> dict[str, Any]:
         """What `tunefarm tune --json` prints."""
         return {
@@ -125,7 +137,9 @@ class TuneResult:
     def _repr_html_(self) -> str:
         heads, *rest = self.rows()
         head = "".join(f"<th>{one}</th>" for one in heads)
-        body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rest)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rest
+        )
         return f"<table><tr>{head}</tr>{body}</table>"
 
 

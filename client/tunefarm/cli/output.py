@@ -15,6 +15,7 @@ from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 from tunefarm.channel import DEFAULT_TRACKER, TRACKER_VARIABLE
 from tunefarm.cli.parsing import number, whole
 
+USUAL_COLUMNS = 80
 _STYLES = {"good": "32", "busy": "36", "poor": "33", "bad": "31", "dim": "2", "bold": "1"}
 # What a word in a table tells at a glance.
 _TONES = {
@@ -178,6 +179,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([paint(line(list(head)), "bold"), *map(line, cells)])
 
 
+def columns() -> int:
+    """Of the terminal at stderr."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_COLUMNS
+    except OSError:
+        return USUAL_COLUMNS
+
+
 class Progress:
     """A progress bar on stderr; silent where that is no terminal."""
 
@@ -200,10 +209,9 @@ class Progress:
             return
         filled = 24 * done // max(self._total, 1)
         elapsed = time.monotonic() - self._started
-        print(
-            f"\r\033[K{self._label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{self._total} "
-            f"{elapsed:.0f} s {note}",
-            end="",
-            file=sys.stderr,
-            flush=True,
+        line = (
+            f"{self._label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{self._total} "
+            f"{elapsed:.0f} s {note}"
         )
+        # A line that wraps could not be taken back.
+        print(f"\r\033[K{line[: columns() - 1]}", end="", file=sys.stderr, flush=True)

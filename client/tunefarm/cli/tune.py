@@ -62,14 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="do not time the best again by the full protocol"
     )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the best so far into a .png, .svg or .pdf"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the winners. Exit status 1 where a workload has none, 130 after Ctrl-C."""
     from tunefarm_tuner.database import default_path
+    from tunefarm_tuner.plots import check_path
     from tunefarm_tuner.tune import DEFAULT_STRATEGY, Tuned, tune
 
+    if arguments.plot:
+        check_path(arguments.plot)
     keys = devices_of(arguments.device)
     wanted = [Tuned(*weighted(word)) for word in arguments.workload]
     told: list[str] = []
@@ -101,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
             where=where_of(arguments.where),
             on_progress=progress,
         )
+    if arguments.plot:
+        result.plot(arguments.plot)
     if arguments.json:
         print_json({**result.as_dict(), "url": told[0] if told else ""})
     else:
@@ -150,10 +158,12 @@ def line_of(run: "tpb.TuningRun") -> str:
     elif best:
         words.append(f"{len(best)}/{len(run.tasks)} tasks have a best")
     words.append(f"{run.trials_per_s:.1f}/s")
+    if run.trials >= run.trials_wanted > 0:
+        words.append("timing the best again")
+    elif run.HasField("time_left"):
+        words.append(f"{run.time_left.seconds} s left")
     held = sum(device.held_s for device in run.devices)
     if held:
         words.append(f"device use {sum(d.busy_s for d in run.devices) / held:.0%}")
     words += [f"{count} {name}" for name, count in sorted(run.errors.items())]
-    if run.HasField("time_left"):
-        words.append(f"{run.time_left.seconds} s left")
     return ", ".join(words)
