@@ -108,14 +108,15 @@ def emit_dot(  # noqa: PLR0917
     """total plus the products of a word in every lane: of four 8-bit numbers, or two bfloat16."""
     sums = "float32" if dtypes[0] == "bfloat16" else "int32"
     if lanes > (spec.lanes if spec.arch == "x86_64" else 4):  # no instruction is so wide
-        half, parts = lanes // 2, []
+        half = lanes // 2
+        parts: list[str] = []
         for order in (range(half), range(half, lanes)):
             one, two, three = (
                 emit.shuffle(value, "poison", order, dtype, lanes)
                 for value, dtype in ((total, sums), (words[0], "int32"), (words[1], "int32"))
             )
             parts.append(emit_dot(emit, spec, one, (two, three), dtypes, half))
-        return emit.shuffle(*parts, range(lanes), sums, half)
+        return emit.shuffle(parts[0], parts[1], range(lanes), sums, half)
     return _one_dot(emit, spec, total, words, dtypes, lanes)
 
 
