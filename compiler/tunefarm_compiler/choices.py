@@ -21,6 +21,7 @@ Loops = tuple[tuple[str, int], ...]
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 MULTIPLES = (2, 4, 8, 16, 32, 64)
 UNROLLS = (1, 2, 3, 4, 8)
+TURNED = 4.0  # weight of vectors of which only what is read is packed
 MAX_STREAM = 16  # vectors of a tile without sums
 MAX_SIDE = 32
 RARELY = 0.1  # as likely what makes code long and seldom fast
@@ -80,6 +81,11 @@ class NestRules:
                 found[axis] = 0.5 if direct else 8.0
         if last and not found:
             found[last] = 1.0
+        if not any(set(found) & set(touch.strides) for touch in self.packable):
+            # What is read along them cannot be packed, what another axis reads can.
+            wide = [a for a in facts.spatial if self.extents[a] >= self.spec.lanes]
+            for axis in {a for touch in self.packable for a in wide if a in touch.strides}:
+                found[axis] = TURNED
         return list(found), list(found.values())
 
     def lanes(self, vector: str) -> tuple[list[int], list[float]]:

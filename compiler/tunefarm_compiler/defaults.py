@@ -22,6 +22,8 @@ WINDOW = 9  # steps of a window that are written out
 SMALL = 16  # windows in a row, up to which none should be left over
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
+FULL = 0.9  # of their lanes vectors should use
+TURN_STEPS, TURN_ROWS = 32, 32  # from which on sums are worth being written one by one
 
 
 def kept(output: Tensor) -> list[str]:
@@ -98,6 +100,7 @@ def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -
     if stage.reduce is not None and shape.across():
         return shape.parts_of_sums(1 if shape.vector.name in single else 4)
     if shape.contraction:
+        shape = shape.turned()
         tiles = [tile for tile in shape.tiles() if shape.fits(*tile)]
         return shape.asking(shape.contract(*min(tiles, key=shape.cost), unroll=shape.unroll))
     if shape.window:
@@ -108,10 +111,12 @@ def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -
 class Shape:
     """What matters for speed in the accesses of a stage."""
 
-    def __init__(self, stage: Stage, spec: TargetSpec) -> None:
+    def __init__(self, stage: Stage, spec: TargetSpec, vector: Axis | None = None) -> None:
         self.stage = stage
         self.spec = spec
-        self.vector = stage.axes[-1]
+        self.vector = vector or stage.axes[-1]
+        self.last = self.vector is stage.axes[-1]
+        others = [axis for axis in stage.axes if axis is not self.vector]
         strides = [(load, load.strides()[0]) for load in stage.loads]
         summed = {a.name for a in stage.reduce_axes if a.extent > 1}
         terms = [(load, s) for load, s in strides if summed & set(s)]
@@ -122,16 +127,34 @@ class Shape:
         # Axes that only the broadcast operand has: rows of the register tile.
         self.rows = [
             axis
-            for axis in stage.axes[:-1]
+            for axis in others
             if any(axis.name in s for _, s in self.broadcast)
             and not any(axis.name in s for _, s in self.along)
         ]
-        self.batch = [axis for axis in stage.axes[:-1] if axis not in self.rows]
+        self.batch = [axis for axis in others if axis not in self.rows]
 
     @property
     def contraction(self) -> bool:
         """Whether every value read can serve several sums."""
         return bool(self.along and self.broadcast and self.rows)
+
+    def turned(self) -> "Shape":
+        """With vectors along another axis, where those along the last one are cut short.
+
+        So for windows over channels first: vectors of output channels read packed weights, and are
+        written one by one, once for each sum.
+        """
+        extent, lanes = self.vector.extent, self.spec.lanes
+        if self.packable() or extent > FULL * -(-extent // lanes) * lanes:
+            return self
+        steps = math.prod(axis.extent for axis in self.stage.reduce_axes)
+        for axis in self.rows:
+            other = Shape(self.stage, self.spec, axis)
+            wide = axis.extent >= self.spec.lanes and other.contraction
+            uses = math.prod(row.extent for row in other.rows)
+            if wide and steps >= TURN_STEPS and uses >= TURN_ROWS and other.packable():
+                return other
+        return self
 
     def across(self) -> bool:
         """Whether lanes had better hold parts of one sum: the summed axis is the contiguous one."""
@@ -207,8 +230,9 @@ class Shape:
                 yield rows, vectors
 
     def fits(self, rows: int, vectors: int) -> bool:
-        """Whether accumulators, a row of operands and one broadcast stay in registers."""
-        return rows * vectors + vectors + 1 <= self.spec.vector_registers
+        """Whether accumulators, a row of operands and what is broadcast stay in registers."""
+        broadcast = 1 if self.last else rows  # windows over channels first read it again at once
+        return rows * vectors + vectors + broadcast <= self.spec.vector_registers
 
     def cost(self, tile: tuple[int, int]) -> tuple[float, int]:
         """What the edges waste, and loads for each multiply-add; larger tiles on a tie."""
@@ -265,7 +289,8 @@ class Shape:
         along = self.along[0][0].tensor.name
         made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
         group = self.group if along in wanted else 1
-        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), group=group)
+        own = "" if self.last else self.vector.name
+        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), own, group=group)
 
     @property
     def unroll(self) -> int:

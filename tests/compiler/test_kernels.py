@@ -1,5 +1,6 @@
 """Kernels against numpy: random schedules, other targets; workloads and schedules as text."""
 
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import run
 from tunefarm_compiler import Schedule, build, default_schedule, space, targets, workload
-from tunefarm_compiler.codegen import lowered
+from tunefarm_compiler.codegen import assembly, lowered
 from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.peak import peak_bundle
 from tunefarm_compiler.schedule import Pack
@@ -85,6 +86,9 @@ MACHINES = {
 }
 
 
+CALL = r"^\s+(?:callq?|blx?|jal|tail)\s+(\w+)"  # of another function, by each assembler
+
+
 @pytest.mark.parametrize("target", MACHINES)
 def test_other_targets_link_and_need_nothing(target):
     for text in ("matmul:m=17,n=33,k=9", "add:n=37"):
@@ -93,6 +97,25 @@ def test_other_targets_link_and_need_nothing(target):
         assert int.from_bytes(library[18:20], "little") == MACHINES[target]
         assert dynamic_symbols(library, defined=False) == set()
     assert peak_bundle(targets.resolve(target)).manifest.functions[0].operations > 0
+
+
+def processors():
+    """A name for each set of features that a target of the registry may have."""
+    found = {}
+    for name in targets.REGISTRY:
+        spec = targets.resolve(name)
+        found.setdefault((spec.arch, spec.features), name)
+    return found.values()
+
+
+@pytest.mark.parametrize("target", processors())
+def test_no_kernel_of_any_target_calls_a_function(target):
+    spec = targets.resolve(target)
+    for text in ("matmul:m=7,n=33,k=9", "gelu:n=37", "matmul:m=7,n=33,k=9,dtype=float16"):
+        parsed = workload.parse(text)
+        code = lowered(parsed, spec, default_schedule(parsed, spec), "kernel")
+        calls = set(re.findall(CALL, assembly(code, spec), re.MULTILINE))
+        assert not calls
 
 
 def test_the_same_input_gives_the_same_bytes():
