@@ -18,12 +18,13 @@ best value: approximate functions are correctly rounded, sums of `mma` are round
 a NaN are not specified. ptxas may still fuse a `mul` and an `add` that name no rounding.
 
 It is stricter than a GPU (`errors.py`): it refuses reads of shared memory that nothing was written
-to, races between warps in shared memory and between blocks in global memory, asynchronous copies
+to, races between threads in shared memory and between blocks in global memory, asynchronous copies
 that are used before they are waited for, barriers and warp instructions that only some threads
 reach, values that the ISA leaves undefined, and anything that it does not know. Fresh global memory
-is all ones, a NaN. Not seen: races of threads within a warp; races between warps of one block in
-global memory; races of warps that a barrier of part of the block (`bar.sync a, b`) leaves out; and
-any race between blocks, where the kernel has fences or atomic operations on global memory.
+is all ones, a NaN. Threads of one warp are put in order by `bar.warp.sync` alone. Not seen: races
+between threads of one block in global memory; races of warps that a barrier of part of the block
+(`bar.sync a, b`) leaves out; and any race between blocks, where the kernel has fences or atomic
+operations on global memory.
 
 Not there: `.func` and `call`, textures and surfaces, `cp.async.bulk` and `mbarrier`, `wgmma` and
 `tcgen05`, clusters, clocks, carry chains (`add.cc`), 4-bit and 1-bit `mma`.

@@ -55,13 +55,23 @@ class Branch:
 
 
 @dataclass
+class Reduction:
+    """What bar.red gives: "popc", "and" or "or" of a predicate over the threads that wait."""
+
+    function: str
+    target: int
+    predicate: int
+    negated: bool
+
+
+@dataclass
 class Barrier:
     """Waits for the threads of the block. `number` and `count` are slots; -1 is every thread."""
 
     number: int
     count: int = -1
     waits: bool = True
-    reduce: tuple[str, int, int] | None = None
+    reduction: Reduction | None = None
 
 
 @dataclass

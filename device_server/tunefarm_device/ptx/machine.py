@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .barriers import Barriers
-from .decode import Barrier, Branch, Exit, Sync
+from .decode import Barrier, Branch, Exit, Reduction, Sync
 from .errors import DivergentBarrierError, EndlessLoopError, PtxError, UndefinedResultError
 from .flow import Block
 from .frame import Frame, Geometry
@@ -260,7 +260,22 @@ class _Run:
         count = self.one(end.count) if end.count >= 0 else 0
         count = 0 if count == frame.geometry.threads else count
         for place, mask in self.barriers.arrive(frame, number, count, after, waits=end.waits):
-            self.add(place, mask if mask is None else self.union(mask, mask))
+            freed = mask if mask is None else self.union(mask, mask)
+            if end.reduction is not None:
+                frame.mask = freed
+                self.reduce(end.reduction)
+            self.add(place, freed)
+
+    def reduce(self, asked: Reduction) -> None:
+        """What the lanes that leave a barrier together learn of each other's predicates."""
+        frame = self.frame
+        here = frame.present().reshape(frame.blocks, -1)
+        value = (frame.full(asked.predicate) != asked.negated).reshape(here.shape)
+        if asked.function == "popc":
+            result = (value & here).sum(1).astype(np.uint32)
+        else:
+            result = (value | ~here).all(1) if asked.function == "and" else (value & here).any(1)
+        frame.put(asked.target, np.repeat(result, frame.geometry.padded))
 
     def one(self, slot: int) -> int:
         """A value that must be the same in all lanes that execute."""

@@ -17,6 +17,8 @@ _FIRST = 0x7F00_0000_0000
 _ALIGN = 512
 # Fresh memory: a NaN in every float type, so that what nobody wrote shows in the answer.
 _POISON = 0xFF
+# No more than this of one allocation, so that what nobody uses takes no memory here.
+_POISONED = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Memory:
         """The address of fresh memory of so many bytes. Raises: MemoryError."""
         if size <= 0 or self.used + size > self.capacity:
             raise MemoryError(f"{size} bytes of {self.capacity - self.used} that are free")
-        data = np.full(-(-size // 16) * 16, _POISON, np.uint8)
+        data = np.zeros(-(-size // 16) * 16, np.uint8)
+        data[:_POISONED] = _POISON
         allocation = Allocation(self._next, size, data)
         self._next += -(-size // _ALIGN) * _ALIGN + _ALIGN
         self._starts.append(allocation.start)

@@ -224,6 +224,8 @@ class _Parser:
     def kernel(self) -> KernelText:
         line = self.token.line
         name = self.word()
+        if any(kernel.name == name for kernel in self.module.kernels):
+            raise PtxSyntaxError(f"a second kernel {name}", line)
         parameters = self.parameters()
         directives: dict[str, tuple[int, ...]] = {}
         while not self.accept("{"):
@@ -266,16 +268,22 @@ class _Parser:
             elif token.text == ".pragma":
                 self.skip_statement()
             elif self.tokens[self.place + 1].text == ":":
-                label = Label(self.word(), scope.number)
-                self.next()
-                scope.names[label.name] = label
-                kernel.body.append(label)
-                if self.token.text == ".branchtargets":
-                    self.branch_targets(scope, label)
+                self.label(kernel, scope)
             elif token.text.startswith("."):
                 raise UnsupportedError(f"the directive {token.text}", token.line)
             else:
                 kernel.body.append(self.instruction(scope))
+
+    def label(self, kernel: KernelText, scope: Scope) -> None:
+        line = self.token.line
+        label = Label(self.word(), scope.number)
+        if label.name in scope.names:
+            raise PtxSyntaxError(f"a second {label.name}", line)
+        self.expect(":")
+        scope.names[label.name] = label
+        kernel.body.append(label)
+        if self.token.text == ".branchtargets":
+            self.branch_targets(scope, label)
 
     def branch_targets(self, scope: Scope, label: Label) -> None:
         self.next()

@@ -1,7 +1,5 @@
 """Instructions run on columns of numbers, many of them as the kernels of one module."""
 
-import re
-
 import numpy as np
 from ptx_harness import Array, assembles, module
 from tunefarm_device import ptx
@@ -47,10 +45,9 @@ class Columns:
         self.widths[text] = (result, sources)
         return text
 
-    @staticmethod
-    def name(text: str) -> str:
+    def name(self, text: str) -> str:
         """The kernel of a text."""
-        return "k_" + re.sub(r"\W+", "_", text)
+        return f"k{list(self.widths).index(text)}"
 
     def text(self) -> str:
         """All of them as PTX."""

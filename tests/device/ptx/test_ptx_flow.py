@@ -194,6 +194,18 @@ $end:
     assert got[64:].tolist() == list(range(64))
 
 
+def test_a_barrier_that_counts() -> None:
+    got = result("""
+  setp.lt.u32 %p1, %r1, 100;
+  bar.red.popc.u32 %r10, 0, %p1;
+  bar.red.or.pred %p2, 0, !%p1;
+  bar.red.and.pred %p3, 0, %p1;
+  @%p2 add.u32 %r10, %r10, 1000;
+  @%p3 add.u32 %r10, %r10, 2000;
+""", threads=48, grid=4)  # fmt: skip
+    assert got.tolist() == [2048] * 96 + [1004] * 48 + [1000] * 48
+
+
 def test_an_endless_loop_is_ended_by_instructions_and_by_time() -> None:
     body = "$loop:\n  add.u32 %r10, %r10, 1;\n  bra $loop;\n"
     with pytest.raises(ptx.EndlessLoopError, match="more than 1000 instructions"):
@@ -406,6 +418,10 @@ def test_text_that_is_not_known_is_refused_with_its_line(
 def test_a_text_that_ends_early_and_a_func_are_refused() -> None:
     with pytest.raises(ptx.PtxSyntaxError, match="ends inside a kernel"):
         ptx.Module(module(".visible .entry k() { ret;"))
+    with pytest.raises(ptx.PtxSyntaxError, match=r"line \d+: a second kernel k"):
+        ptx.Module(module(kernel(""), kernel("")))
+    with pytest.raises(ptx.PtxSyntaxError, match=r"a second \$x"):
+        ptx.Module(module(kernel("$x:\n$x:\n")))
     with pytest.raises(ptx.UnsupportedError, match=r"line 5: a \.func"):
         ptx.Module(module("\n.func f() { ret; }"))
 
@@ -466,3 +482,14 @@ def test_sectors_conflicts_and_instructions_are_counted() -> None:
     assert statistics.total("global").per_request == 126 / 12
     report = statistics.report()
     assert "3 blocks of 32 threads, 3 barriers" in report and "ld.global.b32 %r11" in report
+
+
+def test_conflicts_that_differ_from_block_to_block_are_counted_in_each() -> None:
+    body = """
+  .shared .align 16 .b8 s[4096];
+  mov.u32 %r3, s; mov.u32 %r5, %ctaid.x; mad.lo.u32 %r5, %r5, 4, 4;
+  mul.lo.u32 %r5, %r5, %r0; add.u32 %r4, %r5, %r3; st.shared.b32 [%r4], %r0;
+"""
+    _, statistics = run(module(kernel(body, 1)), [np.zeros(1)], grid=4, statistics=True)
+    # Words 1, 2, 3 and 4 apart.
+    assert [(a.requests, a.transactions) for a in statistics.accesses] == [(4, 1 + 2 + 1 + 4)]

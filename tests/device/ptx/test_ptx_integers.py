@@ -192,6 +192,12 @@ BITS: list[tuple[str, tuple[str, ...], Function]] = [
     ("lop3.b32 {d}, {a}, {b}, {c}, 0xE8;", (U, U, U), lambda a, b, c: a & b | a & c | b & c),
     ("dp4a.s32.u32 {d}, {a}, {b}, {c};", (U, U, U), lambda a, b, c: c + sum(
         number(a >> 8 * i & 255, "s8") * (b >> 8 * i & 255) for i in range(4))),
+    ("dp2a.lo.s32.u32 {d}, {a}, {b}, {c};", (U, U, U), lambda a, b, c: c + sum(
+        number(a >> 16 * i & 0xFFFF, "s16") * (b >> 8 * i & 255) for i in range(2))),
+    ("dp2a.hi.u32.s32 {d}, {a}, {b}, {c};", (U, U, U), lambda a, b, c: c + sum(
+        (a >> 16 * i & 0xFFFF) * number(b >> 8 * i + 16 & 255, "s8") for i in range(2))),
+    ("bmsk.clamp.b32 {d}, {a}, {b};", ("n32", "n32"),
+     lambda a, b: ((1 << min(b, 32)) - 1) << min(a, 32) & MASK),
     ("mul24.lo.s32 {d}, {a}, {b};", (U, U), lambda a, b:
      number(a & 0xFFFFFF, "s24") * number(b & 0xFFFFFF, "s24")),
     ("add.sat.s32 {d}, {a}, {b};", (U, U), lambda a, b: min(max(
@@ -291,6 +297,54 @@ def test_cvt_of_bytes_fills_the_wider_register(text: str, function: Function) ->
     got = COLUMNS.run(text, given)
     width = 8 * got.dtype.itemsize
     assert [int(x) for x in got] == [function(int(x)) % (1 << width) for x in given]
+
+
+THREE = [
+    (COLUMNS.add(
+        f"{{{{ .reg .pred c; setp.ne.u32 c, {{c}}, 0; setp.lt.{join}.s32 {{d}}{pair}, {{a}}, {{b}},"
+        f" {no}c; {more} }}}}", 1, 32, 32, 32), join, no, bool(pair))
+    for join in ("and", "or", "xor")
+    for no in ("", "!")
+    for pair, more in (("", ""), ("|c", "not.pred {d}, c;"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "join", "no", "second"), THREE)
+def test_setp_joins_a_third_predicate_and_gives_the_opposite_too(
+    text: str, join: str, no: str, second: bool
+) -> None:
+    a, b, c = values("s32"), values("s32"), RNG.integers(0, 2, 300).astype(np.uint32)
+    less = a.view(np.int32) < b.view(np.int32)
+    third = (c == 0) if no else (c != 0)
+    joined = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[join]
+    want = ~joined(~less, third) if second else joined(less, third)
+    assert np.array_equal(COLUMNS.run(text, a, b, c).astype(bool), want)
+
+
+FLOATS = {
+    COLUMNS.add("set.lt.u32.f32 {d}, {a}, {b};", 32, 32, 32):
+        lambda a, b: np.where(a < b, np.uint32(MASK), np.uint32(0)),
+    COLUMNS.add("set.ge.f32.s32 {d}, {a}, {b};", 32, 32, 32):
+        lambda a, b: (a.view(np.int32) >= b.view(np.int32)).astype(np.float32).view(np.uint32),
+    COLUMNS.add("slct.b32.s32 {d}, {a}, {b}, {a};", 32, 32, 32):
+        lambda a, b: np.where(a.view(np.int32) >= 0, a, b),
+    COLUMNS.add("slct.b32.f32 {d}, {a}, {b}, {b};", 32, 32, 32):
+        lambda a, b: np.where(b >= 0, a, b),
+    COLUMNS.add("{{ .reg .pred p; testp.finite.f32 p, {a}; selp.b32 {d}, {a}, {b}, p; }}",
+                32, 32, 32): lambda a, b: np.where(np.isfinite(a), a, b),
+    COLUMNS.add("{{ .reg .pred p; testp.subnormal.f32 p, {a}; selp.b32 {d}, 1, 0, p; }}",
+                32, 32, 32): lambda a, b: (
+                    (a != 0) & (np.abs(a) < 2.0**-126)).astype(np.uint32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FLOATS)
+def test_values_chosen_by_a_comparison(text: str) -> None:
+    some = np.array([0.0, -0.0, 1.5, -2.0, np.inf, np.nan, 1e-40, 7.0], np.float32)
+    a, b = (np.ascontiguousarray(x.reshape(-1)) for x in np.meshgrid(some, some))
+    want = FLOATS[text](a, b)
+    assert np.array_equal(COLUMNS.run(text, a.view(np.uint32), b.view(np.uint32)),
+                          want.view(np.uint32))  # fmt: skip
 
 
 def test_ptxas_takes_all_of_them() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ptx_harness import Array, kernel, module, run
+from ptx_harness import Array, assembles, kernel, module, run
 from tunefarm_device import ptx
 
 RNG = np.random.default_rng(11)
@@ -384,3 +384,32 @@ def test_variables_of_a_module_are_there_once_for_each_memory() -> None:
         ptx.launch(made.kernels["k"], (1,), (32,), 0, [out, last], memory)
     assert memory.get(out, np.float32, 32).tolist() == [1.0, 2.0, 3.0, 4.0] * 8
     assert memory.get(last, np.uint32, 1)[0] == 5 + 63
+
+
+def test_a_parameter_may_be_a_structure_that_is_indexed() -> None:
+    text = module(kernel(f"""
+  and.b32 %r5, %r0, 3; mul.wide.u32 %rd5, %r5, 4;
+  mov.b64 %rd6, s; add.s64 %rd6, %rd6, %rd5;
+  ld.param.u32 %r10, [%rd6];
+  ld.param.u32 %r11, [s+12];
+  add.u32 %r10, %r10, %r11;
+  ld.param.f32 %r12, [x];
+  cvt.rzi.u32.f32 %r12, %r12; add.u32 %r10, %r10, %r12;
+  {OUT} st.global.b32 [%rd20], %r10;
+""", 1, extra=", .param .align 4 .b8 s[16], .param .f32 x"))  # fmt: skip
+    memory = ptx.Memory()
+    out = memory.allocate(128)
+    made = ptx.Module(text).kernels["k"]
+    assembles(text)
+    values = np.array([10, 20, 30, 40], np.uint32).tobytes()
+    ptx.launch(made, (1,), (32,), 0, [out, values, 1000.0], memory)
+    assert memory.get(out, np.uint32, 32).tolist() == [1050, 1060, 1070, 1080] * 8
+    with pytest.raises(ptx.LaunchRefusedError, match="15 bytes for s of 16"):
+        ptx.launch(made, (1,), (32,), 0, [out, values[:15], 1.0], memory)
+
+
+def test_much_memory_that_nobody_touches_is_cheap() -> None:
+    memory = ptx.Memory(1 << 34)
+    far = memory.allocate(1 << 31)
+    memory.write(far + (1 << 31) - 4, b"abcd")
+    assert memory.read(far + (1 << 31) - 4, 4) == b"abcd"

@@ -1,6 +1,6 @@
 """Branches, barriers and the end."""
 
-from ..decode import Barrier, Branch, Decoded, Exit, Reader, Sync, handles
+from ..decode import Barrier, Branch, Decoded, Exit, Reader, Reduction, Sync, handles
 from ..errors import TrapError, UnsupportedError
 from ..frame import Frame
 from ..kinds import U32
@@ -52,7 +52,7 @@ def trap(r: Reader) -> Decoded:
 
 @handles("bar", "barrier")
 def barrier(r: Reader) -> Decoded:
-    """bar{.cta}.sync a{, b}, bar.arrive a, b, bar.warp.sync mask, and barrier."""
+    """bar{.cta}.sync a{, b}, bar.arrive a, b, bar.red, bar.warp.sync mask, and barrier."""
     if r.flag("warp"):
         r.choose("sync")
         members = r.source(U32)
@@ -60,8 +60,21 @@ def barrier(r: Reader) -> Decoded:
         return Sync(lambda f: f.shared.warp_barrier(f.mask), members)
     r.flag("cta")
     r.flag("aligned")
-    what = r.choose("sync", "arrive")
+    what = r.choose("sync", "arrive", "red")
+    if what == "red":
+        return _reduction(r)
     number = r.source(U32)
     count = r.source(U32) if r.operands else -1
     r.done()
     return Barrier(number, count, waits=what == "sync")
+
+
+def _reduction(r: Reader) -> Decoded:
+    """bar.red.popc.u32 d, a{, b}, {!}c and bar.red.{and,or}.pred p, a{, b}, {!}c."""
+    function = r.choose("popc", "and", "or")
+    target = r.target(r.kind())
+    number = r.source(U32)
+    count = r.source(U32) if len(r.operands) > 1 else -1
+    predicate, negated = r.predicate()
+    r.done()
+    return Barrier(number, count, reduction=Reduction(function, target, predicate, negated))
