@@ -7,7 +7,7 @@ computed by all threads of a block into shared memory.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,7 @@ from tunefarm_compiler.binding import WARP
 from tunefarm_compiler.bounds import Range, Ranges
 from tunefarm_compiler.emit import SIZES, Value
 from tunefarm_compiler.gpu import checks
-from tunefarm_compiler.gpu.divide import divide, power
+from tunefarm_compiler.gpu.divide import Division, divide, power
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.tile import Crew, Team, ThreadTile
@@ -114,60 +114,49 @@ class Kernel(Lowering):
     def _enter(self, nest: GpuNest, place: Place) -> tuple[GpuNest, Place]:
         """The nest with its reduce axes divided, and where its threads stand."""
         made = divide(nest.stage, nest.schedule)
-        gpu = made.schedule.gpu
-        binds = gpu.binds if gpu else ()
+        binds = made.schedule.gpu.binds if made.schedule.gpu else ()
         ranges = {**place.ranges, **{axis: Range.whole(n) for axis, n in made.shared.items()}}
         ranges |= {axis.name: Range.whole(axis.extent) for axis in made.stage.reduce_axes}
-        left, counts = {axis: where.extent for axis, where in ranges.items()}, []
-        for (axis, block), bind in zip(made.schedule.loops, binds, strict=True):
-            count = -(-left[axis] // block)
-            # Teams exchange by the bits of their threads' numbers.
-            counts.append(power(count) if made.shared and bind == "thread" else count)
-            left[axis] = min(left[axis], block)
-        digits: dict[int, tuple[Value, int]] = {}
-        threads = [depth for depth, bind in enumerate(binds) if bind == "thread"]
-        blocks = [depth for depth, bind in enumerate(binds) if bind == "block"]
-        total = math.prod(counts[depth] for depth in threads)
+        counts = _counts(made, binds, ranges)
+        total = math.prod(n for n, bind in zip(counts, binds, strict=True) if bind == "thread")
         checks.check_threads(total)
         self.threads = max(self.threads, total)
-        most = total if self._alone(total) else 0
-        found = self.emit.digits(self._thread, [counts[depth] for depth in threads], most)
-        digits |= {d: (at, counts[d]) for d, at in zip(threads, found, strict=True)}
+        digits = self._digits(self._thread, counts, binds, "thread", self._alone(total))
         if nest.outer:
-            self.blocks = math.prod(counts[depth] for depth in blocks)
-            found = self.emit.digits(self._block_, [counts[d] for d in blocks], self.blocks)
-            digits |= {d: (at, counts[d]) for d, at in zip(blocks, found, strict=True)}
-        crew = self._crew(made.shared, made.schedule, digits, total, "" in binds)
-        accesses = {
-            load.key(): self._access(load)
-            for load in made.stage.loads
-            if load.tensor.name in self._regions
-        }
+            digits |= self._digits(self._block_, counts, binds, "block", True)
+            self.blocks = math.prod(n for n, b in zip(counts, binds, strict=True) if b == "block")
+        crew = self._crew(made, digits, total)
         entered = replace(
             nest, stage=made.stage, schedule=made.schedule, binds=binds, digits=digits, crew=crew
         )
-        return entered, replace(place, ranges=ranges, accesses=accesses)
+        return entered, replace(place, ranges=ranges, accesses=self._accesses(made.stage))
+
+    def _accesses(self, stage: Stage) -> dict[object, Access]:
+        """Of all that is there by now."""
+        return {load.key(): self._access(load) for load in self._given(stage)}
+
+    def _digits(
+        self, number: str, counts: list[int], binds: Sequence[str], bind: str, all_: bool
+    ) -> dict[int, tuple[Value, int]]:
+        """A thread's or block's place in the loops bound so; `all_`: there are no more of them."""
+        depths = [depth for depth, one in enumerate(binds) if one == bind]
+        own = [counts[depth] for depth in depths]
+        found = self.emit.digits(number, own, math.prod(own) if all_ else 0)
+        return {d: (at, n) for d, at, n in zip(depths, found, own, strict=True)}
 
     def _alone(self, total: int) -> bool:
         """Whether the block has just those threads."""
         return total == self._known or (not self.before and total % WARP == 0)
 
-    def _crew(
-        self,
-        shared: Mapping[str, int],
-        schedule: Schedule,
-        digits: Mapping[int, tuple[Value, int]],
-        total: int,
-        again: bool,
-    ) -> Crew:
+    def _crew(self, made: Division, digits: Mapping[int, tuple[Value, int]], total: int) -> Crew:
+        """Who works on a nest of so many threads."""
         emit, teams, step = self.emit, [], 1
         inside = "" if self._alone(total) else self._below(self._thread, total)
         first: Value = 0
-        for depth, (axis, _) in reversed([*enumerate(schedule.loops)]):
-            if schedule.gpu is None or schedule.gpu.binds[depth] != "thread":
-                continue
+        binds = made.schedule.gpu.binds if made.schedule.gpu else ()
+        for depth in reversed([depth for depth, bind in enumerate(binds) if bind == "thread"]):
             digit, count = digits[depth]
-            if axis in shared and isinstance(digit, str):
+            if made.schedule.loops[depth][0] in made.shared and isinstance(digit, str):
                 teams.append(Team(count, step, digit))
                 first = emit.value("d", f"or i32 {first}, {digit}")
             step *= count
@@ -178,7 +167,8 @@ class Kernel(Lowering):
         thread = self._thread
         if inside and teams:
             thread = emit.value("d", f"urem i32 {thread}, {total}")
-        return Crew(total, thread, tuple(teams), inside, stores, again or self._again)
+        again = "" in binds or self._again
+        return Crew(total, thread, tuple(teams), inside, stores, again)
 
     def _below(self, value: Value, stop: int) -> str:
         return self.emit.value("c", f"icmp ult i32 {value}, {stop}")
@@ -189,13 +179,7 @@ class Kernel(Lowering):
             nest, place = self._enter(nest, place)
         if nest.outer and any(self.attached[s.tensor.name].depth == depth for s in self.before):
             self._again = "" in nest.binds[:depth]
-            place = self._attach(depth, place)
-            found = {
-                load.key(): self._access(load)
-                for load in nest.stage.loads
-                if load.tensor.name in self._regions
-            }
-            place = replace(place, accesses=found)
+            place = replace(self._attach(depth, place), accesses=self._accesses(nest.stage))
         if depth == len(nest.schedule.loops):
             inside = nest.crew.inside if nest.crew and not nest.crew.teams else ""
             with self.emit.when(inside) if inside else nullcontext():
@@ -320,6 +304,17 @@ class Kernel(Lowering):
         base = self._memory(elements * SIZES[stage.tensor.dtype])
         region, where, _ = placed(self.emit, base, box, ranges, pad)
         return region, where
+
+
+def _counts(made: Division, binds: Sequence[str], ranges: Ranges) -> list[int]:
+    """How many blocks each loop has, where none is smaller than the others."""
+    left, found = {axis: where.extent for axis, where in ranges.items()}, []
+    for (axis, block), bind in zip(made.schedule.loops, binds, strict=True):
+        count = -(-left[axis] // block)
+        # Teams exchange by the bits of their threads' numbers.
+        found.append(power(count) if made.shared and bind == "thread" else count)
+        left[axis] = min(left[axis], block)
+    return found
 
 
 def compile_loops(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> GpuCode:

@@ -4,6 +4,7 @@ import math
 
 from tunefarm_compiler.access import Guard
 from tunefarm_compiler.emit import kind
+from tunefarm_compiler.functions import Function
 from tunefarm_compiler.te import FLOATS, Expr, Load, Unary
 from tunefarm_compiler.values import Values
 
@@ -22,6 +23,9 @@ class GpuValues(Values):
         """One operation on values of its operands."""
         if isinstance(expr, Unary) and expr.op == "exp2":
             return self._each(inner[0], lanes)
+        if isinstance(expr, Function) and expr.name == "quotient":
+            typed = f"{kind(expr.dtype, lanes)} {inner[0]}, {inner[1]}"
+            return self.emit.value("x", f"fdiv afn {typed}")
         return super().apply(expr, inner, lanes)
 
     def extreme(

@@ -5,6 +5,7 @@ import random
 
 import gpu_kernels as kernels
 import kernel_cases as cases
+import numpy as np
 import pytest
 from tunefarm_compiler import workload
 from tunefarm_compiler.gpu.assemble import ptxas
@@ -46,6 +47,32 @@ def test_answers_of_larger_ones():
         for number, text in enumerate(LARGE)
     ]
     assert kernels.wrong(found, "sm_80") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "function", "ulps"),
+    [
+        ("exp", 95, np.exp, 2.0),
+        ("tanh", 12, np.tanh, 6.0),
+        ("sigmoid", 95, lambda x: 1 / (1 + np.exp(-x)), 5.0),
+    ],
+)
+def test_functions_of_any_number(name, end, function, ulps):
+    parsed = workload.parse(f"{name}:n=20003")
+    x = np.random.default_rng(1).uniform(-end, end, 20003).astype(np.float32)
+    x[:5] = np.inf, -np.inf, np.nan, 0, -0.0
+    with np.errstate(over="ignore"):
+        exact = function(x.astype(np.float64))
+        want = exact.astype(np.float32)
+    normal = np.isfinite(want) & (np.abs(want) > 2.0**-125)
+    for target in ("sm_75", "sm_90"):
+        made = kernels.candidate(parsed, target)
+        module = kernels.ptx.Module(kernels.text_of([made], target))
+        got = kernels.run(module, made.code, [x], want)
+        error = np.abs(got[normal].astype(np.float64) - exact[normal])
+        off = error / np.spacing(np.abs(want[normal]))
+        assert off.max() < ulps
+        np.testing.assert_allclose(got[~normal], want[~normal], atol=2.0**-124)
 
 
 @pytest.mark.kernels

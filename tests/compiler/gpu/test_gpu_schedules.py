@@ -257,3 +257,10 @@ def test_a_kernel_that_spills_can_be_refused():
     assert used.spill_store_bytes > 0
     with pytest.raises(BuildFailedError, match="spills"):
         assemble.assemble(made, spec, spilling=False)
+
+
+def test_without_ptxas_bundles_are_made_all_the_same(monkeypatch):
+    monkeypatch.setattr(assemble, "ptxas", lambda: "")
+    (library,) = build("add:n=100", "sm_80").manifest.libraries
+    (launch,) = library.launches["add"].launches
+    assert launch.block[0] == 32 and not launch.HasField("resources")
