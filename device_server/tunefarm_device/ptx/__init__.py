@@ -26,7 +26,8 @@ global memory; races of warps that a barrier of part of the block (`bar.sync a, 
 any race between blocks, where the kernel has fences or atomic operations on global memory.
 
 Not there: `.func` and `call`, textures and surfaces, `cp.async.bulk` and `mbarrier`, `wgmma` but of
-halves in shared memory, `tcgen05`, clusters, clocks, carry chains (`add.cc`), 4-bit and 1-bit `mma`.
+halves in shared memory, `tcgen05`, clusters, clocks, carry chains (`add.cc`), 4-bit and 1-bit
+`mma`.
 """
 
 from .errors import (

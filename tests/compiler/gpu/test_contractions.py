@@ -14,6 +14,7 @@ from tunefarm_compiler.gpu import contracts
 from tunefarm_compiler.gpu.assemble import ptxas
 from tunefarm_compiler.gpu.fitting import check
 from tunefarm_compiler.gpu.products import product
+from tunefarm_compiler.spaces import rules_of
 from tunefarm_proto.errors import InvalidScheduleError
 
 ptx = kernels.ptx
@@ -275,3 +276,14 @@ def test_a_hundred_random_contracts(name, dtype):
         if ptxas():
             kernels.assembled(found, target)
         assert kernels.wrong(found, target) == []
+
+
+def test_the_space_of_sm_90a_has_contracts_of_groups_and_they_are_right():
+    one = workload.parse("matmul:m=96,n=80,k=72,dtype=float16")
+    rules = rules_of(one, targets.resolve("sm_90a"))
+    rng, found = random.Random(3), []
+    while len(found) < 3:
+        schedule = rules.sample(rng)
+        if schedule.gpu.contract and schedule.gpu.contract.mma == "wgmma":
+            found.append(kernels.candidate(one, "sm_90a", f"k{len(found)}", schedule))
+    assert kernels.wrong(found, "sm_90a") == []
