@@ -6,7 +6,7 @@ from typing import Any
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-MMA = ("", "f16", "bf16", "tf32", "s8")
+MMA = ("", "f16", "bf16", "tf32", "s8", "wgmma")
 LAYOUTS = ("xor", "pad", "plain")
 WARP = 32
 MOST_THREADS = 1024
@@ -19,7 +19,8 @@ class Contract:
     """Blocks of (m, n, k) in shared memory, dealt out to `warps` along m and n.
 
     With `mma` a warp computes by tensor cores of that kind ("tf32" rounds float32 inputs to 10 bits
-    of fraction: it is never taken unless it is asked for). Without, `lanes` of a warp lie along m
+    of fraction: it is never taken unless it is asked for; "wgmma" are those of sm_90a, which four
+    warps along m share). Without, `lanes` of a warp lie along m
     and n, and each thread has a register tile of multiply-adds. `stages` blocks of k are in shared
     memory at once; `vector` is the most bytes that a thread copies at a time; `layout` says how
     lines lie against bank conflicts; k is cut into `split` parts that a second kernel adds up;
@@ -83,6 +84,14 @@ class Contract:
             raise _bad(f"lanes {self.lanes}", f"their product is {WARP}")
         if self.threads > MOST_THREADS:
             raise _bad(f"{self.threads} threads", f"{MOST_THREADS} at most")
+        if self.mma == "wgmma" and (
+            self.warps[0] % 4 or self.tile[1] > 256 or self.stages < 3 or self.layout != "xor"
+        ):
+            raise _bad(
+                f"wgmma of warps {self.warps}, tiles of {self.tile}, {self.stages} stages, "
+                f"layout {self.layout!r}",
+                "four warps along m, at most 256 columns, 3 stages or more, layout xor",
+            )
         rows, columns = (16, 8) if self.mma else self.lanes
         if self.tile[0] < rows or self.tile[1] < columns:
             raise _bad(f"tiles of a warp of {self.tile}", f"at least {rows} by {columns}")

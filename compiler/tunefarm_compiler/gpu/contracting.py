@@ -34,6 +34,7 @@ class ContractRules:
     def __init__(self, found: Product, spec: TargetSpec) -> None:
         self.found, self.spec = found, spec
         self.kind = tensor_kind(found, spec)
+        self.groups = spec.cpu == "sm_90a" and self.kind in ("f16", "bf16")
 
     @classmethod
     def of(cls, found: Product | None, spec: TargetSpec) -> "ContractRules | None":
@@ -53,6 +54,8 @@ class ContractRules:
     def depths(self, mma: str) -> tuple[list[int], list[float]]:
         """Of a block along k."""
         step = 32 // SIZES[self.found.left.dtype] if mma else 4
+        if mma == "wgmma":
+            return [32, 64], [1.0, 3.0]
         found = [step * n for n in (1, 2, 4, 8) if n == 1 or step * n < 2 * self.found.k.total]
         return found, [1.0 if n in (step, 8 * step) else 3.0 for n in found]
 
@@ -70,7 +73,8 @@ class ContractRules:
         """A contract by decisions; it may still have a fault."""
         mma = self.kind
         if mma:
-            mma = choose("mma", [mma, ""], [8.0, 1.0])
+            more = ["wgmma"] if self.groups else []
+            mma = choose("mma", [mma, *more, ""], [8.0, *[8.0 for _ in more], 1.0])
         rows = choose("rows", *self.sides(self.found.m))
         columns = choose("columns", *self.sides(self.found.n))
         depth = choose("depth", *self.depths(mma))
@@ -84,8 +88,11 @@ class ContractRules:
         weights = [_busy(WARP * down * across) for down, across in options]
         warps = options[names.index(choose("warps", names, weights))]
         most = 2 if level(self.spec) < 80 else 5
-        stages = choose("stages", [*range(2, most + 1)], [1.0, 3.0, 3.0, 1.0][: most - 1])
-        layout = choose("layout", list(LAYOUTS), [6.0 if mma else 2.0, 2.0, 1.0])
+        if mma == "wgmma":
+            stages, layout = choose("stages", [3, 4, 5], [2.0, 3.0, 1.0]), "xor"
+        else:
+            stages = choose("stages", [*range(2, most + 1)], [1.0, 3.0, 3.0, 1.0][: most - 1])
+            layout = choose("layout", list(LAYOUTS), [6.0 if mma else 2.0, 2.0, 1.0])
         split = choose("split", *self.splits(block))
         group = choose("group", list(GROUPS), [1.0, 2.0, 4.0, 1.0])
         vector = choose("vector", [16, 8, 4], [8.0, 0.5, 0.5])
@@ -103,6 +110,8 @@ class ContractRules:
                 rows, columns = block[0] // down, block[1] // across
                 sums = rows * columns // WARP
                 fits = rows >= least[0] and columns >= least[1] and down * across <= 16
+                if mma == "wgmma":
+                    fits = fits and down % 4 == 0 and columns <= 256
                 if fits and sums <= MOST_SUMS[bool(mma)]:
                     found.append((down, across))
         return found or [(1, 1)]
@@ -127,7 +136,9 @@ class ContractRules:
     def registers(self, contract: Contract) -> int:
         """Registers of a thread, as far as its tile tells."""
         rows, columns = contract.tile
-        if contract.mma:
+        if contract.mma == "wgmma":
+            operands = 0  # they stay in shared memory
+        elif contract.mma:
             operands = (rows + columns) * 8 * SIZES[self.found.left.dtype] // 32 // 4
         else:
             operands = 2 * (rows // contract.lanes[0] + columns // contract.lanes[1])
@@ -194,7 +205,8 @@ class ContractRules:
     def adapted(self, contract: Contract) -> Contract | None:
         """The nearest one here to one of other sizes or of another GPU."""
         mma = contract.mma
-        if mma and mma != self.kind and not (mma == "tf32" and level(self.spec) >= 80):
+        own = {self.kind, *(["wgmma"] if self.groups else [])}
+        if mma and mma not in own and not (mma == "tf32" and level(self.spec) >= 80):
             return None
         made, most = contract, max(2, 2 if level(self.spec) < 80 else contract.stages)
         made = replace(made, stages=min(most, contract.stages))

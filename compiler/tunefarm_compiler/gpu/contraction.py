@@ -17,6 +17,7 @@ from tunefarm_compiler.gpu.adding import SUM_BYTES, Adder, axes_of, part_at, par
 from tunefarm_compiler.gpu.copies import Copies, Form, Region
 from tunefarm_compiler.gpu.epilogue import Epilogue, Place
 from tunefarm_compiler.gpu.fitting import ASYNC, check, held, level, stage_bytes, tile_of, to_k
+from tunefarm_compiler.gpu.groups import Groups
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.products import product
 from tunefarm_compiler.gpu.registers import Fma, Mma, Operand, Unit
@@ -68,6 +69,9 @@ def compile_contraction(name: str, output: Tensor, contract: Contract, spec: Tar
     told = (*made.loops(), f"then {adder.total} sums of {contract.split} parts each")
     scratch = contract.split * adder.total * SUM_BYTES
     return GpuCode(made.text() + adder.text(), launches, (scratch,), told)
+
+
+TYPES = {"float16": "f16", "bfloat16": "bf16"}
 
 
 @dataclass
@@ -147,9 +151,17 @@ class Kernel(Text):
             start = emit.add(start, self.sizes[number])
         self.asynchronous = any(one.asynchronous for one in self.copies)
         self.needs_k = any(one.needs_k for one in self.copies)
-        self.unit = self._unit((operands[0], operands[1]))
-        own = self.unit.prepare(self.thread)
-        sums = self._loop(pointers, k)
+        sides = operands[0], operands[1]
+        if contract.mma == "wgmma":
+            groups = Groups(emit, contract, sides, TYPES[found.left.dtype])
+            self.rows, self.columns, self.run = groups.rows, groups.columns, groups.run
+            own = groups.prepare(self.thread)
+            sums = self._loop_of_groups(groups, pointers, k)
+        else:
+            self.unit = self._unit(sides)
+            self.rows, self.columns, self.run = self.unit.rows, self.unit.columns, self.unit.run
+            own = self.unit.prepare(self.thread)
+            sums = self._loop(pointers, k)
         place = Place(
             values, found.m, found.n, emit.add(row, own[0]), emit.add(column, own[1]),
             (
@@ -158,7 +170,7 @@ class Kernel(Text):
             ),
         )  # fmt: skip
         self._end(place, part, sums)
-        head = f"{memory} = external addrspace(3) global [0 x i8], align 128"
+        head = f"{memory} = external addrspace(3) global [0 x i8], align 1024"
         return self.wrapped(contract.threads, head, contract.resident)
 
     def _unit(self, operands: tuple[Operand, Operand]) -> Unit:
@@ -206,7 +218,60 @@ class Kernel(Text):
         below = emit.value("i", f"urem i32 {rest}, {left}")
         return emit.add(first, below), beside
 
-    # The loop over k
+    # The loops over k
+
+    def _loop_of_groups(self, groups: Groups, pointers: list[str], k: Value) -> list[str]:
+        """The sums, where groups of warps multiply one block of k while the next one begins.
+
+        So the block that is copied to is not that of the last round but that of the one before.
+        """
+        emit, contract, depth = self.emit, self.contract, self.contract.block[2]
+        ahead = contract.stages - 2
+        pointers, k = self._fill(pointers, k, ahead)
+        sums = ["0.0"] * len(groups.rows)
+        kinds = ["float"] * len(sums) + [ptx.GLOBAL] * 2 + ["i32"] * 3
+        first = [*sums, *pointers, str(k), "0", str(ahead * self.stage_bytes)]
+        more = ahead < self.rounds
+        with emit.loop(self.rounds, [*zip(kinds, first, strict=True)]) as loop:
+            count = len(sums)
+            state = loop.values[count:]
+            k, reading, writing = (_value(one) for one in state[2:])
+            when = ""
+            if more and not isinstance(loop.iv, int):
+                when = emit.value("c", f"icmp ult i32 {loop.iv}, {self.rounds - ahead}")
+            if self.asynchronous:
+                ptx.wait(emit, ahead - 1)
+            ptx.copies_seen(emit)
+            emit.barrier()
+            read = self._begin(state[:2], k, writing, when) if more else None
+            if read is None and self.asynchronous:
+                ptx.commit(emit)
+            sums = groups.multiply(reading, loop.values[:count])
+            sums = groups.wait(1, sums)
+            if read is not None:
+                self._finish(read, writing)
+            pointers = [
+                one.advance(pointer) for one, pointer in zip(self.copies, state[:2], strict=True)
+            ]
+            loop.next = [
+                *sums, *pointers, str(emit.add(k, depth)), str(self._next(reading)),
+                str(self._next(writing)),
+            ]  # fmt: skip
+        return groups.wait(0, loop.final[:count])
+
+    def _fill(self, pointers: list[str], k: Value, ahead: int) -> tuple[list[str], Value]:
+        """Begin to copy the first blocks. Gives the pointers and the index of the one after."""
+        for number in range(ahead):
+            if number < self.rounds:
+                read = self._begin(pointers, k, number * self.stage_bytes, "")
+                self._finish(read, number * self.stage_bytes)
+            elif self.asynchronous:
+                ptx.commit(self.emit)
+            pointers = [
+                one.advance(pointer) for one, pointer in zip(self.copies, pointers, strict=True)
+            ]
+            k = self.emit.add(k, self.contract.block[2])
+        return pointers, k
 
     def _begin(
         self, pointers: list[str], k: Value, stage: Value, when: str
@@ -233,16 +298,7 @@ class Kernel(Text):
         """The sums."""
         emit, contract, unit = self.emit, self.contract, self.unit
         ahead, depth = contract.stages - 1, contract.block[2]
-        for number in range(ahead):
-            if number < self.rounds:
-                read = self._begin(pointers, k, number * self.stage_bytes, "")
-                self._finish(read, number * self.stage_bytes)
-            elif self.asynchronous:
-                ptx.commit(emit)
-            pointers = [
-                one.advance(pointer) for one, pointer in zip(self.copies, pointers, strict=True)
-            ]
-            k = emit.add(k, depth)
+        pointers, k = self._fill(pointers, k, ahead)
         self._ready(ahead - 1)
         sums = ["0" if self.found.total == "int32" else "0.0"] * len(unit.rows)
         current = unit.read(0, 0)
@@ -312,7 +368,7 @@ class Kernel(Text):
 
     def _end(self, place: Place, part: Value, sums: list[str]) -> None:
         found, stage = self.found, self.found.stage
-        at = [*zip(self.unit.rows, self.unit.columns, strict=True)]
+        at = [*zip(self.rows, self.columns, strict=True)]
         bases = dict(self.bases)
         body, to = stage.body, at_axes(stage.tensor, stage.axes)
         if self.parts is not None:
@@ -323,7 +379,7 @@ class Kernel(Text):
             lane = self.emit.divide(self.thread, WARP)[1]
             epilogue.store_by_pairs(body, to, sums, at, lane)
             return
-        epilogue.store(body, to, sums, at, self.unit.run)
+        epilogue.store(body, to, sums, at, self.run)
 
 
 def _value(text: str) -> Value:

@@ -210,10 +210,11 @@ def draw(output: Tensor, spec: TargetSpec, pick: Pick[int]) -> Contract:
 
 
 def _drawn(found: Product, spec: TargetSpec, pick: Pick[int]) -> Contract:
-    kinds = [""]
+    kinds, own = [""], {found.left.dtype, found.right.dtype}
+    without = {"tf32"} if spec.cpu == "sm_90a" else {"tf32", "wgmma"}
     for kind, dtypes in KINDS.items():
-        if {found.left.dtype, found.right.dtype} <= set(dtypes) and level(spec) >= LEVELS[kind]:
-            kinds += [] if kind == "tf32" else [kind, kind]
+        if kind not in without and own <= set(dtypes) and level(spec) >= LEVELS[kind]:
+            kinds += [kind, kind]
     kind = kinds[pick(range(len(kinds)))]
     tall = pick((1, 2, 4, 8, 16, 32))
     lanes = (tall, WARP // tall)
@@ -224,6 +225,11 @@ def _drawn(found: Product, spec: TargetSpec, pick: Pick[int]) -> Contract:
     )
     step = 32 // SIZES[found.left.dtype] if kind else 1
     depth = step * pick((1, 2, 4) if kind else (1, 2, 4, 8, 16, 32))
+    if kind == "wgmma":
+        down, across, wide = pick((1, 2)), pick((1, 1, 2)), pick((16, 32, 64, 128, 256))
+        block = (64 * down * pick((1, 1, 2)), wide * across, pick((32, 64)))
+        ways = pick((3, 4, 5)), pick((4, 16, 16, 16)), "xor", pick((1, 1, 2, 3)), pick((1, 4, 8))
+        return Contract(block, (4 * down, across), (4, 8), kind, *ways)
     return Contract(
         (rows, columns, depth), warps, lanes, kind, pick((2, 3, 4, 5)), pick((4, 16, 16, 16)),
         LAYOUTS[pick((0, 0, 0, 1, 2))], pick((1, 1, 1, 2, 3, 5)), pick((1, 2, 4, 8, 16)),

@@ -13,8 +13,15 @@ from tunefarm_compiler.gpu.shared import PIECE, Tile
 from tunefarm_compiler.gpu.task import at_axes
 from tunefarm_compiler.targets import TargetSpec
 
-KINDS = {"f16": ("float16",), "bf16": ("bfloat16",), "tf32": ("float32",), "s8": ("int8", "uint8")}
-LEVELS = {"": 0, "f16": 75, "s8": 75, "bf16": 80, "tf32": 80}
+KINDS = {
+    "f16": ("float16",),
+    "bf16": ("bfloat16",),
+    "tf32": ("float32",),
+    "s8": ("int8", "uint8"),
+    "wgmma": ("float16", "bfloat16"),
+}
+LEVELS = {"": 0, "f16": 75, "s8": 75, "bf16": 80, "tf32": 80, "wgmma": 90}
+PANEL = 128  # bytes of a line of what wgmma reads across
 INDICES = 1 << 31
 ASYNC = 80  # from this level on shared memory is filled without registers
 
@@ -28,6 +35,8 @@ def check(found: Product, contract: Contract, spec: TargetSpec) -> None:
     """Whether a contract suits a product on that GPU. Raises: InvalidScheduleError."""
     contract.check()
     dtypes = {found.left.dtype, found.right.dtype}
+    if contract.mma == "wgmma":
+        _check_groups(found, contract, spec)
     if contract.mma:
         if not dtypes <= set(KINDS[contract.mma]):
             raise InvalidScheduleError(
@@ -55,6 +64,30 @@ def check(found: Product, contract: Contract, spec: TargetSpec) -> None:
         raise InvalidScheduleError(
             f"contraction: {contract.split} parts of k={found.k.total}",
             f"each needs more than none of its blocks of {contract.block[2]}",
+        )
+
+
+def _check_groups(found: Product, contract: Contract, spec: TargetSpec) -> None:
+    """What wgmma asks for besides: one type, lines of 64 or 128 bytes."""
+    if spec.cpu != "sm_90a":
+        raise InvalidScheduleError(
+            f"contraction: {spec.cpu} has no wgmma", "it needs the target sm_90a"
+        )
+    if found.left.dtype != found.right.dtype or contract.block[2] not in (32, 64):
+        raise InvalidScheduleError(
+            f"contraction: wgmma of {found.left.dtype} and {found.right.dtype} in blocks of "
+            f"{contract.block[2]} along k",
+            "both of one type, 32 or 64 along k",
+        )
+    if contract.block[1] * contract.block[2] * 2 % 1024:
+        raise InvalidScheduleError(
+            f"contraction: wgmma of {contract.block[1]} columns", "16 at least, with 32 along k"
+        )
+    across = [not to_k(contract, one) for one in (found.left, found.right)]
+    if across[1] and contract.tile[1] < PANEL // 2:
+        raise InvalidScheduleError(
+            f"contraction: wgmma of {contract.tile[1]} columns read across",
+            f"{PANEL // 2} at least",
         )
 
 
@@ -96,7 +129,8 @@ def tile_of(
     layout = contract.layout
     if not contract.mma:  # threads read along a line; lines collide where columns are written
         layout = "pad" if factor.along == "k" and layout != "plain" else "plain"
-    return Tile(emit, start, lines, max(PIECE, width * size), layout)
+    panel = PANEL if contract.mma == "wgmma" and not to_k(contract, factor) else 0
+    return Tile(emit, start, lines, max(PIECE, width * size), layout, panel)
 
 
 def stage_bytes(found: Product, contract: Contract) -> tuple[int, int]:

@@ -144,6 +144,48 @@ def multiply_matrices(
     return _words(emit, made, count, dtype)
 
 
+def group_fence(emit: Emitter) -> None:
+    """What was copied to shared memory, and sums in registers, may be used by groups of warps."""
+    _asm(emit, "wgmma.fence.sync.aligned;", "", "")
+
+
+def group_commit(emit: Emitter) -> None:
+    """The products begun since the last commit are one group."""
+    _asm(emit, "wgmma.commit_group.sync.aligned;", "", "")
+
+
+def copies_seen(emit: Emitter) -> None:
+    """What this thread has in shared memory is seen by tensor cores, after a barrier."""
+    _asm(emit, "fence.proxy.async.shared::cta;", "", "")
+
+
+def group_multiply(
+    emit: Emitter, form: str, factors: tuple[str, str], sums: Sequence[str],
+    turned: Sequence[bool],
+) -> list[str]:  # fmt: skip
+    """Begin 64 rows by 2 x len(sums) columns, of descriptors; the sums are there after a wait."""
+    count = len(sums)
+    limits = ["=f"] * count + [str(n) for n in range(count)] + ["l", "l", "b"]
+    typed = [f"float {one}" for one in sums] + [f"i64 {one}" for one in factors] + ["i1 true"]
+    signs = ", ".join(str(int(one)) for one in turned)
+    text = (
+        f"wgmma.mma_async.sync.aligned.m64n{2 * count}k16.f32.{form}.{form} "
+        f"{{{_slots(0, count)}}}, ${2 * count}, ${2 * count + 1}, ${2 * count + 2}, 1, 1, {signs};"
+    )
+    made = _asm(emit, text, ",".join(limits), ", ".join(typed), _several(count, "float"))
+    return _words(emit, made, count, "float")
+
+
+def group_wait(emit: Emitter, left: int, sums: Sequence[str]) -> list[str]:
+    """The sums once no more than so many groups of products are under way."""
+    count = len(sums)
+    limits = ["=f"] * count + [str(n) for n in range(count)]
+    typed = [f"float {one}" for one in sums]
+    text = f"wgmma.wait_group.sync.aligned {left};"
+    made = _asm(emit, text, ",".join(limits), ", ".join(typed), _several(count, "float"))
+    return _words(emit, made, count, "float")
+
+
 def convert(emit: Emitter, form: str, value: str, result: str) -> str:
     """A `cvt` of a float: "rna.tf32.f32" to i32, "rn.bf16.f32" to i16."""
     letter = {"i32": "=r", "i16": "=h"}[result]

@@ -26,7 +26,8 @@ class Tile:
 
     Piece p of line l lies at piece p xor f(l), where eight lines that follow each other meet all
     banks: that is how `ldmatrix` and threads in neighbouring rows read. With `layout` "pad" lines
-    are a piece longer instead; "plain" ones collide.
+    are a piece longer instead; "plain" ones collide. Where there is a `panel` lines are cut into
+    parts of so many bytes, and the first parts of all lines lie before the second ones.
     """
 
     emit: Emitter
@@ -34,26 +35,32 @@ class Tile:
     lines: int
     width: int
     layout: str
+    panel: int = 0
     _variants: dict[tuple[Spot, int], str] = field(default_factory=dict)
 
     @property
     def pitch(self) -> int:
         """Bytes from one line to the next."""
-        return self.width + (PIECE if self.layout == "pad" else 0)
+        return self.panel or self.width + (PIECE if self.layout == "pad" else 0)
+
+    @property
+    def far(self) -> int:
+        """Bytes from one panel to the next."""
+        return self.lines * self.panel
 
     @property
     def size(self) -> int:
         """Bytes in a stage."""
-        return self.lines * self.pitch
+        return self.lines * (self.width if self.panel else self.pitch)
 
     @property
     def _pieces(self) -> int:
-        return self.width // PIECE
+        return (self.panel or self.width) // PIECE
 
     @property
     def _rows(self) -> int:
         """Lines that the banks hold at once."""
-        return max(1, BANKS // self.width)
+        return max(1, BANKS // (self.panel or self.width))
 
     @property
     def _mask(self) -> int:
@@ -67,6 +74,9 @@ class Tile:
         """A thread's line and piece."""
         emit = self.emit
         at = emit.add(emit.multiply(line, self.pitch), self.start)
+        if self.panel:
+            panel, piece = emit.divide(piece, self._pieces)
+            at = emit.add(at, emit.multiply(panel, self.far))
         if not self._mask:
             return Spot(at, piece)
         if isinstance(line, int):
@@ -84,4 +94,6 @@ class Tile:
         if key not in self._variants:
             moved = self.emit.multiply(self.emit.xor(spot.piece, turned), PIECE)
             self._variants[key] = str(self.emit.add(spot.line, moved))
-        return self._variants[key], line * self.pitch + (piece & ~self._mask) * PIECE
+        beyond = piece & ~self._mask
+        far = beyond // self._pieces * self.far if self.panel else beyond * PIECE
+        return self._variants[key], line * self.pitch + far

@@ -26,8 +26,9 @@ between threads of one block in global memory; races of warps that a barrier of 
 (`bar.sync a, b`) leaves out; and any race between blocks, where the kernel has fences or atomic
 operations on global memory.
 
-Not there: `.func` and `call`, textures and surfaces, `cp.async.bulk` and `mbarrier`, `wgmma` and
-`tcgen05`, clusters, clocks, carry chains (`add.cc`), 4-bit and 1-bit `mma`.
+Not there: `.func` and `call`, textures and surfaces, `cp.async.bulk` and `mbarrier`, `wgmma` but of
+halves in shared memory, `tcgen05`, clusters, clocks, carry chains (`add.cc`), 4-bit and 1-bit
+`mma`.
 """
 
 from .errors import (

@@ -14,6 +14,7 @@ from tunefarm_compiler.gpu import contracts
 from tunefarm_compiler.gpu.assemble import ptxas
 from tunefarm_compiler.gpu.fitting import check
 from tunefarm_compiler.gpu.products import product
+from tunefarm_compiler.spaces import rules_of
 from tunefarm_proto.errors import InvalidScheduleError
 
 ptx = kernels.ptx
@@ -51,6 +52,17 @@ BRAINS = [
     (f"matmul:{ODD},dtype=bfloat16,ta=1,b=2", BRAIN),
     (f"dense:{EVEN},dtype=bfloat16,act=relu", BRAIN),
 ]
+# Tensor cores of whole groups of warps: each way that a factor lies, several groups, rounds.
+GROUPS = Contract((64, 32, 64), (4, 1), mma="wgmma", stages=3)
+GROUPED = [
+    (f"matmul:{ODD},dtype=float16,tb=1", GROUPS),
+    ("matmul:m=72,n=64,k=200,dtype=bfloat16,tb=1", replace(GROUPS, block=(128, 64, 32), stages=4)),
+    (f"matmul:{EVEN},dtype=float16", replace(GROUPS, block=(128, 64, 64), warps=(8, 1))),
+    ("matmul:m=128,n=128,k=96,dtype=float16,ta=1",
+     replace(GROUPS, block=(128, 128, 32), warps=(4, 2))),
+    ("conv2d:c=16,h=9,w=9,k=32,r=3,s=3,pad=1,dtype=float16,bias=1,act=relu",
+     replace(GROUPS, block=(64, 64, 32), split=2)),
+]  # fmt: skip
 # What the defaults are for: large squares, odd sides, thin ones, layers of networks.
 LARGE = (
     "matmul:m=4096,n=4096,k=4096", "matmul:m=4096,n=4096,k=4096,dtype=float16",
@@ -80,6 +92,23 @@ def test_answers_by_asynchronous_copies():
 
 def test_answers_by_copies_through_registers():
     assert kernels.wrong(candidates(ANSWERS[::3], "sm_75"), "sm_75") == []
+
+
+def test_answers_by_groups_of_warps():
+    found = candidates(GROUPED, "sm_90a")
+    assert kernels.wrong(found, "sm_90a") == []
+    if ptxas():
+        assert all(not one.spill_store_bytes for one in kernels.assembled(found, "sm_90a").values())
+
+
+def test_groups_of_warps_must_wait_before_their_memory_is_filled_again():
+    (made,) = candidates([("matmul:m=64,n=32,k=512,dtype=float16,tb=1", GROUPS)], "sm_90a")
+    text = kernels.text_of([made], "sm_90a")
+    given = made.workload.inputs(1)
+    expected = made.workload.reference(given)[0]
+    early = text.replace("wgmma.wait_group.sync.aligned 1;", "")
+    with pytest.raises(ptx.SharedRaceError):
+        kernels.run(ptx.Module(early), made.code, given, expected)
 
 
 @needs_ptxas
@@ -184,6 +213,8 @@ REFUSED = (
     (replace(SCALAR, mma="f16"), "float32"),
     (replace(SCALAR, block=(128, 128, 128)), "shared memory"),
     (replace(SCALAR, split=99), "parts of k"),
+    (replace(GROUPS, warps=(2, 1)), "four warps"),
+    (GROUPS, "has no wgmma"),
 )
 
 
@@ -229,12 +260,13 @@ def test_more_elements_than_indices_are_refused_only_where_they_are_taken_apart(
 
 
 @pytest.mark.kernels
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", ["matmul", "dense", "conv2d", "gemv"])
 def test_a_hundred_random_contracts(name, dtype):
     seed = random.randrange(1 << 32)
     print(f"{name} {dtype}: seed {seed}")
-    for number, target in enumerate(kernels.TARGETS):
+    for number, target in enumerate(("sm_75", "sm_80", "sm_90a", "sm_120")):
         rng, pairs = random.Random(seed + number), []
         spec = targets.resolve(target)
         while len(pairs) < 25:
@@ -244,3 +276,14 @@ def test_a_hundred_random_contracts(name, dtype):
         if ptxas():
             kernels.assembled(found, target)
         assert kernels.wrong(found, target) == []
+
+
+def test_the_space_of_sm_90a_has_contracts_of_groups_and_they_are_right():
+    one = workload.parse("matmul:m=96,n=80,k=72,dtype=float16")
+    rules = rules_of(one, targets.resolve("sm_90a"))
+    rng, found = random.Random(3), []
+    while len(found) < 3:
+        schedule = rules.sample(rng)
+        if schedule.gpu.contract and schedule.gpu.contract.mma == "wgmma":
+            found.append(kernels.candidate(one, "sm_90a", f"k{len(found)}", schedule))
+    assert kernels.wrong(found, "sm_90a") == []

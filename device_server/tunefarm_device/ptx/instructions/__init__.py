@@ -7,6 +7,7 @@ from . import (
     convert,
     copying,
     floats,
+    groups,
     integers,
     matrices,
     memory,
@@ -15,6 +16,6 @@ from . import (
 )
 
 __all__ = [
-    "bits", "compare", "control", "convert", "copying", "floats", "integers", "matrices",
+    "bits", "compare", "control", "convert", "copying", "floats", "groups", "integers", "matrices",
     "memory", "moves", "warps",
 ]  # fmt: skip
