@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tunefarm_dashboard.conditions import MOST, READINGS, History
 from tunefarm_dashboard.views.fleet import Filter, page_of, tally
-from tunefarm_dashboard.views.rows import Snapshot, device_row, next_snapshot
+from tunefarm_dashboard.views.rows import Snapshot, device_facts, device_row, next_snapshot
 from tunefarm_dashboard.views.utilisation import STEPS, WIDTH, Hold, utilisation
+from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 ROWS = [device_row(device(f"d{n}", f"k{n % 3}", 1 + n % 5), {}) for n in range(50)]
@@ -98,3 +99,18 @@ def test_a_history_is_bounded_however_many_devices_there_are():
     assert len(history.of("d0")) == 50
     history.add(many[1:])
     assert history.of("d0") == []
+
+
+def test_facts_of_a_gpu_are_told_with_their_units():
+    told = {
+        "gpu": "GPU X", "compute_capability": "9.0", "l2_bytes": str(50 << 20), "ecc": "on",
+        "shared_bytes": str(227 << 10), "max_gpu_clock_hz": "1980000000", "memory_bus_bits": "5120",
+        "power_limit_w": "700", "memory_clock_hz": "0", "unit": "0", "gpu_uuid": "",
+    }  # fmt: skip
+    one = tpb.Device(facts=pb.DeviceFacts(extra=told))
+    shown = dict(device_facts(one))
+    assert shown["GPU"] == "GPU X" and shown["Compute capability"] == "9.0"
+    assert shown["Second cache"] == "50.0 MiB" and shown["Shared memory of a block"] == "227 KiB"
+    assert shown["Highest clock of the GPU"] == "1,980 MHz" and shown["Memory bus"] == "5120 bits"
+    assert shown["Power limit"] == "700 W" and shown["unit"] == "0"
+    assert not {"Memory clock", "UUID", "l2_bytes"} & set(shown)

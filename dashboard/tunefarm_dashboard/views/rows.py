@@ -312,16 +312,20 @@ def device_facts(device: tpb.Device) -> list[tuple[str, str]]:
 _LABELS = {
     "compute_capability": ("Compute capability", ""),
     "cuda": ("CUDA", ""),
-    "driver": ("Driver", ""),
     "ecc": ("ECC", ""),
     "gpu": ("GPU", ""),
+    "gpu_driver": ("Driver", ""),
     "gpu_pci": ("PCI address", ""),
     "gpu_uuid": ("UUID", ""),
     "l2_bytes": ("Second cache", "bytes"),
     "memory_bus_bits": ("Memory bus", "bits"),
+    "max_gpu_clock_hz": ("Highest clock of the GPU", "hz"),
+    "max_gpu_memory_clock_hz": ("Highest clock of its memory", "hz"),
     "memory_clock_hz": ("Memory clock", "hz"),
     "mig": ("MIG", ""),
     "multiprocessors": ("Multiprocessors", ""),
+    "persistence": ("Persistence mode", ""),
+    "power_limit_w": ("Power limit", "W"),
     "shared_bytes": ("Shared memory of a block", "bytes"),
 }
 
@@ -336,6 +340,7 @@ def _labelled(name: str, text: str) -> tuple[str, str]:
         "bytes": f"{number / 2**20:,.1f} MiB" if number >= 2**20 else f"{number / 2**10:,.0f} KiB",
         "hz": _megahertz(number),
         "bits": f"{number} bits",
+        "W": f"{number} W",
     }
     return label, told[unit] if number else ""
 
