@@ -91,10 +91,14 @@ def main() -> None:
     parser.add_argument("--tvm", required=True, metavar="PYTHON")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed")
     given = parser.parse_args()
     for text in given.workloads:
-        ratios = [compared(given.tvm, text, given.trials, seed) for seed in range(given.seeds)]
+        ratios = [
+            compared(given.tvm, text, given.trials, seed)
+            for seed in range(given.first, given.first + given.seeds)
+        ]
         print(f"{text}: {statistics.mean(ratios):.2f} x MetaSchedule (1.15 asked for)", flush=True)
 
 
