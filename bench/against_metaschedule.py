@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from _offline import Offline
-from search_quality import FINALISTS, search
+from search_quality import search
 from tunefarm_compiler import targets
 from tunefarm_tuner.search import ScheduleSpace, WarmStart
 
@@ -58,8 +58,8 @@ def compared(python: str, text: str, trials: int, seed: int) -> float:
         began = time.monotonic()
         found = search(offline, space, "model", seed, trials, WarmStart())
         took = time.monotonic() - began
-        few = found["model", seed, trials][:FINALISTS]
-        again = offline.retimed(few)
+        few = dict.fromkeys(found["model", seed, trials])
+        again = offline.retimed([*few])
         winner = min(again, key=lambda one: again[one])
         process = theirs(python, text, trials, seed)
         told = read(process)
