@@ -7,8 +7,8 @@ Matmul 1024 cube and the eleven 3x3, 1x1 and 7x7 layers of ResNet-18, unless oth
 is searched cold with every seed, then with what was measured of the others (transfer). 20 minutes
 on one core; a run that was ended goes on, since every candidate is measured once (`_offline.py`)
 and kept in DIR. What a search has as its fastest few after so many trials, and the default, is
-timed again in turns with the best known ones, as a tuning run does before it names a winner; figures
-are the winner's seconds by the best's, means over the seeds.
+timed again in turns with the best known ones, as a tuning run does before it names a winner;
+figures are the winner's seconds by the best's, means over the seeds.
 
 The best known schedules of each processor are in results/best_known.jsonl, with how they were
 found; one that is better by a hundredth takes its place there. With --no-default searches are not
