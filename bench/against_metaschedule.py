@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from _offline import Offline
-from search_quality import FINALISTS, search
+from search_quality import search
 from tunefarm_compiler import targets
 from tunefarm_tuner.search import ScheduleSpace, WarmStart
 
@@ -58,8 +58,8 @@ def compared(python: str, text: str, trials: int, seed: int) -> float:
         began = time.monotonic()
         found = search(offline, space, "model", seed, trials, WarmStart())
         took = time.monotonic() - began
-        few = found["model", seed, trials][:FINALISTS]
-        again = offline.retimed(few)
+        few = dict.fromkeys(found["model", seed, trials])
+        again = offline.retimed([*few])
         winner = min(again, key=lambda one: again[one])
         process = theirs(python, text, trials, seed)
         told = read(process)
@@ -91,10 +91,14 @@ def main() -> None:
     parser.add_argument("--tvm", required=True, metavar="PYTHON")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed")
     given = parser.parse_args()
     for text in given.workloads:
-        ratios = [compared(given.tvm, text, given.trials, seed) for seed in range(given.seeds)]
+        ratios = [
+            compared(given.tvm, text, given.trials, seed)
+            for seed in range(given.first, given.first + given.seeds)
+        ]
         print(f"{text}: {statistics.mean(ratios):.2f} x MetaSchedule (1.15 asked for)", flush=True)
 
 

@@ -6,9 +6,9 @@
 Matmul 1024 cube and the eleven 3x3, 1x1 and 7x7 layers of ResNet-18, unless others are given: each
 is searched cold with every seed, then with what was measured of the others (transfer). 20 minutes
 on one core; a run that was ended goes on, since every candidate is measured once (`_offline.py`)
-and kept in DIR. What a search has as its fastest few after so many trials is timed again in turns
-with the best known schedules, as a tuning run does before it names a winner; figures are the
-winner's seconds by the best's, means over the seeds.
+and kept in DIR. What a search has as its fastest few after so many trials, and the default, is
+timed again in turns with the best known ones, as a tuning run does before it names a winner;
+figures are the winner's seconds by the best's, means over the seeds.
 
 The best known schedules of each processor are in results/best_known.jsonl, with how they were
 found; one that is better by a hundredth takes its place there. With --no-default searches are not
@@ -90,6 +90,7 @@ def search(
 ) -> Winners:
     """The fastest few after each number of trials."""
     walker = strategy(name, space, seed, start)
+    first = space.default()  # timed again in any case
     label = f"{name}+transfer" if start.groups or start.seeds else name
     found, best, done = Winners(), list[tuple[float, str]](), 0
     while done < trials:
@@ -102,7 +103,8 @@ def search(
             done += 1
             best = sorted([*best, (one.cost_s, one.candidate)])[:FINALISTS]
             if done in POINTS:
-                found[label, seed, done] = [candidate for _, candidate in best]
+                few = [candidate for _, candidate in best]
+                found[label, seed, done] = [*few, *([first] if first is not None else [])]
     return found
 
 
