@@ -13,8 +13,10 @@ from tunefarm_compiler.te import (
     Compute,
     Constant,
     Expr,
+    Inside,
     Load,
     Reduce,
+    Select,
     Tensor,
     walk,
 )
@@ -61,6 +63,33 @@ def available(reduce: Reduce | None, spec: TargetSpec) -> bool:
     if "avx512vnni" in spec.features:
         return signs == {"int8", "uint8"}
     return "dotprod" in spec.features and len(signs) == 1
+
+
+def halves(reduce: Reduce | None, spec: TargetSpec) -> tuple[Expr, Expr] | None:
+    """The float16 factors of a sum that one instruction takes as they are (fmlal); else None."""
+    match reduce:
+        case Reduce("add", Binary("mul", left, right)) if "fp16fml" in spec.features:
+            pair = (_unwidened(left), _unwidened(right))
+            return (pair[0], pair[1]) if pair[0] and pair[1] else None
+    return None
+
+
+def _unwidened(expr: Expr) -> Expr | None:
+    match expr:
+        case Cast(value, "float32") if value.dtype == "float16":
+            return value
+        case Select(Inside() as test, Cast(value, "float32"), Constant(0)):
+            return Select(test, value, Constant(0, "float16")) if value.dtype == "float16" else None
+    return None
+
+
+def emit_halves(emit: Emitter, total: str, factors: tuple[str, str]) -> str:
+    """total plus products of four lanes of float16, each exact, rounded once."""
+    wide = kind("float16", 8)
+    low = [emit.shuffle(one, "poison", range(8), "float16", 4) for one in factors]
+    typed = ", ".join(f"{wide} {one}" for one in low)
+    name = "llvm.aarch64.neon.fmlal.v4f32.v8f16"
+    return emit.value("acc", f"call <4 x float> @{name}(<4 x float> {total}, {typed})")
 
 
 def as_pairs(reduce: Reduce, apply: Callable[[Expr], Expr]) -> Expr | None:

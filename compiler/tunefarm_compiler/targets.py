@@ -17,6 +17,7 @@ _ICELAKE = _VNNI | {"avx512vpopcntdq"}
 _BF16 = _ICELAKE | {"avx512bf16"}
 _NEON = frozenset(("neon",))
 _ARMV82 = _NEON | {"dotprod", "fullfp16"}
+_FHM = _ARMV82 | {"fp16fml"}
 _VFP4 = _NEON | {"vfp4"}
 _RV64GC = frozenset("acdfm")
 # Compute capabilities; a GPU of one runs the code of all before it.
@@ -34,7 +35,7 @@ _SHARED = {
 # kernels nor is known to every device, so bundles do not ask for them.
 USED_FEATURES: dict[str, frozenset[str]] = {
     "x86_64": _BF16,
-    "aarch64": _ARMV82,
+    "aarch64": _FHM,
     "armv7": _VFP4,
     "riscv64": _RV64GC | {"v"},
     "wasm32": frozenset(("bulk-memory", "simd128")),
@@ -64,10 +65,13 @@ CPUS: dict[str, dict[str, frozenset[str]]] = {
             "cortex-a73",
         ), _NEON),
         **dict.fromkeys((
-            "cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-a510",
-            "cortex-a710", "cortex-a715", "cortex-x1", "cortex-x2", "cortex-x3", "neoverse-n1",
-            "neoverse-n2", "neoverse-v1", "neoverse-v2", "apple-m1", "apple-m2",
+            "cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-x1",
+            "neoverse-n1",
         ), _ARMV82),
+        **dict.fromkeys((
+            "cortex-a510", "cortex-a710", "cortex-a715", "cortex-x2", "cortex-x3", "neoverse-n2",
+            "neoverse-v1", "neoverse-v2", "apple-m1", "apple-m2",
+        ), _FHM),
     },
     "armv7": {
         **dict.fromkeys(("generic", "cortex-a5", "cortex-a8", "cortex-a9"), _NEON),

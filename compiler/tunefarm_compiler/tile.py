@@ -72,6 +72,7 @@ class Tile:
         self.values.vector = schedule.vector_axis(stage)
         reduced = {axis.name for axis in stage.reduce_axes}
         self.across = self.values.vector in reduced  # lanes hold parts of one sum
+        self.halves = dots.halves(stage.reduce, spec)
         self.ranges: Ranges = {}
         self.clipped = clipped(stage, schedule)
         self.parted = parted(stage, schedule)
@@ -427,6 +428,9 @@ class Tile:
             words = (values.word(pair[0], piece), values.word(pair[1], piece))
             dtypes = (pair[0].dtype, pair[1].dtype)
             return dots.emit_dot(self.emit, self.spec, total, words, dtypes, piece.lanes)
+        if self.halves and piece.valid == piece.lanes == 4:
+            left, right = (values.value(one, piece) for one in self.halves)
+            return dots.emit_halves(self.emit, total, (left, right))
         if (
             isinstance(term, Binary)
             and (reduce.op, term.op, reduce.dtype) == ("add", "mul", "float32")

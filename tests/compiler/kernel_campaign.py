@@ -175,10 +175,11 @@ class Campaign:
         rng = random.Random(str(job))
         self._begun[job] = []
         sizes = [min(CHUNK, job.count - at) for at in range(0, job.count, CHUNK)]
-        wanted = job.count + SPARE * len(sizes) * (job.count > CHUNK)
+        spare = SPARE if job.count > CHUNK else 0
+        wanted = job.count + spare * len(sizes)
         drawn = (str(one) for one in cases.several(rng, job.name, job.dtype, wanted))
         for number, size in enumerate(sizes):
-            texts = [*itertools.islice(drawn, -(-wanted // len(sizes)))]
+            texts = [*itertools.islice(drawn, size + spare)]
             given = (job.target, texts, size, job.spaces, f"{job} {number}")
             self._begun[job].append(_Part(given, self._submit(given)))
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -189,6 +190,26 @@ def test_8_bit_products_by_one_instruction_where_there_is_one(target, word):
     text = lowered(parsed, spec, default_schedule(parsed, spec))
     assert word in text
     assert word or ("dot" not in text and "dpb" not in text)
+
+
+@pytest.mark.parametrize(("target", "found"), [("graviton3", True), ("rasp5", False)])
+@pytest.mark.parametrize("text", ["matmul:m=8,n=32,k=9", "conv2d:c=3,h=5,w=6,k=16,r=3,s=3,pad=1"])
+def test_float16_is_not_converted_where_an_instruction_multiplies_it(text, target, found):
+    parsed, spec = workload.parse(f"{text},dtype=float16"), targets.resolve(target)
+    code = assembly(lowered(parsed, spec, default_schedule(parsed, spec)), spec)
+    assert ("fmlal" in code) == found
+    assert ("fcvtl" in code) != found
+
+
+@pytest.mark.parametrize("lanes", [8, 16, 32])
+@pytest.mark.parametrize("target", ["local", "rasp5"])
+def test_dot_products_of_vectors_wider_than_the_instruction(target, lanes):
+    parsed, spec = workload.parse("matmul:m=5,n=37,k=13,dtype=int8"), targets.resolve(target)
+    made = default_schedule(parsed, spec)
+    wide = replace(made, loops=(("j", lanes), ("i", 2)), lanes=lanes, packs=(Pack("B", 1),))
+    assert build(parsed, spec, wide)
+    if target == "local":
+        run(build(parsed, spec, wide), parsed)
 
 
 @pytest.mark.parametrize("text", ["m=18,n=1,k=25", "m=18,n=17,k=25", "m=5,n=33,k=7,tb=1"])

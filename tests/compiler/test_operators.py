@@ -78,6 +78,11 @@ def test_a_few_shapes(campaign, target, name):
     right(campaign, *jobs)
 
 
+@pytest.mark.parametrize("name", ["matmul", "conv2d", "depthwise_conv2d", "gemv"])
+def test_float16_where_an_instruction_multiplies_it(campaign, name):
+    right(campaign, Job("graviton3", name, "float16", 3, 0, spaces=False))
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("name", "dtype"), cases.kinds())

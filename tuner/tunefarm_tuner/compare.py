@@ -11,6 +11,7 @@ from tunefarm.comparison import compare as in_turns
 from tunefarm.request import Where
 from tunefarm.timing import format_seconds
 from tunefarm_compiler import targets, workload
+from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.workload import Workload
@@ -75,7 +76,7 @@ class Side:
         """Its bundle for that target. Raises: CompileError and its like."""
         if self.bundle is not None:
             return self.bundle
-        with BuildPool(workers=1) as pool:
+        with BuildPool(workers=1, cache=default_cache()) as pool:
             spec = targets.from_device(target)
             return pool.submit(str(self.workload), spec, self.schedule).result()
 
