@@ -213,6 +213,14 @@ def test_ldmatrix_counts_bank_conflicts_by_eight_rows() -> None:
     assert [(a.requests, a.transactions, a.ideal) for a in loads] == [(1, 8, 4)]
 
 
+def test_ldmatrix_reads_for_the_whole_warp() -> None:
+    stores = "  st.global.b32 [%rd9], %r20;"
+    body = LDMATRIX.format(form="x4", into="%r20, %r21, %r22, %r23", stores=stores)
+    text = module(kernel(body.replace("bar.warp.sync -1;", ""), 2))
+    with pytest.raises(ptx.SharedRaceError, match=r"ldmatrix.*another thread of the warp wrote"):
+        run(text, [np.zeros((32, 8), np.uint16), np.zeros((32, 4), np.uint32)])
+
+
 def test_a_shape_that_no_table_has_is_refused_with_its_line() -> None:
     body = "  mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 {%r1}, {%r2}, {%r3}, {%r4};"
     with pytest.raises(ptx.UnsupportedError, match=r"line \d+: mma.*m8n8k4 of .f16"):

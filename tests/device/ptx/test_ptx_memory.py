@@ -164,6 +164,13 @@ def test_a_barrier_lets_another_warp_read() -> None:
         ("st.shared.b32 [%r4], %r0; bar.warp.sync -1; xor.b32 %r5, %r0, 32;"
          " mad.lo.u32 %r5, %r5, 4, %r3; ld.shared.b32 %r10, [%r5];",
          ptx.SharedRaceError, "warp 1 wrote shared address 128"),
+        ("st.shared.b32 [%r4], 0; bar.sync 0; setp.ge.u32 %p2, %r0, 32; mov.u32 %r10, 0;"
+         " @!%p2 ld.shared.b32 %r10, [%r3]; @%p2 ld.shared.b32 %r10, [%r3];"
+         " setp.eq.u32 %p1, %r0, 63; @%p1 st.shared.b32 [%r3], 3;",
+         ptx.SharedRaceError, "several warps read"),
+        ("setp.lt.u32 %p1, %r0, 32; @%p1 st.shared.b32 [%r3], 5; setp.eq.u32 %p2, %r0, 31;"
+         " mov.u32 %r10, 0; @%p2 ld.shared.b32 %r10, [%r3];",
+         ptx.SharedRaceError, "another thread of the warp wrote shared address 0"),
         ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "at the same time"),
         ("ld.shared.b32 %r10, [%r4];", ptx.UninitialisedReadError, "shared address 0"),
         ("and.b32 %r5, %r0, 32; add.u32 %r5, %r5, %r3; st.shared.b32 [%r5], %r0;"
