@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tunefarm_compiler.binding import WARP, Gpu
+from tunefarm_compiler.binding import MOST_THREADS, WARP, Gpu
 from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
@@ -26,7 +26,7 @@ LONG = 64  # steps of a sum that threads should share where there are few output
 BUSY = 1 << 15  # threads that keep a GPU busy
 BLOCKS = 512  # blocks of threads that do
 LONG_ROW = 1 << 13  # steps of a sum from which on parts of it are worth a launch
-ROW_BYTES = 32 << 10  # of a row that is worth keeping in shared memory
+ROW_BYTES = 64 << 10  # of rows that are worth keeping in shared memory
 
 # A loop with who runs it.
 Bound = tuple[str, int, str]
@@ -191,7 +191,7 @@ def _team(length: int, lanes: int, rows: int) -> int:
     """Threads that share a sum of that length: a few accesses each, more where sums are few."""
     few = rows * power(-(-length // (4 * lanes))) < BUSY
     wanted = power(-(-length // (lanes * (1 if few else 4))))
-    return min(max(WARP, wanted), 1024 if rows < BUSY // 1024 else THREADS)
+    return min(max(wanted, min(WARP, power(-(-length // lanes)))), MOST_THREADS)
 
 
 def _side(team: int, rows: int) -> int:
@@ -260,24 +260,8 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
     count = math.prod(axis.extent for axis in rows)
     team = _team(length, lanes, count)
     side = min(_side(team, count), power(rows[-1].extent))
-    # Rows that are read more than once are copied, and what is read twice is kept, where it fits.
-    room = min(ROW_BYTES, spec.shared_bytes // 2)
-    names = [
-        one.tensor.name
-        for one in before
-        if one.reduce is not None or side * length * SIZES[one.tensor.dtype] <= room
-    ]
-    read = [load for one in plan(output, names) for load in one.loads]
-    twice = [
-        load.tensor
-        for load in {load.tensor.name: load for load in read}.values()
-        if load.tensor.compute is None
-        and sum(other.tensor.name == load.tensor.name for other in read) > 1
-        and rows[-1].name in load.strides()[0]
-        and side * length * SIZES[load.dtype] <= room
-        and load.tensor.shape[depth:] == tuple(axis.extent for axis in inner)
-    ]
-    names += [copied(tensor).name for tensor in twice]
+    room = min(ROW_BYTES, spec.shared_bytes // 2) // (side * length)  # bytes of each element
+    names = _in_shared(output, before, rows[-1], tuple(axis.extent for axis in inner), room)
     *before, last = plan(output, names)
     binds = [(axis.name, 1, "block") for axis in rows[:-1]] + [(rows[-1].name, side, "block")]
     schedule = _of_rows(last, depth, side, team, binds)
@@ -285,6 +269,32 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
         Attach(stage.tensor.name, depth, _of_rows(stage, depth, side, team, [])) for stage in before
     )
     return replace(schedule, stages=stages)
+
+
+def _in_shared(
+    output: Tensor, before: list[Stage], row: Axis, inner: tuple[int, ...], room: int
+) -> list[str]:
+    """Sums of rows; then rows that are read more than once, and what is computed for many: as
+    many as there are bytes of room for.
+    """
+    names = [one.tensor.name for one in before if one.reduce is not None]
+    read = [load for one in plan(output, names) for load in one.loads]
+    tensors = [load.tensor for load in {load.tensor.name: load for load in read}.values()]
+    own = {load.tensor.name for load in read if row.name in load.strides()[0]}
+    rows = [
+        (tensor, copied(tensor).name)
+        for tensor in tensors
+        if tensor.compute is None
+        and tensor.name in own
+        and sum(load.tensor.name == tensor.name for load in read) > 1
+        and tensor.shape[-len(inner) :] == inner
+    ]
+    rows += [(one.tensor, one.tensor.name) for one in before if one.reduce is None]
+    for tensor, name in rows:
+        if SIZES[tensor.dtype] <= room:
+            room -= SIZES[tensor.dtype]
+            names.append(name)
+    return names
 
 
 def _of_rows(stage: Stage, depth: int, side: int, team: int, binds: list[Bound]) -> Schedule:
