@@ -62,9 +62,9 @@ def _shared_axes(stage: Stage, last: Stage) -> int:
 
 def nest(stage: Stage, spec: TargetSpec) -> Schedule:
     """The schedule of one stage in a launch of its own."""
-    shape = Shape(stage, spec)
     if not stage.axes:
-        return Schedule((), 1, gpu=Gpu(()))
+        return _sums(stage) if stage.reduce else made((), 1)
+    shape = Shape(stage, spec)
     if stage.reduce is not None and shape.across():
         return _sums(stage)
     if shape.contraction:
@@ -78,11 +78,11 @@ def nest(stage: Stage, spec: TargetSpec) -> Schedule:
 
 def _in_parts(output: Tensor, stage: Stage, spec: TargetSpec) -> Schedule | None:
     """A few long sums in two launches: parts of them by many blocks, then the sums of these."""
-    shape = Shape(stage, spec)
-    if stage.reduce is None or shape.contraction:
+    shape = Shape(stage, spec) if stage.axes else None
+    if stage.reduce is None or (shape and shape.contraction):
         return None
-    across = shape.across()
-    along = stage.reduce_axes[-1] if across or not stage.axes else stage.axes[-1]
+    across = shape is None or shape.across()
+    along = stage.reduce_axes[-1] if across else stage.axes[-1]
     blocks = math.prod(axis.extent for axis in stage.axes)
     if not across:
         blocks = -(-blocks // (width(stage, along) * THREADS // WARP))
@@ -204,14 +204,16 @@ def _side(team: int, rows: int) -> int:
 
 def _sums(stage: Stage) -> Schedule:
     """Rows summed by teams of threads."""
-    *outer, last = stage.axes
     inner = stage.reduce_axes[-1]
     lanes = width(stage, inner)
     rows = math.prod(axis.extent for axis in stage.axes)
     team = _team(inner.extent, lanes, rows)
-    side = min(_side(team, rows), power(last.extent))
-    loops = [(axis.name, 1, "block") for axis in outer]
-    loops += [(last.name, side, "block"), *([(last.name, 1, "thread")] if side > 1 else [])]
+    loops = [(axis.name, 1, "block") for axis in stage.axes]
+    if stage.axes:
+        last = stage.axes[-1]
+        side = min(_side(team, rows), power(last.extent))
+        loops[-1] = (last.name, side, "block")
+        loops += [(last.name, 1, "thread")] if side > 1 else []
     loops += [(inner.name, team * lanes, ""), (inner.name, lanes, "thread")]
     return made(loops, lanes, 4 * lanes, inner.name)
 
