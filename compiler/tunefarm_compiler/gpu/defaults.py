@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tunefarm_compiler.binding import WARP, Gpu
+from tunefarm_compiler.binding import MOST_THREADS, WARP, Gpu
 from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
@@ -26,7 +26,7 @@ LONG = 64  # steps of a sum that threads should share where there are few output
 BUSY = 1 << 15  # threads that keep a GPU busy
 BLOCKS = 512  # blocks of threads that do
 LONG_ROW = 1 << 13  # steps of a sum from which on parts of it are worth a launch
-ROW_BYTES = 32 << 10  # of a row that is worth keeping in shared memory
+ROW_BYTES = 64 << 10  # of rows that are worth keeping in shared memory
 
 # A loop with who runs it.
 Bound = tuple[str, int, str]
@@ -62,9 +62,9 @@ def _shared_axes(stage: Stage, last: Stage) -> int:
 
 def nest(stage: Stage, spec: TargetSpec) -> Schedule:
     """The schedule of one stage in a launch of its own."""
-    shape = Shape(stage, spec)
     if not stage.axes:
-        return Schedule((), 1, gpu=Gpu(()))
+        return _sums(stage) if stage.reduce else made((), 1)
+    shape = Shape(stage, spec)
     if stage.reduce is not None and shape.across():
         return _sums(stage)
     if shape.contraction:
@@ -78,11 +78,11 @@ def nest(stage: Stage, spec: TargetSpec) -> Schedule:
 
 def _in_parts(output: Tensor, stage: Stage, spec: TargetSpec) -> Schedule | None:
     """A few long sums in two launches: parts of them by many blocks, then the sums of these."""
-    shape = Shape(stage, spec)
-    if stage.reduce is None or shape.contraction:
+    shape = Shape(stage, spec) if stage.axes else None
+    if stage.reduce is None or (shape and shape.contraction):
         return None
-    across = shape.across()
-    along = stage.reduce_axes[-1] if across or not stage.axes else stage.axes[-1]
+    across = shape is None or shape.across()
+    along = stage.reduce_axes[-1] if across else stage.axes[-1]
     blocks = math.prod(axis.extent for axis in stage.axes)
     if not across:
         blocks = -(-blocks // (width(stage, along) * THREADS // WARP))
@@ -191,7 +191,7 @@ def _team(length: int, lanes: int, rows: int) -> int:
     """Threads that share a sum of that length: a few accesses each, more where sums are few."""
     few = rows * power(-(-length // (4 * lanes))) < BUSY
     wanted = power(-(-length // (lanes * (1 if few else 4))))
-    return min(max(WARP, wanted), 1024 if rows < BUSY // 1024 else THREADS)
+    return min(max(wanted, min(WARP, power(-(-length // lanes)))), MOST_THREADS)
 
 
 def _side(team: int, rows: int) -> int:
@@ -204,14 +204,16 @@ def _side(team: int, rows: int) -> int:
 
 def _sums(stage: Stage) -> Schedule:
     """Rows summed by teams of threads."""
-    *outer, last = stage.axes
     inner = stage.reduce_axes[-1]
     lanes = width(stage, inner)
     rows = math.prod(axis.extent for axis in stage.axes)
     team = _team(inner.extent, lanes, rows)
-    side = min(_side(team, rows), power(last.extent))
-    loops = [(axis.name, 1, "block") for axis in outer]
-    loops += [(last.name, side, "block"), *([(last.name, 1, "thread")] if side > 1 else [])]
+    loops = [(axis.name, 1, "block") for axis in stage.axes]
+    if stage.axes:
+        last = stage.axes[-1]
+        side = min(_side(team, rows), power(last.extent))
+        loops[-1] = (last.name, side, "block")
+        loops += [(last.name, 1, "thread")] if side > 1 else []
     loops += [(inner.name, team * lanes, ""), (inner.name, lanes, "thread")]
     return made(loops, lanes, 4 * lanes, inner.name)
 
@@ -260,24 +262,8 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
     count = math.prod(axis.extent for axis in rows)
     team = _team(length, lanes, count)
     side = min(_side(team, count), power(rows[-1].extent))
-    # Rows that are read more than once are copied, and what is read twice is kept, where it fits.
-    room = min(ROW_BYTES, spec.shared_bytes // 2)
-    names = [
-        one.tensor.name
-        for one in before
-        if one.reduce is not None or side * length * SIZES[one.tensor.dtype] <= room
-    ]
-    read = [load for one in plan(output, names) for load in one.loads]
-    twice = [
-        load.tensor
-        for load in {load.tensor.name: load for load in read}.values()
-        if load.tensor.compute is None
-        and sum(other.tensor.name == load.tensor.name for other in read) > 1
-        and rows[-1].name in load.strides()[0]
-        and side * length * SIZES[load.dtype] <= room
-        and load.tensor.shape[depth:] == tuple(axis.extent for axis in inner)
-    ]
-    names += [copied(tensor).name for tensor in twice]
+    room = min(ROW_BYTES, spec.shared_bytes // 2) // (side * length)  # bytes of each element
+    names = _in_shared(output, before, rows[-1], tuple(axis.extent for axis in inner), room)
     *before, last = plan(output, names)
     binds = [(axis.name, 1, "block") for axis in rows[:-1]] + [(rows[-1].name, side, "block")]
     schedule = _of_rows(last, depth, side, team, binds)
@@ -285,6 +271,32 @@ def _by_rows(output: Tensor, spec: TargetSpec, depth: int) -> Schedule:
         Attach(stage.tensor.name, depth, _of_rows(stage, depth, side, team, [])) for stage in before
     )
     return replace(schedule, stages=stages)
+
+
+def _in_shared(
+    output: Tensor, before: list[Stage], row: Axis, inner: tuple[int, ...], room: int
+) -> list[str]:
+    """Sums of rows; then rows that are read more than once, and what is computed for many: as
+    many as there are bytes of room for.
+    """
+    names = [one.tensor.name for one in before if one.reduce is not None]
+    read = [load for one in plan(output, names) for load in one.loads]
+    tensors = [load.tensor for load in {load.tensor.name: load for load in read}.values()]
+    own = {load.tensor.name for load in read if row.name in load.strides()[0]}
+    rows = [
+        (tensor, copied(tensor).name)
+        for tensor in tensors
+        if tensor.compute is None
+        and tensor.name in own
+        and sum(load.tensor.name == tensor.name for load in read) > 1
+        and tensor.shape[-len(inner) :] == inner
+    ]
+    rows += [(one.tensor, one.tensor.name) for one in before if one.reduce is None]
+    for tensor, name in rows:
+        if SIZES[tensor.dtype] <= room:
+            room -= SIZES[tensor.dtype]
+            names.append(name)
+    return names
 
 
 def _of_rows(stage: Stage, depth: int, side: int, team: int, binds: list[Bound]) -> Schedule:
