@@ -9,6 +9,8 @@ from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.search.base import Candidate, Observation
 from tunefarm_tuner.seats import now
 
+SLOWEST_LATELY = 0.8
+
 
 @dataclass(frozen=True)
 class Proposed:
@@ -22,7 +24,7 @@ class Proposed:
 class Thinker:
     """Asks one strategy after another, and has the references computed meanwhile.
 
-    `post` is told what they propose, and what they raise. `seconds` is how long the last one took.
+    `post` is told what they propose, and what they raise. `seconds` is how long they take at most.
     """
 
     def __init__(self, ledger: Ledger, post: Callable[[Proposed | BaseException], None]) -> None:
@@ -61,7 +63,8 @@ class Thinker:
             if news:
                 line.strategy.observe(news)
             found = line.strategy.propose(count)
-            self.seconds = now() - began
+            # A model is trained now and then: that it was quick once says little.
+            self.seconds = max(now() - began, SLOWEST_LATELY * self.seconds)
             self._post(Proposed(line, count, found))
 
     def _expect(self) -> None:
