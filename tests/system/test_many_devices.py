@@ -301,7 +301,7 @@ def test_told_to_time_together_they_do_and_say_so(tmp_path, keys, cores, bundle)
     [
         (("--key", "a:cores=FIRST", "--key", "b:cores=FIRST"), "both given processor FIRST"),
         (("--key", "a:cores=5000"), "cannot run on processor 5000"),
-        (("--key", "a:core=0"), "there are backend=NAME, cores=0-3+8, unit=NAME and label"),
+        (("--key", "a:core=0"), "there are backend=NAME, cores=0-3+8, gpu=0, unit=NAME and label"),
     ],
 )
 def test_what_cannot_be_offered_is_one_line(capfd, tmp_path, words, said):
