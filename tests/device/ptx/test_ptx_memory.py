@@ -171,6 +171,9 @@ def test_a_barrier_lets_another_warp_read() -> None:
         ("setp.lt.u32 %p1, %r0, 32; @%p1 st.shared.b32 [%r3], 5; setp.eq.u32 %p2, %r0, 31;"
          " mov.u32 %r10, 0; @%p2 ld.shared.b32 %r10, [%r3];",
          ptx.SharedRaceError, "another thread of the warp wrote shared address 0"),
+        ("st.shared.b32 [%r4], %r0; xor.b32 %r5, %r0, 1; mad.lo.u32 %r5, %r5, 4, %r3;"
+         " setp.lt.u32 %p1, %r0, 32; @%p1 bar.warp.sync -1; ld.shared.b32 %r10, [%r5];",
+         ptx.SharedRaceError, "thread of the warp wrote shared address 132, thread 32"),
         ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "at the same time"),
         ("ld.shared.b32 %r10, [%r4];", ptx.UninitialisedReadError, "shared address 0"),
         ("and.b32 %r5, %r0, 32; add.u32 %r5, %r5, %r3; st.shared.b32 [%r5], %r0;"
@@ -302,6 +305,9 @@ def test_an_asynchronous_copy_lands_when_it_is_waited_for() -> None:
         copied(COPY + f"cp.async.wait_group 0; {other}")
     with pytest.raises(ptx.SharedRaceError, match="not waited for"):
         copied(COPY + "bar.sync 0;" + other)
+    some = "setp.lt.u32 %p1, %r0, 9; @%p1 cp.async.wait_group 0; ld.shared.b32 %r10, [%r4];"
+    with pytest.raises(ptx.SharedRaceError, match=r"warp 0, not waited for.*thread 9 "):
+        copied(COPY + some)
     with pytest.raises(ptx.SharedRaceError, match="not waited for"):
         copied(COPY + "cp.async.wait_group 1; bar.sync 0;" + other)
 
