@@ -29,7 +29,7 @@ test-slow: install
 test-emulation: install
 	$(BIN)/pytest -m emulation --timeout 900
 
-# Minutes for each of nine targets. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
+# Some 20 minutes on three processors. A failing run prints its seed: KERNELS_SEED=7 make test-kernels
 test-kernels: install
 	$(BIN)/pytest -m kernels -s --timeout 900 tests/compiler
 
