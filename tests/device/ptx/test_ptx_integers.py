@@ -210,6 +210,21 @@ for text_of, kinds_of, _ in BITS:
     )
 
 
+PACKED = {
+    COLUMNS.add(f"{name}.{kind}x2 {{d}}, {{a}}, {{b}};", 32, 32, 32): (function, dtype)
+    for name, function in (("min", np.minimum), ("max", np.maximum), ("add", np.add))
+    for kind, dtype in (("s16", np.int16), ("u16", np.uint16))
+}
+
+
+@pytest.mark.parametrize("text", PACKED)
+def test_packed_halves_are_two_operations(text: str) -> None:
+    function, dtype = PACKED[text]
+    a, b = values("u32"), values("u32")
+    halves = function(a.view(dtype).reshape(-1, 2), b.view(dtype).reshape(-1, 2))
+    assert np.array_equal(COLUMNS.run(text, a, b).view(dtype).reshape(-1, 2), halves)
+
+
 @pytest.mark.parametrize(("text", "kinds", "function"), BITS)
 def test_bits(text: str, kinds: tuple[str, ...], function: Function) -> None:
     arrays = [

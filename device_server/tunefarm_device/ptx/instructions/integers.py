@@ -36,9 +36,12 @@ def _packed(function: Any, kind: Kind) -> Any:
     if kind.family not in ("u16x2", "s16x2"):
         return function
     half = np.dtype(np.int16 if kind.family == "s16x2" else np.uint16)
-    return lambda a, b: function(a.view(half).reshape(-1, 2), b.view(half).reshape(-1, 2)).reshape(
-        -1
-    )
+
+    def both(a: Array, b: Array) -> Array:
+        pairs = function(a.view(half).reshape(-1, 2), b.view(half).reshape(-1, 2))
+        return np.ascontiguousarray(pairs).view(kind.raw)[:, 0]
+
+    return both
 
 
 def _saturating(opcode: str, kind: Kind) -> Any:
