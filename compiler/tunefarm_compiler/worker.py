@@ -30,14 +30,17 @@ def compile_job(text: str) -> tuple[dict[str, object], bytes]:
 
 
 def main() -> None:
-    """Compile until stdin ends."""
+    """Compile until stdin ends, or nobody reads the answers any more."""
     os.nice(NICENESS)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not reach the answers
     for line in sys.stdin:
         head, data = compile_job(line)
-        answers.write(json.dumps(head).encode() + b"\n" + data)
-        answers.flush()
+        try:
+            answers.write(json.dumps(head).encode() + b"\n" + data)
+            answers.flush()
+        except BrokenPipeError:  # our tuner was killed
+            os._exit(0)
 
 
 if __name__ == "__main__":

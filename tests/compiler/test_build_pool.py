@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tunefarm_compiler import Schedule, build, targets, workload
+from tunefarm_compiler.building import Kernel, job
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_proto.errors import (
     CompilerCrashedError,
@@ -73,6 +76,16 @@ def test_a_worker_that_somebody_kills_says_nothing_of_its_candidate(spec):
         again = pool.submit(TEXT, spec)
         os.kill(worker, signal.SIGKILL)
         assert again.result(30).digest == build(TEXT, spec).digest and again.seconds > 0
+
+
+def test_a_worker_whose_tuner_was_killed_ends_in_silence():
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "tunefarm_compiler.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    worker.stdout.close()
+    _, said = worker.communicate(job([Kernel(TEXT)], "local").to_json() + "\n", timeout=60)
+    assert (worker.returncode, said) == (0, "")
 
 
 def test_a_candidate_that_takes_too_long(spec):
