@@ -17,6 +17,7 @@ from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
 NARROW_PANEL = 16384
 STREAM_VECTORS = 4
 FEW_ROWS = 3
+POURED = 64  # channels
 LONG = 1024  # steps of a sum from which on prefetches pay
 WINDOW = 9  # steps of a window that are written out
 SMALL = 16  # windows in a row, up to which none should be left over
@@ -102,6 +103,8 @@ def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -
     if shape.contraction:
         shape = shape.turned()
         tiles = [tile for tile in shape.tiles() if shape.fits(*tile)]
+        if shape.pours():
+            tiles = [(rows, vectors) for rows, vectors in tiles if vectors == 1]
         return shape.asking(shape.contract(*min(tiles, key=shape.cost), unroll=shape.unroll))
     if shape.window:
         return shape.slide_both()
@@ -155,6 +158,19 @@ class Shape:
             if wide and steps >= TURN_STEPS and uses >= TURN_ROWS and other.packable():
                 return other
         return self
+
+    def pours(self) -> bool:
+        """Whether weights of a window are many, and used too seldom to be packed.
+
+        Then a few of its channels at a time are summed up over all rows, by one vector of columns,
+        so that what these rows share stays in the first caches.
+        """
+        reduce = self.stage.reduce
+        if reduce is None or len(reduce.axes) == 1 or reduce.dtype != self.stage.tensor.dtype:
+            return False
+        steps = math.prod(axis.extent for axis in reduce.axes)
+        many = 2 * self.spec.lanes * steps > caches(self.spec).second // 16  # a quarter of it
+        return many and self.spec.lanes > 8 and self.group == 1 and not self.packable()
 
     def across(self) -> bool:
         """Whether lanes had better hold parts of one sum: the summed axis is the contiguous one."""
@@ -277,6 +293,8 @@ class Shape:
             panel = wide if self.spec.lanes > 8 else NARROW_PANEL
             size = block or max(64, min(summed[0].extent, self.group * panel // max(64, columns)))
             loops.append((summed[0].name, size))
+        elif not block and self.pours():
+            loops.append((max(summed, key=lambda axis: axis.extent).name, POURED))
         depth = len(loops)
         if outer:
             loops.append((self.rows[-1].name, outer))
