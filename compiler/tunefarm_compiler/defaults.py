@@ -286,15 +286,18 @@ class Shape:
         """
         columns = vectors * self.spec.lanes
         loops = [(axis.name, 1) for axis in self.batch]
-        summed = self.stage.reduce_axes
+        summed, extents = self.stage.reduce_axes, self.stage.extents
         plain = self.stage.reduce is not None and self.stage.tensor.dtype == self.stage.reduce.dtype
         if len(summed) == 1 and plain:
             wide = caches(self.spec).second // 8  # elements of four bytes in half of it
             panel = wide if self.spec.lanes > 8 else NARROW_PANEL
             size = block or max(64, min(summed[0].extent, self.group * panel // max(64, columns)))
             loops.append((summed[0].name, size))
-        elif not block and self.pours():
-            loops.append((max(summed, key=lambda axis: axis.extent).name, POURED))
+        order: tuple[str, ...] = ()
+        if not block and self.pours():
+            long, *others = sorted((a.name for a in summed), key=lambda n: -extents[n])
+            loops.append((long, POURED))
+            order = (others[0], long, *others[1:])  # few streams of weights at a time
         depth = len(loops)
         if outer:
             loops.append((self.rows[-1].name, outer))
@@ -308,7 +311,7 @@ class Shape:
         made = [Pack(name, depth + (name == along and not outer)) for name in wanted]
         group = self.group if along in wanted else 1
         own = "" if self.last else self.vector.name
-        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), own, group=group)
+        return Schedule(tuple(loops), self.spec.lanes, unroll, tuple(made), own, order, group=group)
 
     @property
     def unroll(self) -> int:
