@@ -2,6 +2,8 @@
 
 import array
 import asyncio
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator
 
@@ -257,3 +259,9 @@ def test_nothing_of_cuda_is_imported_by_the_base(tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert ended.stdout.splitlines()[0] == "cuda native nullgpu wasm"
+
+
+def test_no_part_of_the_farm_imports_cuda_unasked():
+    parts = "tunefarm, tunefarm.cli, tunefarm_tracker.server, tunefarm_compiler, tunefarm_tuner"
+    script = f"import sys, {parts}; assert not {{'cuda', 'pynvml'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
