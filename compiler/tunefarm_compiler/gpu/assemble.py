@@ -99,7 +99,8 @@ def parse(said: str) -> dict[str, bpb.KernelResources]:
 
 def _refused(said: str, ptx: str) -> BuildFailedError:
     """Its first complaint, with the line of the text that it is about."""
-    first = next((line for line in said.splitlines() if "line" in line or "error" in line), said)
+    told = [line for line in said.splitlines() if " info " not in line]
+    first = next((line for line in told if "line" in line or "error" in line), said)
     place = re.search(r"line (\d+)", first)
     lines = ptx.splitlines()
     text = ""
