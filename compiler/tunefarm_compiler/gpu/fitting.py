@@ -23,6 +23,8 @@ KINDS = {
 LEVELS = {"": 0, "f16": 75, "s8": 75, "bf16": 80, "tf32": 80, "wgmma": 90}
 PANEL = 128  # bytes of a line of what wgmma reads across
 INDICES = 1 << 31
+REGISTERS = 65536  # of a multiprocessor
+GROUP_NEEDS = 26  # registers besides the sums, by ptxas's words
 ASYNC = 80  # from this level on shared memory is filled without registers
 
 
@@ -88,6 +90,13 @@ def _check_groups(found: Product, contract: Contract, spec: TargetSpec) -> None:
         raise InvalidScheduleError(
             f"contraction: wgmma of {contract.tile[1]} columns read across",
             f"{PANEL // 2} at least",
+        )
+    room = min(255, (REGISTERS // (contract.threads * contract.resident)) & ~7)
+    if contract.accumulators + GROUP_NEEDS > room:  # wgmma's sums cannot be spilled
+        raise InvalidScheduleError(
+            f"contraction: wgmma of {contract.accumulators} sums in each thread, which has {room} "
+            f"registers where {contract.resident} blocks are to fit",
+            "take smaller blocks, more warps, or a smaller resident",
         )
 
 

@@ -259,6 +259,15 @@ def test_more_elements_than_indices_are_refused_only_where_they_are_taken_apart(
         check(product(turned), contract, spec)
 
 
+def test_sums_of_warp_groups_need_registers():
+    block, spec = (64, 256, 32), targets.resolve("sm_90a")
+    fits = Contract(block, (4, 1), mma="wgmma", stages=3)
+    found = product(workload.parse("matmul:m=64,n=256,k=64,dtype=bfloat16").output)
+    check(found, fits, spec)
+    with pytest.raises(InvalidScheduleError, match="128 registers where 4 blocks"):
+        check(found, replace(fits, resident=4), spec)
+
+
 @pytest.mark.kernels
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
