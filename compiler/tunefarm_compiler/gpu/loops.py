@@ -42,13 +42,13 @@ class GpuNest(Nest):
     crew: Crew | None = None
     outer: bool = False
 
-    def overlaps(self, axis: str) -> bool:
+    @property
+    def overlaps(self) -> bool:
         """Whether blocks left over lie over others, instead of being smaller.
 
-        All threads of a team have to come to the same places.
+        All threads of a team have to come to the same places. Elsewhere a number is written once.
         """
-        along = self.schedule.vector_axis(self.stage)
-        return bool(self.crew and self.crew.teams) or (self.outer and axis != along)
+        return bool(self.crew and self.crew.teams)
 
 
 class Kernel(Lowering):
@@ -201,7 +201,7 @@ class Kernel(Lowering):
     ) -> Iterator[tuple[int, int, int]]:
         """(start, rounds, size) of the loops that cover an axis."""
         rounds, rest = divmod(extent, block)
-        if rounds and rest and nest.binds[depth] and nest.overlaps(nest.schedule.loops[depth][0]):
+        if rounds and rest and nest.binds[depth] and nest.overlaps:
             yield 0, rounds + 1, block
             return
         if rounds:
