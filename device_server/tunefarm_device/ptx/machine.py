@@ -214,16 +214,21 @@ class _Run:
 
     # -- ends
 
-    def branch(self, block: Block, end: Branch) -> None:
-        frame, after = self.frame, block.number + 1
+    def taken(self, block: Block) -> bool:
+        """Whether some lanes come to a block's end; the mask is theirs, the others go on."""
         way = self.guard(block)
         if isinstance(way, bool):
             if not way:
-                self.add(after, frame.mask)
-                return
-        else:
-            frame.mask, others = way
-            self.add(after, others)
+                self.add(block.number + 1, self.frame.mask)
+            return way
+        self.frame.mask, others = way
+        self.add(block.number + 1, others)
+        return True
+
+    def branch(self, block: Block, end: Branch) -> None:
+        frame = self.frame
+        if not self.taken(block):
+            return
         if end.index < 0:
             self.add(block.targets[0], frame.mask)
             return
@@ -235,27 +240,15 @@ class _Run:
 
     def exit(self, block: Block, end: Exit) -> None:
         frame = self.frame
-        way = self.guard(block)
-        if isinstance(way, bool):
-            if not way:
-                self.add(block.number + 1, frame.mask)
-                return
-        else:
-            frame.mask, others = way
-            self.add(block.number + 1, others)
+        if not self.taken(block):
+            return
         self.live = self.live & ~frame.present()
         self.ended = True
 
     def barrier(self, block: Block, end: Barrier) -> None:
         frame, after = self.frame, block.number + 1
-        way = self.guard(block)
-        if isinstance(way, bool):
-            if not way:
-                self.add(after, frame.mask)
-                return
-        else:
-            frame.mask, others = way
-            self.add(after, others)
+        if not self.taken(block):
+            return
         number = self.one(end.number)
         count = self.one(end.count) if end.count >= 0 else 0
         count = 0 if count == frame.geometry.threads else count
@@ -289,14 +282,8 @@ class _Run:
     def sync(self, block: Block, end: Sync) -> None:
         """An instruction of whole warps: lanes wait until all that it names are there."""
         frame, after = self.frame, block.number + 1
-        way = self.guard(block)
-        if isinstance(way, bool):
-            if not way:
-                self.add(after, frame.mask)
-                return
-        else:
-            frame.mask, others = way
-            self.add(after, others)
+        if not self.taken(block):
+            return
         mask = frame.mask
         members = frame.regs[end.members] if end.members >= 0 else None
         if mask is None and (members is None or (len(members) == 1 and members[0] == 0xFFFFFFFF)):
