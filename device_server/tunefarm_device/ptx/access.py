@@ -1,6 +1,6 @@
 """Loads and stores of lanes, in each space, with what a GPU checks and what it does not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,8 @@ class Request:
     """What lanes ask of a space: `count` values of a type, beside each other.
 
     `lanes` are numbers of lanes, None for all; `addresses` are one for each, or one for all.
-    `constant` promises that nobody writes there during the launch.
+    `constant` promises that nobody writes there during the launch. `used` are those of the
+    values that the kernel looks at, None for all: compilers close gaps between loads.
     """
 
     space: str
@@ -29,6 +30,7 @@ class Request:
     kind: Kind
     count: int
     constant: bool = False
+    used: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -89,7 +91,8 @@ def _by_window(f: Frame, asked: Request) -> list[tuple[Array, Request]] | None:
         chosen = np.flatnonzero(inside)
         if len(chosen):
             own = addresses[chosen] - np.uint64(window)
-            found.append((chosen, Request(name, lanes[chosen], own, asked.kind, asked.count)))
+            part = replace(asked, space=name, lanes=lanes[chosen], addresses=own)
+            found.append((chosen, part))
     return found
 
 
@@ -200,7 +203,10 @@ def shared_places(
 def _load_shared(f: Frame, asked: Request) -> list[Array]:
     kind, count, size = asked.kind, asked.count, asked.size
     every, places = shared_places(f, asked.lanes, asked.addresses, size)
-    f.shared.note_read(every, places, size)
+    if asked.used is None:
+        f.shared.note_read(every, places, size)
+    for j in asked.used or ():
+        f.shared.note_read(every, places + j * kind.bytes, kind.bytes)
     data = f.shared.data.view(kind.raw)
     index = places // kind.bytes
     return [data[index + j] if j else data[index] for j in range(count)]

@@ -106,6 +106,7 @@ class Slots:
     granule: int = 16
     global_granule: int = 16
     orders_blocks: bool = False
+    named_once: frozenset[Register] = frozenset()
 
     def of(self, key: object, initial: Array) -> int:
         """The slot of a key, made where there is none."""
@@ -241,6 +242,10 @@ class Reader:
                 f"{register.name} has {register.kind.bits} bits where .{kind.name} is written"
             )
         return self.slot_of(register)
+
+    def is_read(self, operand: Operand) -> bool:
+        """Whether anything in the kernel may read the register that this instruction writes."""
+        return operand != Name("_") and self.register(operand) not in self.slots.named_once
 
     def slot_of(self, register: Register) -> int:
         """The slot of a register."""

@@ -4,12 +4,13 @@ Blocks are in the order of the text. The lanes at the lowest block execute first
 threads of a warp meet again after a branch, in code laid out as compilers lay it out.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .decode import HANDLERS, Barrier, Branch, Decoded, Exit, Reader, Slots, Step, Sync, guarded
 from .errors import PtxError, PtxSyntaxError, UnsupportedError
-from .syntax import Instruction, KernelText, Label
+from .syntax import Instruction, KernelText, Label, Register, names_in
 
 End: TypeAlias = Sync | Branch | Barrier | Exit
 
@@ -55,6 +56,7 @@ def blocks_of(kernel: KernelText, slots: Slots) -> list[Block]:
     """The basic blocks of a kernel, in the order of the text. The last one ends every lane."""
     blocks = [Block(0)]
     labels: dict[Label, int] = {}
+    slots.named_once = _named_once(kernel)
     for item in kernel.body:
         if isinstance(item, Label):
             if blocks[-1].steps:
@@ -76,6 +78,18 @@ def blocks_of(kernel: KernelText, slots: Slots) -> list[Block]:
         if isinstance(block.end, Branch):
             block.targets = tuple(_place(labels, label, block) for label in block.end.labels)
     return blocks
+
+
+def _named_once(kernel: KernelText) -> frozenset[Register]:
+    """The registers that one operand of the kernel names, and no other."""
+    named = Counter(
+        found
+        for at in kernel.body
+        if isinstance(at, Instruction)
+        for name in names_in(*at.operands, *([at.guard.name] if at.guard else []))
+        if isinstance(found := at.scope.find(name.text), Register)
+    )
+    return frozenset(register for register, times in named.items() if times == 1)
 
 
 def _place(labels: dict[Label, int], label: Label, block: Block) -> int:

@@ -1,6 +1,7 @@
 """The parts of a PTX text, as the parser gives them."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -61,6 +62,22 @@ class Pair:
 
 
 Operand: TypeAlias = Name | Immediate | Negated | Sum | Address | Vector | Pair
+
+
+def names_in(*operands: Operand) -> Iterator[Name]:
+    """Every name that the operands mention."""
+    for operand in operands:
+        match operand:
+            case Name():
+                yield operand
+            case Negated(name) | Sum(name, _):
+                yield name
+            case Address(base, _):
+                yield from names_in(base)
+            case Vector(items):
+                yield from names_in(*items)
+            case Pair(first, second):
+                yield from names_in(first, second)
 
 
 @dataclass(frozen=True)

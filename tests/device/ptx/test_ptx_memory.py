@@ -176,6 +176,9 @@ def test_a_barrier_lets_another_warp_read() -> None:
          ptx.SharedRaceError, "thread of the warp wrote shared address 132, thread 32"),
         ("st.shared.b32 [%r3], 1; mov.u32 %r10, 0;", ptx.SharedRaceError, "at the same time"),
         ("ld.shared.b32 %r10, [%r4];", ptx.UninitialisedReadError, "shared address 0"),
+        ("shl.b32 %r5, %r0, 3; and.b32 %r5, %r5, 504; add.u32 %r5, %r5, %r3;"
+         " st.shared.b32 [%r5], %r0; ld.shared.v2.b32 {%r10, %r6}, [%r5]; add.u32 %r10, %r10, %r6;",
+         ptx.UninitialisedReadError, "shared address 4, thread 0"),
         ("and.b32 %r5, %r0, 32; add.u32 %r5, %r5, %r3; st.shared.b32 [%r5], %r0;"
          " mov.u32 %r10, 0;", ptx.SharedRaceError, "different values to one address"),
         ("st.shared.b32 [%r4+512], %r0; mov.u32 %r10, 0;", ptx.IllegalAddressError, "of 512"),
@@ -189,6 +192,19 @@ def test_what_a_gpu_would_not_notice_is_an_error(
 ) -> None:
     with pytest.raises(error, match=words):
         shared(body)
+
+
+def test_a_gap_that_a_wider_load_closes_may_be_unwritten() -> None:
+    # As LLVM does between two numbers with padding between them: nothing uses the second register.
+    got = shared("""
+  and.b32 %r5, %r0, 31; shl.b32 %r5, %r5, 4; add.u32 %r5, %r5, %r3;
+  setp.lt.u32 %p1, %r0, 32;
+  @%p1 st.shared.b32 [%r5], 7;
+  @%p1 st.shared.b32 [%r5+8], %r0;
+  bar.sync 0;
+  ld.shared.v4.b32 {%r7, %r6, %r10, %r8}, [%r5];
+  add.u32 %r10, %r10, %r7;""")
+    assert got.tolist() == [n % 32 + 7 for n in range(64)]
 
 
 def test_a_warp_is_put_in_order_by_its_own_barrier() -> None:

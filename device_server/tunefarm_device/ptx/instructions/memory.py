@@ -69,19 +69,21 @@ def load_step(r: Reader) -> Decoded:
     constant = "nc" in r.modifiers
     note_order(r)
     r.drop(*_HINTS)
-    targets = [
-        (None, None) if item == Name("_") else r.wide_target(kind, item) for item in r.vector()
-    ]
+    items = r.vector()
+    targets = [(None, None) if item == Name("_") else r.wide_target(kind, item) for item in items]
+    used = tuple(j for j, item in enumerate(items) if r.is_read(item))
+    looked_at = used if 0 < len(used) < count else None
     base, offset, base_kind = r.address()
     r.done()
     if len(targets) != count:
         raise UnsupportedError(f"{len(targets)} registers for .v{count}")
-    note_granule(r, space, kind.bytes * count)
+    note_granule(r, space, kind.bytes * (count if looked_at is None else 1))
     shift = offset_of(offset, base_kind)
 
     def step(f: Frame) -> None:
         lanes = f.active()
-        values = load(f, Request(space, lanes, place(f, base, shift, lanes), kind, count, constant))
+        addresses = place(f, base, shift, lanes)
+        values = load(f, Request(space, lanes, addresses, kind, count, constant, looked_at))
         for (target, wider), value in zip(targets, values, strict=True):
             if target is None:
                 continue
