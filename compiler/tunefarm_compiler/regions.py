@@ -71,8 +71,9 @@ def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load:
         start += first * coefficient + min(coefficient * (length - 1), 0)
         extent += abs(coefficient) * (length - 1)
     if not start.terms:
-        # What lies outside is guarded by a condition, and never read.
-        low = max(0, start.offset)
+        # What lies outside is guarded by a condition, and never read. Where all does, one element
+        # within the tensor stands for it: what fills the region reads it.
+        low = min(max(0, start.offset), shape - 1)
         return Index((), low), max(1, min(shape, start.offset + extent) - low)
     low, high = interval(start, {axis: where.point() for axis, where in ranges.items()})
     if low < 0 or high + extent > shape:

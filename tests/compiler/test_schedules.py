@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_harness import run
+from kernel_harness import evaluate, run
 from tunefarm_compiler import Schedule, build, defaults, targets, te, workload
 from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch
@@ -204,3 +205,17 @@ def test_prefetches_build_where_there_is_no_instruction(arch):
     spec = targets.resolve(arch)
     asked = (Prefetch("A", "i", 6), Prefetch("C", "i", 6, 2))
     assert build(parsed, spec, Schedule((("j", 16), ("i", 6)), 4, prefetches=asked))
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_part_that_lies_in_the_padding_alone_reads_nothing_beyond_its_tensor(at_end):
+    a = te.placeholder("A", (5,))
+    doubled = te.compute("B", [("i", 5)], lambda i: a[i] * 2)
+    padded = te.compute(
+        "C", [("i", 2000)], lambda i: te.select((i - 4).within(0, 5), doubled[i - 4], 0.0)
+    )
+    # The last element has a part of B to itself, 1,990 elements behind its end.
+    schedule = Schedule((("i", 1999), ("i", 1)), 1, stages=(Attach("B", 1, Schedule((), 1)),))
+    data = np.arange(5, dtype=np.float32)
+    got = evaluate(padded, data, schedule=schedule, at_end=at_end)
+    np.testing.assert_array_equal(got, np.pad(2 * data, (4, 1991)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gpu_kernels as kernels
 import pytest
 from tunefarm_compiler import Schedule, build, default_schedule, defaults, targets, te, workload
 from tunefarm_compiler.binding import Gpu
@@ -264,3 +265,14 @@ def test_without_ptxas_bundles_are_made_all_the_same(monkeypatch):
     (library,) = build("add:n=100", "sm_80").manifest.libraries
     (launch,) = library.launches["add"].launches
     assert launch.block[0] == 32 and not launch.HasField("resources")
+
+
+def test_a_stage_of_a_block_that_lies_in_the_padding_reads_nothing_beyond_its_tensor():
+    # Each row of the output is a block; the first and the last one have no row of the input.
+    own = Schedule((("d3", 32), ("d3", 1)), 1, gpu=Gpu(("", "thread")))
+    schedule = Schedule(
+        (("n", 1), ("y", 2), ("c", 32), ("y", 1), ("c", 1)), 1, vector="c",
+        gpu=Gpu(("block", "block", "block", "", "thread")), stages=(Attach("A.shared", 3, own),),
+    )  # fmt: skip
+    parsed = workload.parse("avg_pool2d:c=14,h=1,w=5,r=1,s=5,n=3,pad=1")
+    assert kernels.wrong([kernels.candidate(parsed, "sm_80", "k", schedule)], "sm_80") == []
