@@ -189,6 +189,8 @@ class Backend(ABC):
     # Whether it is no part of this processor: loads and copies of one session would disturb what
     # another times, and a runner is tried at the server's start.
     alone = False
+    # Whether a driver begins in each runner, which the sandbox allows a little more for that.
+    driver = False
     # Whether a unit is one device server's alone on its host.
     exclusive = True
     # Which of `units()` this one is, set before anything but `units` is called; "": no matter.

@@ -11,6 +11,8 @@ which hold here; `enter` applies those to this process, for good. Nothing here n
   can be written but the device nodes that swallow it, those of the backend (a GPU's), and plain
   files in the session's own folder; no TCP, no signal to others.
 - capabilities: none, not even root's.
+- for a driver (a GPU's), which does not begin otherwise: its threads get names by /proc/self/task,
+  and it listens on a socket of AF_UNIX without a path; nothing connects and nothing is accepted.
 - namespaces: an empty network, System V shared memory and a file system of its own, gone with the
   process: of files it sees what Landlock lets be read, also where there is no Landlock.
 """
@@ -41,7 +43,8 @@ CAPABILITIES, FILES = "no-capabilities", "own-files"
 _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (0xC000003E, {
         "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "clone3": 435,
-        "socket": 41, "ptrace": 101, "acct": 163, "mount": 165, "umount2": 166,
+        "socket": 41, "connect": 42, "accept": 43, "accept4": 288, "ptrace": 101,
+        "acct": 163, "mount": 165, "umount2": 166,
         "swapon": 167, "swapoff": 168, "reboot": 169, "sethostname": 170, "setdomainname": 171,
         "init_module": 175, "delete_module": 176, "quotactl": 179, "tkill": 200, "tgkill": 234,
         "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272,
@@ -64,7 +67,8 @@ _MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     }),
     "aarch64": (0xC00000B7, {
         "clone": 220, "execve": 221, "kill": 129, "clone3": 435, "socket": 198,
-        "ptrace": 117, "acct": 89, "mount": 40, "umount2": 39, "swapon": 224, "swapoff": 225,
+        "connect": 203, "accept": 202, "accept4": 242, "ptrace": 117,
+        "acct": 89, "mount": 40, "umount2": 39, "swapon": 224, "swapoff": 225,
         "reboot": 142, "sethostname": 161, "setdomainname": 162, "init_module": 105,
         "delete_module": 106, "quotactl": 60, "tkill": 130, "tgkill": 131, "kexec_load": 104,
         "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241,
@@ -97,18 +101,22 @@ _NOT_THESE = {
 }
 
 # BPF: load a word of the call's description; compare and jump; return.
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _MACHINE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _X32 = 0x40000000
+_UNIX, _SEQPACKET, _SOCKET_KIND = 1, 5, 0xF
 
 
 def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("HBBI", code, yes, no, value)
 
 
-def seccomp_program(machine: str, pid: int) -> bytes:
-    """The filter, as BPF. Raises: KeyError for a machine that is not known."""
+def seccomp_program(machine: str, pid: int, driver: bool = False) -> bytes:
+    """The filter, as BPF. `driver`: what one needs is allowed, see above.
+
+    Raises: KeyError for a machine that is not known.
+    """
     audit, calls = _MACHINES[machine]
     refuse = _instruction(_RETURN, _REFUSE | errno.EPERM)
     code = [
@@ -126,6 +134,16 @@ def seccomp_program(machine: str, pid: int) -> bytes:
             answer = [
                 _instruction(_LOAD, _FIRST_ARGUMENT),
                 _instruction(_ANY_BIT, CLONE_THREAD, yes=1),
+                refuse,
+                _instruction(_RETURN, _ALLOW),
+            ]
+        elif name == "socket" and driver:
+            answer = [
+                _instruction(_LOAD, _FIRST_ARGUMENT),
+                _instruction(_EQUAL, _UNIX, no=3),
+                _instruction(_LOAD, _SECOND_ARGUMENT),
+                _instruction(_AND, _SOCKET_KIND),
+                _instruction(_EQUAL, _SEQPACKET, yes=1),
                 refuse,
                 _instruction(_RETURN, _ALLOW),
             ]
@@ -168,9 +186,9 @@ def _no_new_privileges() -> None:
     _check(_libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
-def enter_seccomp() -> None:
+def enter_seccomp(driver: bool = False) -> None:
     """Refuse the calls above from now on. Raises: OSError, KeyError where it does not hold."""
-    code = seccomp_program(platform.machine(), os.getpid())
+    code = seccomp_program(platform.machine(), os.getpid(), driver)
     program = _Program(len(code) // 8, code)
     _no_new_privileges()
     mode = ctypes.c_ulong(SECCOMP_MODE_FILTER)
@@ -276,12 +294,16 @@ def enter(
     readable: Iterable[str],
     own: Iterable[str] = (),
     devices: Sequence[str] = (),
+    *,
+    driver: bool = False,
 ) -> None:
     """Apply those that hold here, for good; paths as for Landlock. Raises: OSError, KeyError.
 
-    The working directory is then "/".
+    `driver`: one of a backend's begins after it, see above. The working directory is then "/".
     """
     chosen = set(primitives)
+    if driver:
+        own = [*own, f"/proc/{os.getpid()}/task"]
     flags = sum(flag for name, flag in _NAMESPACES.items() if name in chosen)
     if flags:
         enter_namespaces(flags)
@@ -292,7 +314,7 @@ def enter(
     if CAPABILITIES in chosen:
         enter_capabilities()
     if SECCOMP in chosen:
-        enter_seccomp()
+        enter_seccomp(driver)
 
 
 def _refuses_sockets() -> bool:

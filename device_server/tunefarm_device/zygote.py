@@ -161,7 +161,8 @@ class Zygote:
         """In the child: apply what holds here. It works in `folder`, and writes nowhere else."""
         readable = [self.folder, *self.backend.readable()]
         own = [folder] if folder else []
-        self.sandbox.enter(self.primitives, readable, own, self.backend.devices())
+        backend = self.backend
+        self.sandbox.enter(self.primitives, readable, own, backend.devices(), driver=backend.driver)
         os.chdir(folder or "/")
 
     def reap(self) -> None:

@@ -7,11 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 typedef int R;
-enum { OK, INVALID_VALUE = 1, OOM = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_PTX = 218,
+enum { OK, INVALID_VALUE = 1, OOM = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_PTX = 218, OPERATING_SYSTEM = 304,
        NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701 };
 #define MOST (1ull << 30)
 #define ALIVE if (dead) return dead
@@ -42,12 +45,28 @@ static const char *setting(const char *name, const char *otherwise) {
   return found ? found : otherwise;
 }
 
+// What the real one asks of the system, and does not begin without: a thread with a name, which it
+// writes to /proc/self/task (from 570 on), memory in a file, and an abstract socket that it hands
+// descriptors out by.
+static R asks(void) {
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, waits, NULL)) return 999;
+  if (pthread_setname_np(thread, "cuda-EvtHandlr")) return OPERATING_SYSTEM;
+  int memory = memfd_create("cuda", MFD_CLOEXEC);
+  if (memory < 0 || ftruncate(memory, 1 << 16)) return OPERATING_SYSTEM;
+  struct sockaddr_un name = {AF_UNIX};
+  int length = snprintf(name.sun_path + 1, 90, "cuda-uvmfd-%d", getpid());
+  int out = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  length += 1 + sizeof name.sun_family;
+  if (out < 0 || bind(out, (struct sockaddr *)&name, length) || listen(out, 16)) return OPERATING_SYSTEM;
+  return OK;
+}
+
 R cuInit(unsigned flags) {
   if (!strcmp(setting("STUB_GPUS", "1"), "0")) return NO_DEVICE;
-  pthread_t thread;  // as the real one does
-  if (!begun && pthread_create(&thread, NULL, waits, NULL)) return 999;
-  begun = 1;
-  return OK;
+  R code = begun ? OK : asks();
+  begun = !code;
+  return code;
 }
 R cuDriverGetVersion(int *v) { *v = 13000; return OK; }
 R cuDeviceGetCount(int *n) { *n = atoi(setting("STUB_GPUS", "1")); return begun ? OK : NOT_INITIALIZED; }

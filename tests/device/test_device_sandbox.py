@@ -187,14 +187,51 @@ thread.join()
     assert ended.stdout.split() == ["ENOTTY", "ENOSPC", "True"], ended.stderr
 
 
+def test_a_driver_may_name_its_threads_and_listen_and_reaches_nobody():
+    """As libcuda does at its start, which fails where either is refused."""
+    script = """
+import errno, os, socket, threading
+from tunefarm_device import sandbox
+there = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+there.bind(f"\\0other-{os.getpid()}")
+there.listen()
+sandbox.enter(sandbox.probe(), [], [], driver=True)
+def tried(do):
+    try:
+        do()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+def use():
+    here = f"/proc/self/task/{threading.get_native_id()}"
+    print(tried(lambda: open(f"{here}/comm", "w").write("named")), open(f"{here}/comm").read())
+    print(tried(lambda: open("/proc/self/comm", "w")) in ("EACCES", "EROFS"))
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    own.bind(f"\\0own-{os.getpid()}")
+    own.listen()
+    print(tried(own.accept), tried(lambda: own.connect(f"\\0other-{os.getpid()}")))
+    for kind in ((socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_STREAM)):
+        print(tried(lambda: socket.socket(*kind)))
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    words = "done named True EPERM EPERM EPERM EPERM"
+    assert ended.stdout.split() == words.split(), ended.stderr
+
+
 def test_an_unknown_machine_has_no_filter():
     with pytest.raises(KeyError):
         sandbox.seccomp_program("pdp11", 1)
 
 
+@pytest.mark.parametrize("driver", [False, True])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
-def test_every_jump_of_the_filter_lands_inside_and_it_ends_by_allowing(machine):
-    code = sandbox.seccomp_program(machine, 4711)
+def test_every_jump_of_the_filter_lands_inside_and_it_ends_by_allowing(machine, driver):
+    code = sandbox.seccomp_program(machine, 4711, driver)
     steps = [struct.unpack_from("HBBI", code, at) for at in range(0, len(code), 8)]
     for index, (_, yes, no, _) in enumerate(steps):
         assert index + 1 + max(yes, no) < len(steps) or (yes, no) == (0, 0)

@@ -18,7 +18,8 @@ from tunefarm_device.cuda.facts import describe, too_old
 # Those of graphics cards, of Jetsons, of WSL.
 NODES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/nvgpu", "/dev/nvsciipc", "/dev/dxg")
 READABLE = (
-    "/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/proc/version", "/proc/filesystems",
+    "/proc/driver/nvidia", "/proc/driver/nvidia-uvm",
+    "/proc/devices", "/proc/modules", "/proc/version", "/proc/filesystems",
     "/proc/sys/vm", "/proc/sys/kernel", "/sys/bus/pci", "/sys/class", "/sys/module/nvidia",
     "/sys/module/nvidia_uvm", "/etc/nvidia", "/run/opengl-driver", "/etc/nv_tegra_release",
 )  # fmt: skip
@@ -29,6 +30,7 @@ class Backend(backend.Backend):
 
     # A copy of another session would share the GPU's memory and its time with what is timed.
     alone = True
+    driver = True
 
     def lacking(self) -> str:
         told = probe.found()
