@@ -238,9 +238,18 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, key, words):
         asyncio.run(start(key, "127.0.0.1:9", options=options))
 
 
-def test_a_setting_without_sense_is_said(monkeypatch):
-    monkeypatch.setenv("TUNEFARM_NULL_GPUS", "two")
-    assert "as in 2:9.0" in find("nullgpu").lacking()
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("two", "as in 2:9.0"),
+        ("0:9.0", "as in 2:9.0"),
+        ("-1", "as in 2:9.0"),
+        ("1:6.1", "compute capability 6.1, and 7.5 is the oldest"),
+    ],
+)
+def test_a_setting_without_sense_is_said(monkeypatch, setting, words):
+    monkeypatch.setenv("TUNEFARM_NULL_GPUS", setting)
+    assert words in find("nullgpu").lacking()
 
 
 def test_nothing_of_cuda_is_imported_by_the_base(tmp_path):

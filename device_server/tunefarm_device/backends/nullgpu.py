@@ -11,7 +11,7 @@ from tunefarm_device import backend
 from tunefarm_device.backend import Description
 from tunefarm_device.cuda import fake
 from tunefarm_device.cuda.device import Device
-from tunefarm_device.cuda.facts import describe
+from tunefarm_device.cuda.facts import describe, too_old
 
 SETTING = "TUNEFARM_NULL_GPUS"
 
@@ -33,10 +33,12 @@ class Backend(backend.Backend):
         if importlib.util.find_spec("numpy") is None:
             return "numpy is not installed; `pip install numpy` installs it"
         try:
-            _setting()
+            count, major, minor = _setting()
         except ValueError:
+            count = 0
+        if count < 1:
             return f"{SETTING} is {os.environ[SETTING]!r}, and is to be as in 2:9.0"
-        return ""
+        return too_old(fake.gpu(major, minor))
 
     def units(self) -> list[str]:
         return [str(number) for number in range(_setting()[0])]
