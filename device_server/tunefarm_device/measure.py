@@ -23,18 +23,26 @@ from tunefarm_proto.errors import (
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
+from tunefarm_device.conditions import available_memory
 from tunefarm_device.session import DeviceSession, time_limit
 from tunefarm_device.workbench import Workbench
 
 CANDIDATE_S = 60.0
 AHEAD = 3
-KEPT_BYTES = 64 << 20  # of contents made from seeds
+KEPT_BYTES, MOST_KEPT = 64 << 20, 1 << 30  # of contents made from seeds: at least, and at most
+KEPT_SHARE = 16  # part of the memory that is free
+
+
+def kept_bytes() -> int:
+    """How much of what seeds make is kept here: to make 64 MiB takes seconds of a processor."""
+    return min(max(available_memory() // KEPT_SHARE, KEPT_BYTES), MOST_KEPT)
 
 
 class Contents:
-    """What seeds make, kept for the candidates that follow: the last ones, 64 MiB of them."""
+    """What seeds make, kept for the candidates that follow: the last ones, `room` bytes of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        self.room = room
         self._kept: OrderedDict[tuple[int, str, int], bytes] = OrderedDict()
         self._making = asyncio.Lock()
 
@@ -45,7 +53,7 @@ class Contents:
             if key not in self._kept:
                 made = await asyncio.to_thread(seeded.seeded_bytes, *key)
                 self._kept[key] = made
-                while sum(map(len, self._kept.values())) > KEPT_BYTES:
+                while sum(map(len, self._kept.values())) > self.room:
                     self._kept.popitem(last=False)
                 return made
             self._kept.move_to_end(key)
@@ -58,7 +66,7 @@ class Stream:
     def __init__(self, bench: Workbench, check: Callable[[], None]) -> None:
         self.bench = bench
         self.check = check
-        self.contents = Contents()
+        self.contents = Contents(kept_bytes())
         self.began = time.monotonic()
         # With one processor for all, or one GPU, what loads would disturb what is timed.
         self.alone = bench.alone or bench.facts.cpu_count == 1
@@ -197,7 +205,7 @@ class Candidate:
         """Fill an array; piece by piece where it is too large to be kept."""
         session = self._session
         held = session.array(array)
-        if held.size <= KEPT_BYTES:
+        if held.size <= self._stream.contents.room:
             contents = await self._stream.contents.of(seed, held.dtype, held.size)
             await session.write(array, 0, contents)
             return

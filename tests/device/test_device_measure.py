@@ -1,10 +1,12 @@
 """Measure streams: results in order, errors as values, outputs of the first call."""
 
 import array
+import asyncio
 import hashlib
 from itertools import pairwise
 
 import pytest
+from tunefarm_device import measure
 from tunefarm_proto import errors
 from tunefarm_proto.seeded import seeded_bytes
 from tunefarm_proto.v1 import device_pb2 as dpb
@@ -87,6 +89,24 @@ def test_arguments_are_made_from_a_seed(client, digest):
     right_sum = array.array("f", [a + b for a, b in zip(left, right, strict=True)])
     assert answer.outputs[0] == right_sum.tobytes()
     assert answer.outputs_digest == hashlib.sha256(right_sum.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("room", "kept"), [(2048, True), (2047, False)])
+def test_what_seeds_make_is_made_once_where_there_is_room(room, kept):
+    contents = measure.Contents(room)
+
+    async def made() -> list[bytes]:
+        return [await contents.of(seed, "float32", 1024) for seed in (0, 1, 0)]
+
+    first, _, again = asyncio.run(made())
+    assert first == again == seeded_bytes(0, "float32", 1024)
+    assert (first is again) == kept
+
+
+@pytest.mark.parametrize(("free", "kept"), [(1 << 29, 64), (1 << 32, 256), (1 << 40, 1024)])
+def test_a_large_machine_keeps_more_of_what_seeds_make(monkeypatch, free, kept):
+    monkeypatch.setattr(measure, "available_memory", lambda: free)
+    assert measure.kept_bytes() == kept << 20
 
 
 def test_outputs_that_are_known_do_not_travel(client, digest):
