@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernel-timeout",
         type=number(0, above=True),
         metavar="SECONDS",
-        help="of the device's own clock",
+        help="a kernel that takes longer is ended (default: 60 for a call, 600 for timing)",
     )
     parser.add_argument(
         "--fail-if",
