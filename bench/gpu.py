@@ -111,6 +111,7 @@ class Subject:
         schedule = best.schedule(parsed, spec) if best is not None else None
         self.tuned = schedule is not None
         self.bundle = build(parsed, spec, schedule)
+        self.schedule = json.loads(self.bundle.manifest.schedule or "null")
         self.module, self.function = device.load(self.bundle), parsed.function
         self.parsed, inputs = parsed, parsed.inputs(0)
         self.expected = parsed.reference(inputs)
@@ -162,7 +163,7 @@ def compare(
     words = {"bytes": COPIED} if peer == "copy" else {**sizes, "dtype": dtype}
     row: dict[str, Any] = {
         "workload": text, "peer": peer, "asked": asked, "correct": subject.correct,
-        "tuned": subject.tuned, "rounds": [],
+        "tuned": subject.tuned, "schedule": subject.schedule, "rounds": [],
     }  # fmt: skip
     ratios = []
     for _ in range(rounds):
@@ -185,6 +186,8 @@ def compare(
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
+    if "failed" in row:
+        return f"{row['workload']:46} FAILED: {row['failed']}"
     ratio = f"{row['ratio']:.3f}" if row["ratio"] is not None else row.get("lacking", "?")
     speed = (
         f"{row['gbytes_per_s']:8.0f} GB/s"
@@ -241,7 +244,11 @@ def main() -> None:
         wanted = [(text, "copy", OF_COPY) for text in MEMORY] + list(PRODUCTS)
         rows = []
         for text, *rest in wanted:
-            rows.append(compare(device, peers, (shrink(text), *rest), best, given.rounds))
+            try:
+                rows.append(compare(device, peers, (shrink(text), *rest), best, given.rounds))
+            except errors.TunefarmError as error:  # the others' figures are kept
+                said = f"{type(error).__name__}: {error}"
+                rows.append({"workload": shrink(text), "peer": rest[0], "failed": said})
             print(line(rows[-1]), flush=True)
         facts = device.facts
         report = {
