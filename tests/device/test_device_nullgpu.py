@@ -12,7 +12,7 @@ from gpu_bundles import bundle, launch
 from tunefarm_device.backend import KernelEnded, RunnerError, find
 from tunefarm_device.building import Options
 from tunefarm_device.cuda import anchors
-from tunefarm_device.cuda.device import CHUNK_BYTES, Array, Device, Graphs
+from tunefarm_device.cuda.device import CHUNK_BYTES, Array, Device, Graphs, Kernel
 from tunefarm_device.cuda.driver import DriverError, named
 from tunefarm_device.cuda.facts import features
 from tunefarm_device.cuda.fake import FakeDriver
@@ -71,6 +71,18 @@ def test_every_call_of_a_sample_is_made(device, tmp_path, number):
     assert floats(x, 1) == [number]
     assert count.run(number) == 0
     assert floats(x, 1) == [2 * number]
+
+
+@pytest.mark.parametrize(
+    ("launches", "number", "graphs"), [(8, 1, 0), (9, 1, 1), (9, 2, 1), (2, 1, 0), (3000, 1, 0)]
+)
+def test_what_takes_long_to_put_on_the_stream_is_a_graph(device, launches, number, graphs):
+    """Or the time of one call would be the host's."""
+    done, run, made = [], device.driver.run_graph, []
+    device.driver.run_graph = lambda graph: (made.append(1), run(graph))
+    one = [lambda: device.driver._put(lambda: done.append(1))]
+    Kernel(device.driver, device.clock, one * launches).sample(number)
+    assert (len(done), len(made)) == (launches * number, graphs)
 
 
 def test_only_the_last_two_graphs_are_kept(device):

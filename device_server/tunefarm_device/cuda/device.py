@@ -14,6 +14,7 @@ from tunefarm_device.launches import Plan
 CHUNK_BYTES = 1 << 20
 GRAPH_CALLS = 64  # calls in a graph, at most: to launch them one by one takes microseconds each
 GRAPH_LAUNCHES = 4096  # launches in a graph, at most
+FEW_LAUNCHES = 8  # are put one by one while the stream is busy before the first event
 FLUSHED = 2  # times the largest cache
 
 
@@ -142,8 +143,9 @@ class Clock:
 class Kernel(backend.Kernel):
     """Work on the stream, timed by events around all its calls.
 
-    Several calls are launched as graphs of at most 64. Before the first event the stream is kept
-    busy: everything waits in line when it comes by, and no launch is in the time.
+    Several calls, and one of many launches, are graphs of at most 64 calls. Before the first event
+    the stream is kept busy: everything waits in line when it comes by, and no launch is in the
+    time.
     """
 
     def __init__(self, driver: Driver, clock: Clock, launches: list[Callable[[], None]]) -> None:
@@ -170,7 +172,8 @@ class Kernel(backend.Kernel):
         if self._most == 1:
             whole, rest = 0, number
         graph = self._graphs.of(self._most) if whole else None
-        odd = self._graphs.of(rest) if 1 < rest < self._most else None
+        many = rest > 1 or len(self._launches) > FEW_LAUNCHES
+        odd = self._graphs.of(rest) if many and 0 < rest < self._most else None
 
         def work() -> None:
             for _ in range(whole):
