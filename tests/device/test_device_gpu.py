@@ -268,6 +268,23 @@ def test_a_driver_that_begins_only_outside_of_a_runner_is_told_at_the_start(driv
     assert "--isolation basic" in said
 
 
+@pytest.mark.skipif(not Path("/etc/alternatives").is_dir(), reason="no Debian")
+def test_a_driver_that_is_an_alternative_of_debians_is_found():
+    """There libcuda.so.1 is a link into /etc/alternatives."""
+    script = """
+import os
+from tunefarm_device import sandbox
+from tunefarm_device.backend import find
+backend = find("cuda")
+sandbox.enter(sandbox.probe(), backend.readable(), [], backend.devices(), driver=backend.driver)
+print(bool(os.listdir("/etc/alternatives")))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "True\n", ended.stderr
+
+
 def test_without_a_driver_the_server_says_so_and_ends(tmp_path):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a driver")

@@ -22,6 +22,7 @@ READABLE = (
     "/proc/devices", "/proc/modules", "/proc/version", "/proc/filesystems",
     "/proc/sys/vm", "/proc/sys/kernel", "/sys/bus/pci", "/sys/class", "/sys/module/nvidia",
     "/sys/module/nvidia_uvm", "/etc/nvidia", "/run/opengl-driver", "/etc/nv_tegra_release",
+    "/etc/alternatives",  # where Debian's libcuda.so.1 leads to
 )  # fmt: skip
 
 
