@@ -25,6 +25,8 @@ GPU_LEVELS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "s
 _GPUS = {name: frozenset(GPU_LEVELS[: n + 1]) for n, name in enumerate(GPU_LEVELS)}
 # With instructions of that capability alone.
 _GPUS |= {f"{name}a": _GPUS[name] | {f"{name}a"} for name in ("sm_90", "sm_100", "sm_120")}
+# Those of them that kernels here use: a device that has them gets code for them.
+_OWN_USED = {"sm_90": "sm_90a"}
 # Bytes of shared memory that a block may have, from that level on.
 _SHARED = {
     "sm_75": 64, "sm_80": 163, "sm_86": 99, "sm_87": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227,
@@ -185,6 +187,8 @@ def _spec(arch: str, cpu: str, features: set[str]) -> TargetSpec:
             if cpu in _GPUS
             else next((one for one in reversed(GPU_LEVELS) if one in features), known)
         )
+        own = _OWN_USED.get(known, "")
+        known = own if own in features else known
         used &= _GPUS[known]
     if arch == "aarch64":
         used.add("neon")  # part of every armv8-a
@@ -244,8 +248,8 @@ _BOARDS = {
     "jetson-orin-gpu": Named("nvptx64", "sm_87", "Jetson Orin's GPU"),
     "rtx4090": Named("nvptx64", "sm_89", "NVIDIA GeForce RTX 4090"),
     "l40": Named("nvptx64", "sm_89", "NVIDIA L40"),
-    "h100": Named("nvptx64", "sm_90", "NVIDIA H100"),
-    "h200": Named("nvptx64", "sm_90", "NVIDIA H200"),
+    "h100": Named("nvptx64", "sm_90a", "NVIDIA H100"),
+    "h200": Named("nvptx64", "sm_90a", "NVIDIA H200"),
     "b200": Named("nvptx64", "sm_100", "NVIDIA B200"),
     "rtx5090": Named("nvptx64", "sm_120", "NVIDIA GeForce RTX 5090"),
 }  # fmt: skip

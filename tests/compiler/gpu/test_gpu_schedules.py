@@ -4,11 +4,21 @@ import dataclasses
 
 import gpu_kernels as kernels
 import pytest
-from tunefarm_compiler import Schedule, build, default_schedule, defaults, targets, te, workload
+from tunefarm_compiler import (
+    Schedule,
+    build,
+    default_schedule,
+    defaults,
+    space,
+    targets,
+    te,
+    workload,
+)
 from tunefarm_compiler.binding import Gpu
 from tunefarm_compiler.codegen import assembly, lowered
 from tunefarm_compiler.gpu import assemble, compile_function
 from tunefarm_compiler.schedule import Attach, Pack
+from tunefarm_device.cuda.facts import features
 from tunefarm_proto.bundle import choose_library
 from tunefarm_proto.errors import BuildFailedError, InvalidScheduleError, UnknownTargetError
 from tunefarm_proto.v1 import common_pb2 as pb
@@ -193,6 +203,22 @@ def test_the_bundle_says_how_kernels_are_launched():
     assert f".entry {launch.kernel}(" in bundle.library(library).decode()
     if assemble.ptxas():
         assert 0 < launch.resources.registers <= 255
+
+
+def test_a_device_gets_the_instructions_that_it_alone_has():
+    def of(major, minor):
+        told = pb.Target(
+            triple="nvptx64-nvidia-cuda", cpu=f"sm_{major}{minor}", features=features(major, minor)
+        )
+        return targets.from_device(told)
+
+    assert of(9, 0) == targets.resolve("h100") == targets.resolve("sm_90a")
+    assert of(9, 0) != targets.resolve("sm_90")
+    # Where kernels use none of them, code of the level runs on later ones too.
+    assert [of(8, 6).cpu, of(10, 0).cpu, of(10, 3).cpu] == ["sm_86", "sm_100", "sm_100"]
+    tuned = space(workload.parse("matmul:m=512,n=512,k=512,dtype=float16"), of(9, 0), 60)
+    kinds = {one.gpu.contract.mma for one in tuned if one.gpu.contract}
+    assert "wgmma" in kinds
 
 
 def test_a_stage_of_its_own_is_a_launch_of_its_own():
