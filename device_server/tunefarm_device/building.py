@@ -103,7 +103,9 @@ class Builder:
                 self._timing.append(cpu)
             timing.append(cpu)
         cores, together = [one.cores for one in places], self._options.time_together
-        order = turns(cores, read_topology(frozenset[int]().union(*cores)), together)
+        topology = read_topology(frozenset[int]().union(*cores))
+        apart = {n for n, one in enumerate(places) if choose_backend(one.key.backend).alone}
+        order = turns(cores, topology, together, apart)
         locks = {name: asyncio.Lock() for names in order for name in names}
         folders = self._folders(places)
         for one, cpu, folder, names in zip(places, timing, folders, order, strict=True):

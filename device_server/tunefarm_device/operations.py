@@ -13,7 +13,6 @@ from tunefarm_proto.errors import (
 from tunefarm_proto.rpc import CHUNK_BYTES
 from tunefarm_proto.v1 import device_pb2 as dpb
 
-from tunefarm_device.options import TIMING_S
 from tunefarm_device.session import CALL_S, DeviceSession, time_limit
 
 MOST_CALLS = 10_000
@@ -30,9 +29,7 @@ async def answers(
     """The answers to one request; an error is an answer. Raises: LeaseLostError."""
     try:
         kind = request.WhichOneof("operation") or ""
-        limit = TIMING_S if kind in ("time", "compare") else CALL_S
-        if request.HasField("timeout"):
-            limit = time_limit(request.timeout)
+        limit = time_limit(request.timeout) if request.HasField("timeout") else CALL_S
         if kind in _OPERATIONS:
             yield await _OPERATIONS[kind](session, request, limit)
         elif kind in _PIECES:
@@ -95,15 +92,17 @@ async def _call(session: DeviceSession, request: dpb.SessionRequest, limit: floa
 
 async def _time(session: DeviceSession, request: dpb.SessionRequest, limit: float) -> Answer:
     call, options = request.time.call, request.time.options
-    timing = await session.time(call.module_id, call.function, call.array_ids, options, limit)
+    given = limit if request.HasField("timeout") else None
+    timing = await session.time(call.module_id, call.function, call.array_ids, options, given)
     return Answer(timing=timing)
 
 
 async def _compare(session: DeviceSession, request: dpb.SessionRequest, limit: float) -> Answer:
     compare = request.compare
+    given = limit if request.HasField("timeout") else None
     calls = [(one.module_id, one.function, one.array_ids) for one in compare.calls]
     timings = await session.compare(
-        calls, compare.options, compare.numbers, compare.samples or 1, limit
+        calls, compare.options, compare.numbers, compare.samples or 1, given
     )
     return Answer(comparison=dpb.Comparison(timings=timings))
 

@@ -72,6 +72,7 @@ class DeviceSession:
         self._arrays: dict[int, Array] = {}
         self._lost: dict[int, str] = {}
         self._ready: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._called: set[tuple[int, str]] = set()  # functions that came back
         self._said = b""
         self._folder: SessionFolder | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -207,6 +208,7 @@ class DeviceSession:
         frame = self._call_frame("call", module, function, arrays)
         async with self._bench.timing:
             answer, _ = await self._run(frame, limit_s=limit_s, doing="the kernel", soon=True)
+        self._called.add((module, function))
         return float(answer["elapsed_s"])
 
     async def call_digested(
@@ -275,11 +277,25 @@ class DeviceSession:
         function: str,
         arrays: Sequence[int],
         options: pb.TimingOptions,
-        limit_s: float = TIMING_S,
+        limit_s: float | None = None,
     ) -> pb.Timing:
-        """Time a function: see `runner.Runner.time`. Waiting for other timings takes no time."""
+        """Time a function: see `runner.Runner.time`. Waiting for other timings takes no time.
+
+        Without a limit it is 600 s, and that of a call for the first one: an endless kernel does
+        not hold the turn for so long.
+        """
         async with self._bench.timing:
-            return await self.time_in_turn(module, function, arrays, options, limit_s)
+            if limit_s is None:
+                await self._first_call(module, function, arrays)
+            return await self.time_in_turn(
+                module, function, arrays, options, TIMING_S if limit_s is None else limit_s
+            )
+
+    async def _first_call(self, module: int, function: str, arrays: Sequence[int]) -> None:
+        """A call, by one who holds the turn, where the function was not timed or called before."""
+        if (module, function) not in self._called:
+            await self._ask(self._call_frame("call", module, function, arrays), CALL_S)
+            self._called.add((module, function))
 
     async def time_in_turn(
         self,
@@ -328,9 +344,12 @@ class DeviceSession:
         options: pb.TimingOptions,
         numbers: Sequence[int],
         each: int = 1,
-        limit_s: float = TIMING_S,
+        limit_s: float | None = None,
     ) -> list[pb.Timing]:
-        """Time functions in turns: see `timing.compared`. A call is module, function, arrays."""
+        """Time functions in turns: see `timing.compared`. A call is module, function, arrays.
+
+        Without a limit it is as with `time`.
+        """
         if not 2 <= len(calls) <= MOST_COMPARED or len(numbers) not in (0, len(calls)):
             raise InvalidRequestError(
                 f"cannot compare {len(calls)} functions with {len(numbers)} numbers",
@@ -349,8 +368,12 @@ class DeviceSession:
         for frame, number in zip(frames, numbers, strict=False):
             frame["number"] = check_number(number)
         async with self._bench.timing:
+            if limit_s is None:
+                for call in calls:
+                    await self._first_call(*call)
             conditions = self._bench.conditions.read
-            timings = await compared(self._ask, conditions, frames, each, limit_s)
+            whole_s = TIMING_S if limit_s is None else limit_s
+            timings = await compared(self._ask, conditions, frames, each, whole_s)
         for timing in timings:
             timing.emulated = self._bench.facts.emulated
         return timings

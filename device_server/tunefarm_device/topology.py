@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,15 +81,30 @@ def groups(cpus: Iterable[int], shared: Sequence[Mapping[int, frozenset[int]]]) 
 
 
 def turns(
-    devices: Sequence[frozenset[int]], topology: Topology, together: bool = False
+    devices: Sequence[frozenset[int]],
+    topology: Topology,
+    together: bool = False,
+    apart: Collection[int] = (),
 ) -> list[tuple[int, ...]]:
     """The locks under which each device times, in the order in which they are taken.
 
     `devices` are their processors. Devices with a lock in common take turns: there is one for each
     group of processors that share a last-level cache or a core; with `together` one for each core
     alone. One that nobody else takes is left out where there is another. Where the system does not
-    say what is shared, there is one for all.
+    say what is shared, there is one for all. The devices at the places `apart` are no part of a
+    processor, GPUs: they take turns with processors, and not with each other.
     """
+    order = _shared_locks(devices, topology, together)
+    hosts = {name for n, names in enumerate(order) if n not in apart for name in names}
+    return [
+        tuple(name for name in names if name in hosts) or (-1 - n,) if n in apart else names
+        for n, names in enumerate(order)
+    ]
+
+
+def _shared_locks(
+    devices: Sequence[frozenset[int]], topology: Topology, together: bool
+) -> list[tuple[int, ...]]:
     used = sorted(frozenset[int]().union(*devices))
     shared = [topology.siblings] if together else [topology.siblings, topology.caches]
     if any(cpu not in links for links in shared for cpu in used):

@@ -139,6 +139,39 @@ def test_each_unit_of_a_backend_is_a_device(tmp_path, monkeypatch, key, expected
     assert asyncio.run(run()) == [(unit, unit) for unit in expected]
 
 
+@pytest.mark.parametrize("use", ["time", "compare"])
+def test_a_first_call_that_does_not_end_gives_the_turn_back_as_a_call_does(
+    tmp_path, monkeypatch, use
+):
+    monkeypatch.setenv("TUNEFARM_CLAIMS", f"{uuid.uuid4()}-")
+    monkeypatch.setattr("tunefarm_device.session.CALL_S", 0.7)
+    file, own = tmp_path / "python.py", bundle(KERNELS)
+    file.write_text(example())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield own.data
+
+    async def run() -> None:
+        options = Options(state_dir=tmp_path / "state", backend=str(file))
+        server = await start("py", "127.0.0.1:9", options=options)
+        (device,) = server.devices
+        await device.bench.blobs.receive(own.digest, len(own.data), 0, chunks())
+        session, timing = DeviceSession(device.bench), pb.TimingOptions(number=1, repeat=2)
+        module, x = await session.load(own.digest), await session.allocate("float32", [4])
+        adding, looping = (module, "add", [x, x, x]), (module, "loop", [x])
+        await session.call(*adding)
+        with pytest.raises(errors.KernelTimeoutError, match=r"than the 0\.7 s"):
+            if use == "time":
+                await session.time(*looping, timing)
+            else:
+                await session.compare([adding, looping], timing, [])
+        async with device.bench.timing:
+            await session.close()
+        await server.stop()
+
+    asyncio.run(run())
+
+
 def test_an_unknown_name_lists_the_known_ones(capfd, tmp_path):
     from tunefarm.cli import main
 

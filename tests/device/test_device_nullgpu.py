@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import contextlib
 import subprocess
 import sys
 import uuid
@@ -219,6 +220,9 @@ def test_each_gpu_is_a_device_and_a_key_names_one(tmp_path, monkeypatch):
         options = Options(state_dir=tmp_path / "state", backend="nullgpu")
         server = await start(keys, "127.0.0.1:9", options=options)
         units = []
+        async with contextlib.AsyncExitStack() as turns:
+            for device in server.devices:  # none waits for another one's kernel to end
+                await asyncio.wait_for(turns.enter_async_context(device.bench.timing), 60)
         for device in server.devices:
             await device.bench.blobs.receive(made.digest, len(made.data), 0, chunks())
             session = DeviceSession(device.bench)

@@ -112,18 +112,23 @@ def machines(draw: st.DrawFn) -> tuple[Topology, list[frozenset[int]]]:
     return Topology(siblings, caches), draw(st.lists(some, min_size=1, max_size=5))
 
 
-@given(machines(), st.booleans())
+@given(machines(), st.booleans(), st.frozensets(st.integers(0, 4)))
 def test_a_lock_in_common_is_what_sharing_means(
-    machine: tuple[Topology, list[frozenset[int]]], together: bool
+    machine: tuple[Topology, list[frozenset[int]]], together: bool, gpus: frozenset[int]
 ) -> None:
     topology, devices = machine
     shared = topology.siblings if together else topology.caches
-    locks = turns(devices, topology, together)
-    for a, mine in zip(devices, locks, strict=True):
+    locks = turns(devices, topology, together, gpus)
+    for n, (a, mine) in enumerate(zip(devices, locks, strict=True)):
         assert list(mine) == sorted(set(mine)) and mine
-        for b, theirs in zip(devices, locks, strict=True):
-            disturb = any(shared[cpu] & b for cpu in a)
-            assert disturb == (not set(mine).isdisjoint(theirs))
+        for m, (b, theirs) in enumerate(zip(devices, locks, strict=True)):
+            common = set(mine) & set(theirs)
+            if n == m or not {n, m} <= gpus:
+                assert any(shared[cpu] & b for cpu in a) == bool(common)
+            else:  # two GPUs share what a processor that is a device takes, too
+                assert common <= {
+                    name for h, them in enumerate(locks) for name in them if h not in gpus
+                }
 
 
 def test_whoever_is_cut_off_while_waiting_gives_back_what_it_had() -> None:

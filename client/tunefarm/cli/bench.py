@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernel-timeout",
         type=number(0, above=True),
         metavar="SECONDS",
-        help="a kernel that takes longer is ended (default: 60 for a call, 600 for timing)",
+        help="a kernel that takes longer is ended (default: 60; 600 for a timing, not its first)",
     )
     of_bundle = parser.add_argument_group("of a FILE.tf, whose answer is not checked")
     of_bundle.add_argument("--function", metavar="NAME", help="of the bundle, where it has several")

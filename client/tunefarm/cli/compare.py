@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernel-timeout",
         type=number(0, above=True),
         metavar="SECONDS",
-        help="a kernel that takes longer is ended (default: 60 for a call, 600 for timing)",
+        help="a kernel that takes longer is ended (default: 60; 600 for a timing, not its first)",
     )
     parser.add_argument(
         "--fail-if",
