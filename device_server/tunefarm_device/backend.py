@@ -66,6 +66,9 @@ class Description:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+POWER_CAP = "software power cap"  # what many a GPU's kernels reach whenever they run
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a device with sensors of its own is now; None where it does not tell.

@@ -16,6 +16,8 @@ from typing import Any
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import common_pb2 as pb
 
+from tunefarm_device.backend import POWER_CAP
+
 ROUND = 10  # samples
 BUDGET_S = 5.0
 MOST_BUDGET_S = 3600.0
@@ -80,8 +82,16 @@ def disturbance(before: pb.Conditions, after: pb.Conditions, fastest_hz: int) ->
 
 
 def throttled(now: pb.Conditions) -> bool:
-    """Whether the device holds its clocks down."""
-    return bool(now.throttle_bits & THROTTLED_NOW or now.throttle_reasons)
+    """Whether the device holds its clocks down, and rest may change it."""
+    return bool(now.throttle_bits & THROTTLED_NOW or set(now.throttle_reasons) - {POWER_CAP})
+
+
+def redone_for(why: str) -> int:
+    """How often a round that this disturbed goes again, at most.
+
+    Once for a power cap: it is the kernel's own doing, and would be there each time.
+    """
+    return 1 if why == f"throttled ({POWER_CAP})" else REDONE
 
 
 @dataclass
@@ -105,7 +115,7 @@ class Rounds:
         before, self.last = self.last, self.conditions()
         self.fastest_hz = max(self.fastest_hz, before.frequency_hz, self.last.frequency_hz)
         why = disturbance(before, self.last, self.fastest_hz)
-        again = bool(why) and self.redone < REDONE
+        again = bool(why) and self.redone < redone_for(why)
         self.redone += again
         for timing, taken in zip(self.timings, samples, strict=True):
             timing.rounds.add(

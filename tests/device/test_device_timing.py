@@ -112,6 +112,18 @@ def test_what_is_always_disturbed_is_measured_and_marked(monkeypatch: pytest.Mon
     assert "throttled" in timing.rounds[-1].disturbed and not timing.rounds[-1].discarded
 
 
+def test_a_kernel_that_reaches_the_power_cap_is_measured_under_it() -> None:
+    capped = pb.Conditions(throttle_reasons=["software power cap"])
+    timing = run(alternating(1.0, 1.0), lambda: capped)
+    assert [one.discarded for one in timing.rounds] == [True, False]
+    assert "power cap" in timing.rounds[-1].disturbed and len(timing.samples_s) == 10
+    # With anything else beside it, it goes again as ever.
+    hot = pb.Conditions(throttle_reasons=["software power cap", "hardware thermal slowdown"])
+    readings = iter([capped, capped, hot, hot, *[quiet()] * 9])
+    timing = run(alternating(1.0, 1.0), lambda: next(readings))
+    assert [one.discarded for one in timing.rounds] == [True, True, False]
+
+
 @pytest.mark.parametrize("options", [{"precision": 1.5}, {"precision": -0.1}, {"budget_s": 0.0}])
 def test_a_precision_without_sense_is_refused(options: dict[str, float]) -> None:
     asked = pb.TimingOptions(precision=options.get("precision", 0.01))

@@ -8,12 +8,12 @@ import contextlib
 import functools
 from typing import Any
 
-from tunefarm_device.backend import Reading, Sensor
+from tunefarm_device.backend import POWER_CAP, Reading, Sensor
 
 # NVML's clock event reasons that hold clocks down. The others say what was asked for, or that the
 # card is idle.
 REASONS = {
-    0x04: "software power cap",
+    0x04: POWER_CAP,
     0x08: "hardware slowdown",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
@@ -21,7 +21,7 @@ REASONS = {
 }
 # Of its performance policies, whose times only grow: what happened since the last reading.
 POLICIES = {
-    "NVML_PERF_POLICY_POWER": "software power cap",
+    "NVML_PERF_POLICY_POWER": POWER_CAP,
     "NVML_PERF_POLICY_THERMAL": "hardware thermal slowdown",
     "NVML_PERF_POLICY_BOARD_LIMIT": "board limit",
     "NVML_PERF_POLICY_RELIABILITY": "reliability limit",
