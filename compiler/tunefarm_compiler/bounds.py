@@ -1,10 +1,10 @@
 """Where loops stand, and which conditions that decides."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tunefarm_compiler.emit import Value
+from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.te import Index
 
 # Iterations that leave a condition open are written out one by one, up to so many in a row.
@@ -45,6 +45,21 @@ def interval(index: Index, ranges: Ranges) -> tuple[int, int]:
         ends = (coefficient * where.low, coefficient * (where.high + where.extent - 1))
         low, high = low + min(ends), high + max(ends)
     return low, high
+
+
+def points(ranges: Ranges) -> dict[str, Range]:
+    """The first index of every axis alone."""
+    return {axis: where.point() for axis, where in ranges.items()}
+
+
+def position(
+    emit: Emitter, terms: Iterable[tuple[str, int]], ranges: Ranges, offset: int = 0
+) -> Value:
+    """An affine form where the loops stand."""
+    total: Value = offset
+    for axis, coefficient in terms:
+        total = emit.add(emit.multiply(ranges[axis].at, coefficient), total)
+    return total
 
 
 def decide(test: Index, ranges: Ranges) -> bool | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from functools import partial
 
-from tunefarm_compiler.bounds import Ranges, decide, interval
+from tunefarm_compiler.bounds import Ranges, decide, interval, points, position
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
@@ -88,11 +88,10 @@ def ways(
 
     `offsets` are what the pieces add to it. With it the ranges, as narrow as that makes them.
     """
-    points = {name: where.point() for name, where in ranges.items()}
-    (begin, high), terms = interval(test, points), dict(test.terms)
+    (begin, high), terms = interval(test, points(ranges)), dict(test.terms)
     by = terms.pop(axis)
     ((other, step),) = terms.items()
-    ends = [by * points[axis].low, by * points[axis].high]
+    ends = [by * ranges[axis].low, by * ranges[axis].high]
     for end in sorted(-offset for offset in offsets):
         last = min(high, end - 1)
         if begin <= last:
@@ -128,9 +127,7 @@ def branches(  # noqa: PLR0917
         return emit.either(emit.value("c", f"icmp {test}"), kinds, first, partial(chosen, rest))
 
     for test, offsets in tests.items():
-        total: Value = test.offset
-        for name, by in test.terms:
-            total = emit.add(emit.multiply(ranges[name].at, by), total)
+        total = position(emit, test.terms, ranges, test.offset)
         inside = emit.value("c", f"icmp sge {emit.index} {total}, {-min(offsets)}")
         everywhere = emit.value("c", f"and i1 {everywhere}, {inside}")
         for first, last, where in ways(test, offsets, axis, ranges):
@@ -161,10 +158,8 @@ def limits(emit: Emitter, tests: Sequence[Index], axis: str, ranges: Ranges) -> 
     first: Value = 0
     stop: Value = ranges[axis].extent
     for test in tests:
-        rest: Value = test.offset
-        for other, coefficient in test.terms:
-            if other != axis:
-                rest = emit.add(emit.multiply(ranges[other].at, coefficient), rest)
+        others = [term for term in test.terms if term[0] != axis]
+        rest = position(emit, others, ranges, test.offset)
         step = dict(test.terms)[axis]
         # step x axis + rest >= 0: from -rest / step rounded up on, or up to rest / -step.
         if step > 0:

@@ -83,7 +83,7 @@ def _unwidened(expr: Expr) -> Expr | None:
     return None
 
 
-def emit_halves(emit: Emitter, total: str, factors: tuple[str, str]) -> str:
+def emit_halves(emit: Emitter, total: str, factors: list[str]) -> str:
     """total plus products of four lanes of float16, each exact, rounded once."""
     wide = kind("float16", 8)
     low = [emit.shuffle(one, "poison", range(8), "float16", 4) for one in factors]

@@ -107,10 +107,8 @@ class Lowering:
             self._regions[tensor.name] = Region(base, tensor.steps())
         output = self._access(stage.tensor[stage.axes])
         ranges = {axis: Range.whole(extent) for axis, extent in stage.extents.items()}
-        accesses: dict[object, Access] = {}
-        for load in self._given(stage):
-            accesses[load.key()] = self._access(load)
-        self._walk(Nest(stage, self.schedule, output), 0, Place(ranges, accesses))
+        nest = Nest(stage, self.schedule, output)
+        self._walk(nest, 0, Place(ranges, self._accesses(stage)))
         self.emit.line("ret i32 0")
         return self.emit.lines
 
@@ -137,13 +135,13 @@ class Lowering:
             found.append(f"{NOTHING} = internal constant i64 0")
         return found
 
-    def _given(self, stage: Stage) -> list[Load]:
-        """Loads of what is there from the beginning."""
-        return [load for load in stage.loads if load.tensor.name in self._regions]
-
     def _access(self, load: Load) -> Access:
-        region = self._regions[load.tensor.name]
-        return region.access(self.emit, load)
+        return self._regions[load.tensor.name].access(self.emit, load)
+
+    def _accesses(self, stage: Stage) -> dict[object, Access]:
+        """Of all that is there by now."""
+        given = [load for load in stage.loads if load.tensor.name in self._regions]
+        return {load.key(): self._access(load) for load in given}
 
     # Loops
 
@@ -243,11 +241,11 @@ class Lowering:
         self._indent -= 1
 
     def _tile(self, nest: Nest, place: Place) -> None:
-        accesses: dict[object, Access] = {
-            key: replace(access, base=standing(self.emit, access, place.ranges))
-            for key, access in place.accesses.items()
-        }
-        output = replace(nest.output, base=standing(self.emit, nest.output, place.ranges))
+        def there(access: Access) -> Access:
+            return replace(access, base=access.standing(self.emit, place.ranges))
+
+        accesses = {key: there(access) for key, access in place.accesses.items()}
+        output = there(nest.output)
         tile = Tile(self.emit, nest.stage, nest.schedule, accesses, output, self.spec)
         used = tile.run(place.ranges, place.first, place.last)
         self._nothing = self._nothing or used
@@ -290,11 +288,10 @@ class Lowering:
         for stage in here:
             attach = self.attached[stage.tensor.name]
             self._fill(stage, attach, boxes[stage.tensor.name], place.ranges)
-        accesses = dict(place.accesses)
-        for load in self.stage.loads:
-            if load.tensor.name in {stage.tensor.name for stage in here}:
-                accesses[load.key()] = self._access(load)
-        return replace(place, accesses=accesses)
+        filled = {stage.tensor.name for stage in here}
+        loads = [load for load in self.stage.loads if load.tensor.name in filled]
+        accesses = {load.key(): self._access(load) for load in loads}
+        return replace(place, accesses={**place.accesses, **accesses})
 
     def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
         """Compute a box of a stage into scratch."""
@@ -303,10 +300,7 @@ class Lowering:
         self._regions[name] = region
         own = {axis.name: side for axis, side in zip(stage.axes, where, strict=True)}
         own |= {axis.name: Range.whole(axis.extent) for axis in stage.reduce_axes}
-        accesses: dict[object, Access] = {}
-        for load in stage.loads:
-            accesses[load.key()] = self._access(load)
-        output = self._access(stage.tensor[stage.axes])
+        accesses, output = self._accesses(stage), self._access(stage.tensor[stage.axes])
         self.note(f"stage {name}:")
         self._indent += 1
         self._walk(self.nest_type(stage, attach.schedule, output), 0, Place(own, accesses))
@@ -319,14 +313,6 @@ class Lowering:
         region, where, elements = placed(self.emit, self._own(scratch), box, ranges)
         self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
         return region, where
-
-
-def standing(emit: Emitter, access: Access, ranges: Ranges) -> str:
-    """Address where the loops stand: the base moved by every axis's offset."""
-    total: Value = 0
-    for axis, stride in access.outer.items():
-        total = emit.add(total, emit.multiply(ranges[axis].at, stride))
-    return emit.pointer(access.base, total, access.dtype)
 
 
 def function(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunefarm_compiler.access import Access
-from tunefarm_compiler.bounds import Ranges
+from tunefarm_compiler.bounds import Ranges, position
 from tunefarm_compiler.dots import flipped
 from tunefarm_compiler.emit import Emitter, Value, constant, kind
 from tunefarm_compiler.schedule import Schedule
@@ -64,10 +64,7 @@ def copy_panels(  # noqa: PLR0917
         strides=tuple(stride for _, stride in merged),
         group=schedule.group,
     )
-    source: Value = 0
-    for axis, stride in access.outer.items():
-        source = emit.add(source, emit.multiply(ranges[axis].at, stride))
-    begin = emit.pointer(access.base, source, access.dtype)
+    begin = access.standing(emit, ranges)
     copier = _Copier(emit, panels, schedule.lanes, access.dtype, flip)
     full, rest = divmod(panels.side, panels.width)
     if full:
@@ -82,9 +79,7 @@ def copy_panels(  # noqa: PLR0917
         inner[axis] = step
         step *= -(-extent // panels.group) * panels.group if step == panels.width else extent
     outer = {**inner, side: panels.steps}
-    back: Value = 0
-    for axis, stride in outer.items():
-        back = emit.add(back, emit.multiply(ranges[axis].at, -stride))
+    back = position(emit, ((axis, -stride) for axis, stride in outer.items()), ranges)
     return Access(
         emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True, flip
     ), panels

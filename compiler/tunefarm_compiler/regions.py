@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
-from tunefarm_compiler.bounds import Range, Ranges, interval
+from tunefarm_compiler.bounds import Range, Ranges, interval, points, position
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Index, Load
@@ -75,7 +75,7 @@ def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load:
         # within the tensor stands for it: what fills the region reads it.
         low = min(max(0, start.offset), shape - 1)
         return Index((), low), max(1, min(shape, start.offset + extent) - low)
-    low, high = interval(start, {axis: where.point() for axis, where in ranges.items()})
+    low, high = interval(start, points(ranges))
     if low < 0 or high + extent > shape:
         raise InvalidScheduleError(
             f"schedule: {load.tensor.name} is read beyond its edge", "attach it at depth 0"
@@ -103,11 +103,8 @@ def placed(
     starts: list[Range] = []
     steps, step = [], 1
     for start, extent in box:
-        at: Value = start.offset
-        for axis, coefficient in start.terms:
-            at = emit.add(emit.multiply(ranges[axis].at, coefficient), at)
-        points = {axis: where.point() for axis, where in ranges.items()}
-        starts.append(Range(at, *interval(start, points), extent))
+        at = position(emit, start.terms, ranges, start.offset)
+        starts.append(Range(at, *interval(start, points(ranges)), extent))
     for _, extent in reversed(box):
         steps.append(step)
         step = step * extent + (pad if len(steps) == 1 < len(box) else 0)

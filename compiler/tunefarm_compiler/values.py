@@ -7,8 +7,8 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import WHOLE, Access, Guard, Piece
-from tunefarm_compiler.bounds import Ranges, decide, interval
-from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask, suffix
+from tunefarm_compiler.bounds import Ranges, decide, interval, position
+from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask, suffix
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import (
     FLOATS,
@@ -90,9 +90,7 @@ class Values:
     def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
         """The expression on a piece; what lies outside the guard is not read."""
         if guard is None:
-            guard = WHOLE
-            if piece.valid < piece.lanes:
-                guard = Guard(mask=lanes_mask([n < piece.valid for n in range(piece.lanes)]))
+            guard = piece.guard
         key = (id(expr), piece, guard)
         if key not in self._memo:
             self._memo[key] = self._compute(expr, piece, guard)
@@ -102,7 +100,8 @@ class Values:
         lanes = piece.lanes
         match expr:
             case Load():
-                return self._load(expr, piece, guard)
+                key = expr.key()
+                return self.read(self.accesses[key], self.pointers[key], piece, guard)
             case Constant(number, dtype):
                 return constant(number, dtype, lanes)
             case Total():
@@ -120,7 +119,6 @@ class Values:
     def apply(self, expr: Expr, inner: list[str], lanes: int) -> str:
         """One operation on values of its operands."""
         emit, wide = self.emit, kind(expr.dtype, lanes)
-        end = suffix(expr.dtype, lanes)
         match expr:
             case Binary("max" | "min" as op, left, right):
                 one, two = inner
@@ -130,13 +128,11 @@ class Values:
                 name = _FLOAT_OPS.get(op, op) if expr.dtype in FLOATS else op
                 return emit.value("x", f"{name} {wide} {inner[0]}, {inner[1]}")
             case Fma():
-                typed = ", ".join(f"{wide} {value}" for value in inner)
-                return emit.value("x", f"call {wide} @llvm.fma.{end}({typed})")
+                return emit.call("x", "fma", expr.dtype, lanes, *inner)
             case Unary("neg"):
                 return emit.value("x", f"fneg {wide} {inner[0]}")
             case Unary(op):
-                name = {"abs": "fabs"}.get(op, op)
-                return emit.value("x", f"call {wide} @llvm.{name}.{end}({wide} {inner[0]})")
+                return emit.call("x", {"abs": "fabs"}.get(op, op), expr.dtype, lanes, *inner)
             case Compare(op, left):
                 floats = left.dtype in FLOATS
                 test = f"{'fcmp' if floats else 'icmp'} {_COMPARE[op][not floats]}"
@@ -157,8 +153,7 @@ class Values:
         emit, wide = self.emit, kind(dtype, lanes)
         if dtype not in FLOATS:
             sign = "u" if dtype.startswith("u") else "s"
-            name = f"llvm.{sign}{op}.{suffix(dtype, lanes)}"
-            return emit.value("m", f"call {wide} @{name}({wide} {left}, {wide} {right})")
+            return emit.call("m", sign + op, dtype, lanes, left, right)
         if True not in ordered:
             name = f"llvm.{op}imum.{suffix(dtype, lanes)}"
             return emit.value("m", f"call nsz {wide} @{name}({wide} {left}, {wide} {right})")
@@ -259,8 +254,8 @@ class Values:
         found = self._limits.get((test, whole))
         if found is None:
             reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
-            points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
-            ends = self.held.get(test) or interval(test, points)
+            own = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
+            ends = self.held.get(test) or interval(test, own)
             found = self._limits[test, whole] = (*ends, dict(test.terms))
         return found
 
@@ -277,9 +272,7 @@ class Values:
             return False
         if whole:
             return Guard()
-        total: Value = test.offset + moved
-        for axis, coefficient in test.terms:
-            total = self.emit.add(self.emit.multiply(self.ranges[axis].at, coefficient), total)
+        total = position(self.emit, test.terms, self.ranges, test.offset + moved)
         if isinstance(total, int):
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
         index = self.emit.index
@@ -381,41 +374,37 @@ class Values:
             total += step * get(axis, 0)
         return total
 
-    def _load(self, load: Load, piece: Piece, guard: Guard) -> str:
-        key = load.key()
-        access = self.accesses[key]
+    def read(self, access: Access, base: str, piece: Piece, guard: Guard) -> str:
+        """What an access finds on a piece, from where its pointer stands."""
         along = access.strides.get(self.vector, 0)
         offset, lanes = self.offset(access.strides, piece), piece.lanes
         if along == 0 and lanes > 1:
-            scalar = self._scalar(load, offset, guard.every)
-            wide = ("splat", self.pointers[key], offset, lanes, guard.every)
+            scalar = self._scalar(access, base, offset, guard.every)
+            wide = ("splat", base, offset, lanes, guard.every)
             if wide not in self._loaded:
                 self._loaded[wide] = self.emit.splat(scalar, access.dtype, lanes)
             return self._loaded[wide]
         if lanes == 1:
-            only = guard.every
-            if guard.mask:
-                only = self._both(guard.every, guard.mask, 1)
-            return self._scalar(load, offset, only)
-        found = (self.pointers[key], offset, lanes, guard)
+            only = self._both(guard.every, guard.mask, 1)
+            return self._scalar(access, base, offset, only)
+        found = (base, offset, lanes, guard)
         if found not in self._loaded:
             if along == 1:
-                made = self._contiguous(load, offset, lanes, guard)
-            elif guard == WHOLE and (turned := self._turned(load, offset, along, piece)):
+                made = self._contiguous(access, base, offset, lanes, guard)
+            elif guard == WHOLE and (turned := self._turned(access, base, offset, piece)):
                 made = turned
             else:
-                made = self._gather(load, offset, along, piece, guard)
+                made = self._gather(access, base, offset, piece, guard)
             self._loaded[found] = made
         return self._loaded[found]
 
-    def _scalar(self, load: Load, offset: int, only: str) -> str:
-        key, dtype = load.key(), load.dtype
-        found = (self.pointers[key], offset, only)
+    def _scalar(self, access: Access, base: str, offset: int, only: str) -> str:
+        found = (base, offset, only)
         if found not in self._loaded:
-            where = self.emit.pointer(self.pointers[key], offset, dtype)
+            where = self.emit.pointer(base, offset, access.dtype)
             if only:
                 where = self.unless(only, where)
-            self._loaded[found] = self.emit.load(where, dtype)
+            self._loaded[found] = self.emit.load(where, access.dtype)
         return self._loaded[found]
 
     def unless(self, only: str, where: str) -> str:
@@ -423,52 +412,43 @@ class Values:
         self.uses_nothing = True
         return self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {self.nothing}")
 
-    def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
-        where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
-        aligned = math.gcd(self.accesses[load.key()].aligned, offset)
+    def _contiguous(self, access: Access, base: str, offset: int, lanes: int, guard: Guard) -> str:
+        where = self.emit.pointer(base, offset, access.dtype)
         if guard == WHOLE:
-            return self.emit.load(where, load.dtype, lanes, aligned)
-        wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
-        name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
-        size = llvm.SIZES[load.dtype]
-        typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} zeroinitializer"
-        return self.emit.value("x", f"call {wide} @{name}({typed})")
+            return self.emit.load(where, access.dtype, lanes, math.gcd(access.aligned, offset))
+        return self.emit.load_masked(where, access.dtype, lanes, self._mask(guard, lanes))
 
-    def _turned(self, load: Load, offset: int, along: int, piece: Piece) -> str:
+    def _turned(self, access: Access, base: str, offset: int, piece: Piece) -> str:
         """Of a square that is contiguous along another axis of the tile, the column; "" if none."""
         if not self.certain:  # other pieces may read what is not there
             return ""
-        strides, lanes = self.accesses[load.key()].strides, piece.lanes
+        strides, lanes = access.strides, piece.lanes
         outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
         for axis, at in zip(outer, piece.point, strict=True):
             begin = at // lanes * lanes
             if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
                 continue
             first = offset - (at - begin)
-            found = ("turned", self.pointers[load.key()], first, lanes)
+            found = ("turned", base, first, lanes)
             if (*found, at - begin) not in self._loaded:
-                rows = [
-                    self._contiguous(load, first + lane * along, lanes, Guard())
-                    for lane in range(lanes)
-                ]
-                columns = self.emit.transpose(rows, load.dtype, lanes)
+                starts = [first + lane * strides[self.vector] for lane in range(lanes)]
+                rows = [self._contiguous(access, base, start, lanes, WHOLE) for start in starts]
+                columns = self.emit.transpose(rows, access.dtype, lanes)
                 self._loaded |= {(*found, n): column for n, column in enumerate(columns)}
             return self._loaded[*found, at - begin]
         return ""
 
-    def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
-        wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
+    def _gather(self, access: Access, base: str, offset: int, piece: Piece, guard: Guard) -> str:
+        emit, dtype, lanes = self.emit, access.dtype, piece.lanes
+        along = access.strides[self.vector]
         if along == 2 and guard == WHOLE:
             # Two overlapping reads, so that nothing behind the last element is touched.
-            where = [
-                self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)
-                for a in (0, lanes - 1)
-            ]
-            low, high = (self.emit.load(one, load.dtype, lanes) for one in where)
+            where = [emit.pointer(base, offset + a, dtype) for a in (0, lanes - 1)]
+            low, high = (emit.load(one, dtype, lanes) for one in where)
             half = lanes // 2
             order = [2 * n for n in range(half)] + [lanes + 2 * n + 1 for n in range(half)]
-            return self.emit.shuffle(low, high, order, load.dtype, lanes)
-        made, constant_mask = constant(0, load.dtype, lanes), guard.mask.startswith("<")
+            return emit.shuffle(low, high, order, dtype, lanes)
+        made, constant_mask = constant(0, dtype, lanes), guard.mask.startswith("<")
         on = [part.strip().endswith("true") for part in guard.mask.strip("<>").split(",")]
         for lane in range(lanes):
             only = guard.every
@@ -476,14 +456,9 @@ class Values:
                 if not on[lane]:
                     continue
             elif guard.mask:
-                mask = f"{kind('bool', lanes)} {guard.mask}"
-                only = self._both(
-                    only, self.emit.value("c", f"extractelement {mask}, i32 {lane}"), 1
-                )
-            one = self._scalar(load, offset + lane * along, only)
-            made = self.emit.value(
-                "g", f"insertelement {wide} {made}, {kind(load.dtype)} {one}, i32 {lane}"
-            )
+                only = self._both(only, emit.element(guard.mask, lane, "bool", lanes), 1)
+            one = f"{kind(dtype)} {self._scalar(access, base, offset + lane * along, only)}"
+            made = emit.value("g", f"insertelement {kind(dtype, lanes)} {made}, {one}, i32 {lane}")
         return made
 
 

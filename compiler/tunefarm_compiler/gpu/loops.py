@@ -22,7 +22,7 @@ from tunefarm_compiler.gpu.divide import Division, divide, power
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.tile import Crew, Team, ThreadTile
-from tunefarm_compiler.lower import Lowering, Nest, Place, standing
+from tunefarm_compiler.lower import Lowering, Nest, Place
 from tunefarm_compiler.regions import Region, Side, placed
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, inputs
@@ -130,10 +130,6 @@ class Kernel(Lowering):
             nest, stage=made.stage, schedule=made.schedule, binds=binds, digits=digits, crew=crew
         )
         return entered, replace(place, ranges=ranges, accesses=self._accesses(made.stage))
-
-    def _accesses(self, stage: Stage) -> dict[object, Access]:
-        """Of all that is there by now."""
-        return {load.key(): self._access(load) for load in self._given(stage)}
 
     def _digits(
         self, number: str, counts: list[int], binds: Sequence[str], bind: str, all_: bool
@@ -256,14 +252,12 @@ class Kernel(Lowering):
         # A sum along the vectors is cut where a condition changes.
         cut = any(vector in dict(test.terms) for test in stage.tests) and vector in summed
 
-        def there(access: Access, ranges: Ranges) -> Access:
-            base = standing(emit, access, ranges)
+        def there(access: Access) -> Access:
+            base = access.standing(emit, place.ranges)
             steps = [s for axis, s in access.strides.items() if axis != vector or cut]
             return replace(access, base=base, aligned=math.gcd(emit.multiple(base), *steps))
 
-        accesses: dict[object, Access] = {
-            key: there(access, place.ranges) for key, access in place.accesses.items()
-        }
+        accesses = {key: there(access) for key, access in place.accesses.items()}
         kept = tuple(loop for loop in nest.schedule.loops if loop[0] in stage.extents)
         nothing = f"addrspacecast (ptr addrspace(1) @{self.symbol}_nothing to ptr)"
         tile = ThreadTile(
@@ -271,7 +265,7 @@ class Kernel(Lowering):
             stage,
             replace(nest.schedule, loops=kept),
             accesses,
-            there(nest.output, place.ranges),
+            there(nest.output),
             self.spec,
             nest.crew,
             self._memory,
