@@ -1,13 +1,14 @@
 """Expressions to LLVM values: one vector of a register tile at a time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import WHOLE, Access, Guard, Piece
 from tunefarm_compiler.bounds import Ranges, decide, interval, position
+from tunefarm_compiler.clip import known
 from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask, suffix
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import (
@@ -190,53 +191,36 @@ class Values:
     # Conditions
 
     def known(self, expr: Expr, piece: Piece, whole: bool = False) -> float | None:
-        """The value of an expression where conditions decide it: 0 times anything is 0.
+        """The value of an expression on a piece where conditions decide it.
 
         `whole`: for all that the reduce loops leave, not only for the step where they stand.
         """
-        match expr:
-            case Constant(number):
-                return number
-            case Select(Inside(tests), yes, no):
-                verdict = [self._test(test, piece, whole) for test in tests]
-                if False in verdict:
-                    return self.known(no, piece, whole)
-                return self.known(yes, piece, whole) if set(verdict) <= {True} else None
-            case Binary("mul" | "and", left, right):
-                if 0.0 in (self.known(left, piece, whole), self.known(right, piece, whole)):
-                    return 0.0
-            case Binary("add", left, right):
-                if self.known(left, piece, whole) == self.known(right, piece, whole) == 0:
-                    return 0.0
-            case Cast(value):
-                return self.known(value, piece, whole)
-            case Unary("ctpop", value) if self.known(value, piece, whole) == 0:
-                return 0.0
-        return None
+        return known(expr, lambda test: self._verdict(test, piece, whole))
 
     def _padded(self, test: Inside, yes: Expr, no: Expr, piece: Piece, guard: Guard) -> str:
-        verdicts = [self._test(one, piece) for one in test.tests]
-        if False in verdicts:
+        own = self._guard(test.tests, piece)
+        if own is None:
             return self.value(no, piece, guard)
-        every, mask = guard.every, guard.mask
-        own = WHOLE
-        for verdict in verdicts:
-            if isinstance(verdict, Guard):
-                every, mask = (
-                    self._both(every, verdict.every, 1),
-                    self._both(mask, verdict.mask, piece.lanes),
-                )
-                own = Guard(
-                    self._both(own.every, verdict.every, 1),
-                    self._both(own.mask, verdict.mask, piece.lanes),
-                )
-        one = self.value(yes, piece, Guard(every, mask))
+        one = self.value(yes, piece, self._joined(guard, own, piece.lanes))
         if own == WHOLE:
             return one
         two = self.value(no, piece, guard)
         condition = f"{kind('bool', piece.lanes)} {self._mask(own, piece.lanes)}"
         wide = kind(yes.dtype, piece.lanes)
         return self.emit.value("x", f"select {condition}, {wide} {one}, {wide} {two}")
+
+    def _guard(self, tests: Sequence[Index], piece: Piece) -> Guard | None:
+        """What conditions come to on a piece; None where one of them never holds."""
+        verdicts = {test: self._verdict(test, piece) for test in tests}
+        if False in verdicts.values():
+            return None
+        found = WHOLE
+        for test in (test for test, verdict in verdicts.items() if verdict is None):
+            found = self._joined(found, self._test(test, piece), piece.lanes)
+        return found
+
+    def _joined(self, one: Guard, two: Guard, lanes: int) -> Guard:
+        return Guard(self._both(one.every, two.every, 1), self._both(one.mask, two.mask, lanes))
 
     def _both(self, left: str, right: str, lanes: int) -> str:
         if not left or not right or left == right:
@@ -259,19 +243,21 @@ class Values:
             found = self._limits[test, whole] = (*ends, dict(test.terms))
         return found
 
-    def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":
-        """Whether test >= 0 on a piece."""
+    def _verdict(self, test: Index, piece: Piece, whole: bool = False) -> bool | None:
+        """Whether test >= 0 on a piece: surely, surely not, or None where it depends."""
         if (sure := self._sure.get(test)) is not None:
             return sure
         low, high, strides = self._bounds(test, whole)
-        along, moved = strides.get(self.vector, 0), self.offset(strides, piece)
-        ends = (0, along * (piece.valid - 1))
+        moved = self.offset(strides, piece)
+        ends = (0, strides.get(self.vector, 0) * (piece.valid - 1))
         if low + moved + min(ends) >= 0:
             return True
-        if high + moved + max(ends) < 0:
-            return False
-        if whole:
-            return Guard()
+        return False if high + moved + max(ends) < 0 else None
+
+    def _test(self, test: Index, piece: Piece) -> Guard:
+        """Code that finds out whether test >= 0 on a piece."""
+        strides = dict(test.terms)
+        along, moved = strides.get(self.vector, 0), self.offset(strides, piece)
         total = position(self.emit, test.terms, self.ranges, test.offset + moved)
         if isinstance(total, int):
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
@@ -308,12 +294,10 @@ class Values:
                 one, two = self.word(left, piece, guard), self.word(right, piece, guard)
                 return self.emit.value("x", f"{op} {kind('int32', lanes)} {one}, {two}")
             case Select(Inside(tests), yes, no):
-                verdicts = [self._test(test, piece) for test in tests]
-                if False in verdicts:
+                own = self._guard(tests, piece)
+                if own is None:
                     return self.word(no, piece, guard)
-                for verdict in verdicts:
-                    if isinstance(verdict, Guard):
-                        guard = self._both(guard, verdict.every, 1)
+                guard = self._both(guard, own.every, 1)
                 one = self.word(yes, piece, guard)
                 if not guard:
                     return one
