@@ -173,9 +173,13 @@ class Emitter:
         typed = ", ".join(f"{wide} {operand}" for operand in operands)
         return self.value(hint, f"call {wide} @llvm.{name}.{suffix(dtype, lanes)}({typed})")
 
-    def element(self, vector: str, lane: int, dtype: str, lanes: int) -> str:
-        """One lane of a vector."""
-        return self.value("e", f"extractelement {kind(dtype, lanes)} {vector}, i32 {lane}")
+    def part(self, vector: str, begin: int, count: int, dtype: str, lanes: int) -> str:
+        """So many of the lanes of a vector, from one on; a plain value for one lane."""
+        if count == lanes:
+            return vector
+        if count == 1:
+            return self.value("e", f"extractelement {kind(dtype, lanes)} {vector}, i32 {begin}")
+        return self.shuffle(vector, "poison", range(begin, begin + count), dtype, lanes)
 
     def splat(self, scalar: str, dtype: str, lanes: int) -> str:
         """A scalar in every lane."""

@@ -161,7 +161,7 @@ class Tile:
             emit.store_masked(value, where, access.dtype, lanes, piece.guard.mask)
         else:
             for lane in range(piece.valid):
-                one = emit.element(value, lane, access.dtype, lanes)
+                one = emit.part(value, lane, 1, access.dtype, lanes)
                 emit.store(one, emit.pointer(where, lane * along, access.dtype), access.dtype)
 
     # Reductions
@@ -420,12 +420,8 @@ class Tile:
             pairs = itertools.zip_longest(chains[::2], chains[1::2])
             chains = [self._combine(a, b, lanes) if b else a for a, b in pairs]
         (value,) = chains
-        while lanes > 2:
+        while lanes > 1:
             half = lanes // 2
-            sides = (range(half), range(half, lanes))
-            low, high = (emit.shuffle(value, "poison", side, dtype, lanes) for side in sides)
+            low, high = (emit.part(value, begin, half, dtype, lanes) for begin in (0, half))
             value, lanes = self._combine(low, high, half), half
-        if lanes == 2:
-            low, high = (emit.element(value, lane, dtype, lanes) for lane in (0, 1))
-            value = self._combine(low, high, 1)
         return value

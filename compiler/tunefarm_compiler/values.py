@@ -440,7 +440,7 @@ class Values:
                 if not on[lane]:
                     continue
             elif guard.mask:
-                only = self._both(only, emit.element(guard.mask, lane, "bool", lanes), 1)
+                only = self._both(only, emit.part(guard.mask, lane, 1, "bool", lanes), 1)
             one = f"{kind(dtype)} {self._scalar(access, base, offset + lane * along, only)}"
             made = emit.value("g", f"insertelement {kind(dtype, lanes)} {made}, {one}, i32 {lane}")
         return made

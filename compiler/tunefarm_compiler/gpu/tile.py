@@ -87,9 +87,7 @@ class ThreadTile(Tile):
 
     def _lanes(self, value: str, piece: Piece) -> list[str]:
         dtype, lanes = self.reduce.dtype, piece.lanes
-        if lanes == 1:
-            return [value]
-        return [self.emit.element(value, lane, dtype, lanes) for lane in range(lanes)]
+        return [self.emit.part(value, lane, 1, dtype, lanes) for lane in range(lanes)]
 
     def _vector(self, lanes: list[str]) -> str:
         if len(lanes) == 1:

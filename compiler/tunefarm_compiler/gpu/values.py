@@ -54,7 +54,7 @@ class GpuValues(Values):
             return self.emit.value("x", f"call float @{EXP2}(float {value})")
         wide, made = kind("float32", lanes), "poison"
         for lane in range(lanes):
-            one = self.emit.element(value, lane, "float32", lanes)
+            one = self.emit.part(value, lane, 1, "float32", lanes)
             one = self.emit.value("x", f"call float @{EXP2}(float {one})")
             made = self.emit.value("e", f"insertelement {wide} {made}, float {one}, i32 {lane}")
         return made
