@@ -58,7 +58,7 @@ def position(
     """An affine form where the loops stand."""
     total: Value = offset
     for axis, coefficient in terms:
-        total = emit.add(emit.multiply(ranges[axis].at, coefficient), total)
+        total = emit.add(total, emit.multiply(ranges[axis].at, coefficient))
     return total
 
 
