@@ -92,14 +92,12 @@ def segments(
     start = 0
     while start < rounds:
         here = states(start)
-        end = rounds
-        for at, state in enumerate(here):
-            # A condition is monotone along a loop: once it changes, it does not come back.
-            def changed(number: int, at: int = at, state: bool | None = state) -> bool:
-                return states(number)[at] != state
 
-            later = range(start + 1, rounds)
-            end = min(end, start + 1 + bisect_left(later, True, key=changed))
+        # A condition is monotone along a loop: once it changes, it does not come back.
+        def changed(number: int, here: list[bool | None] = here) -> bool:
+            return states(number) != here
+
+        end = bisect_left(range(rounds), True, start + 1, key=changed)
         if None in here and end - start <= PEEL:
             yield from (Segment(number, 1) for number in range(start, end))
         else:

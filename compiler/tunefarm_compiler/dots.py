@@ -28,11 +28,9 @@ BYTES = ("int8", "uint8")
 def operands(reduce: Reduce | None) -> tuple[Expr, Expr] | None:
     """The narrow factors of a sum of products in 32 bits; None where it is none."""
     match reduce:
-        case Reduce("add", Binary("mul", Cast(left, "float32"), Cast(right, "float32"))):
-            if left.dtype == right.dtype == "bfloat16":
-                return left, right
-        case Reduce("add", Binary("mul", Cast(left, "int32"), Cast(right, "int32"))):
-            if left.dtype in BYTES and right.dtype in BYTES:
+        case Reduce("add", Binary("mul", Cast(left, wide), Cast(right, other))) if wide == other:
+            narrow = {"float32": ("bfloat16",), "int32": BYTES}.get(wide, ())
+            if left.dtype in narrow and right.dtype in narrow:
                 return left, right
     return None
 

@@ -11,18 +11,7 @@ from functools import cache
 Value = int | str
 Carried = Sequence[tuple[str, str]]  # types and first values of what a loop carries
 
-_SCALARS = {
-    "bool": "i1",
-    "float32": "float",
-    "float16": "half",
-    "bfloat16": "i16",
-    "int8": "i8",
-    "uint8": "i8",
-    "int16": "i16",
-    "uint16": "i16",
-    "int32": "i32",
-    "uint32": "i32",
-}
+_SCALARS = {"bool": "i1", "float32": "float", "float16": "half"}  # the others by their bits
 SIZES = {
     "float32": 4, "float16": 2, "bfloat16": 2,
     "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
@@ -32,14 +21,14 @@ SIZES = {
 @cache
 def kind(dtype: str, lanes: int = 1) -> str:
     """LLVM's name of a type: a vector of `lanes`, or the plain type for one."""
-    scalar = _SCALARS[dtype]
+    scalar = _SCALARS.get(dtype) or f"i{8 * SIZES[dtype]}"
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
 @cache
 def suffix(dtype: str, lanes: int = 1) -> str:
     """How the names of intrinsics end for a type: f32, v16f32."""
-    scalar = {"float": "f32", "half": "f16"}.get(_SCALARS[dtype], _SCALARS[dtype])
+    scalar = {"float32": "f32", "float16": "f16"}.get(dtype) or kind(dtype)
     return scalar if lanes == 1 else f"v{lanes}{scalar}"
 
 
@@ -52,7 +41,7 @@ def constant(value: float, dtype: str, lanes: int = 1) -> str:
         text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
     else:
         text = str(int(value))
-    return text if lanes == 1 else f"splat ({_SCALARS[dtype]} {text})"
+    return text if lanes == 1 else f"splat ({kind(dtype)} {text})"
 
 
 def vector(elements: Sequence[str]) -> str:

@@ -34,6 +34,9 @@ from tunefarm_compiler.values import NOTHING
 SPARE = 64
 LINE = 128  # threads do not write to one cache line
 
+Part = tuple[int, int, int]  # a loop over a part of an axis: start, rounds, size of its blocks
+Rounds = tuple[Value, Value]  # the first round of a loop, and the one after the last
+
 
 @dataclass(frozen=True)
 class Place:
@@ -162,13 +165,7 @@ class Lowering:
         for part in parts:
             self._block(nest, depth, part, place)
 
-    def _deal(
-        self,
-        nest: Nest,
-        depth: int,
-        parts: list[tuple[int, int, int]],
-        place: Place,
-    ) -> None:
+    def _deal(self, nest: Nest, depth: int, parts: list[Part], place: Place) -> None:
         """Blocks dealt out to threads, all parts of the axis at once."""
         outer, regions = self.emit, self._regions
         share = Share(outer, f"share.{nest.stage.tensor.name}.{len(self.shares)}")
@@ -185,10 +182,8 @@ class Lowering:
         self.shares.append(share.close(number, self._threads))
         self.emit, self._regions, self._threads = outer, regions, 0
 
-    def _blocks(
-        self, nest: Nest, axis: str, block: int, place: Place
-    ) -> list[tuple[int, int, int]]:
-        """(start, rounds, size) of the loops that cover an axis."""
+    def _blocks(self, nest: Nest, axis: str, block: int, place: Place) -> list[Part]:
+        """The loops that cover an axis."""
         extent = place.ranges[axis].extent
         rounds, rest = divmod(extent, block)
         parts = [
@@ -206,12 +201,7 @@ class Lowering:
         return here if already is True else self.emit.value("c", f"and i1 {already}, {here}")
 
     def _block(
-        self,
-        nest: Nest,
-        depth: int,
-        part: tuple[int, int, int],
-        place: Place,
-        share: tuple[Value, Value] | None = None,
+        self, nest: Nest, depth: int, part: Part, place: Place, share: Rounds | None = None
     ) -> None:
         """A loop over blocks; of one that is dealt out, the rounds that are a thread's share."""
         (start, rounds, size), (axis, _) = part, nest.schedule.loops[depth]

@@ -1,5 +1,6 @@
 """Packs: what the loops inside read of a tensor, copied into contiguous panels."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +35,8 @@ class Panels:
     @property
     def steps(self) -> int:
         """Steps of the reduce axes in a panel."""
-        total = 1
-        for extent in (*self.extents[:-1], -(-self.extents[-1] // self.group) * self.group):
-            total *= extent
-        return total
+        *outer, last = self.extents
+        return math.prod(outer) * -(-last // self.group) * self.group
 
     @property
     def elements(self) -> int:

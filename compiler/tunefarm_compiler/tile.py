@@ -218,25 +218,22 @@ class Tile:
                 if self._skipped():
                     continue
                 values.pointers = self._moved(pointers, axis, start)
+                stepped = values.pointers if rounds > 1 else {}
                 carried = [*zip(self.kinds, totals, strict=True)]
-                if rounds > 1:
-                    carried += [("ptr", pointer) for pointer in values.pointers.values()]
+                carried += [("ptr", pointer) for pointer in stepped.values()]
                 with self.emit.loop(rounds, carried) as loop:
                     at = self.emit.add(here.at, start)
                     if self.stage.tests:
                         at = self.emit.add(at, self.emit.multiply(loop.iv, size))
                     values.ranges = {**ranges, axis: here.part(at, start, last, size)}
-                    totals, moved = loop.values[: len(totals)], loop.values[len(totals) :]
-                    if rounds > 1:
-                        values.pointers = dict(zip(values.pointers, moved, strict=True))
-                    begun = values.pointers
+                    totals, begun = loop.values[: len(totals)], loop.values[len(totals) :]
+                    stepped = dict(zip(stepped, begun, strict=True))
+                    values.pointers = values.pointers | stepped
                     if parted:
                         totals = self._parted(axis, inner, parted, totals)
                     else:
                         totals = self._unrolled(axis, inner, size, totals)
-                    loop.next = [*totals]
-                    if rounds > 1:
-                        loop.next += self._moved(begun, axis, size).values()
+                    loop.next = [*totals, *self._moved(stepped, axis, size).values()]
                 totals = loop.final[: len(totals)]
         values.ranges, values.pointers = ranges, pointers
         return totals
@@ -288,12 +285,8 @@ class Tile:
         step = self.schedule.group if not inner and self.schedule.group > 1 else step
         unroll = self._unroll(axis) // math.prod(self.stage.extents[name] for name in inner)
         unroll = max(1, min(unroll, extent // step)) if self.outward or not inner else 1
-        sizes = [step * unroll, step, 1]
-        if step > 1:
-            sizes = [step * unroll, step, extent % step]
-        for size in sizes:
-            rounds = extent // size if size else 0
-            if rounds:
+        for size in (step * unroll, step, extent % step):
+            if size and (rounds := extent // size):
                 yield start, rounds, size
                 start, extent = start + rounds * size, extent - rounds * size
 

@@ -9,6 +9,7 @@ from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import WHOLE, Access, Guard, Piece
 from tunefarm_compiler.bounds import Ranges, decide, interval, position
 from tunefarm_compiler.clip import known
+from tunefarm_compiler.dots import BYTES
 from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask, suffix
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import (
@@ -167,6 +168,7 @@ class Values:
 
     def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
         old, new = kind(before, lanes), kind(after, lanes)
+        unsigned = before == "bool" or before.startswith("u")
         if (before, after) == ("bfloat16", "float32"):  # the upper half of its bits
             wide = kind("int32", lanes)
             low = self.emit.value("x", f"zext {old} {value} to {wide}")
@@ -177,15 +179,13 @@ class Values:
         elif before in FLOATS:
             name = "fptoui" if after.startswith("u") else "fptosi"
         elif after in FLOATS:
-            name = "uitofp" if before.startswith("u") or before == "bool" else "sitofp"
-        elif before == "bool":
-            name = "zext"
-        elif llvm.SIZES[before] == llvm.SIZES[after]:
+            name = "uitofp" if unsigned else "sitofp"
+        elif old == new:
             return value
-        elif llvm.SIZES[before] > llvm.SIZES[after]:
+        elif before != "bool" and llvm.SIZES[before] > llvm.SIZES[after]:
             name = "trunc"
         else:
-            name = "zext" if before.startswith("u") else "sext"
+            name = "zext" if unsigned else "sext"
         return self.emit.value("x", f"{name} {old} {value} to {new}")
 
     # Conditions
@@ -281,9 +281,7 @@ class Values:
         match expr:
             case Load():
                 return self._load_word(expr, piece, guard)
-            case Constant(0):
-                return constant(0, "int32", lanes)
-            case Constant(number, "int8" | "uint8"):
+            case Constant(number, dtype) if number == 0 or dtype in BYTES:
                 four = bytes([int(number) & 0xFF] * 4)
                 return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
             case Bits(value):
