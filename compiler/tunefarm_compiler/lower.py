@@ -9,13 +9,11 @@ threads becomes a function, in which each thread has scratch of its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, segments
-from tunefarm_compiler.clip import clipped, parted
 from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
@@ -25,9 +23,9 @@ from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, chec
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Index, Load, Tensor
+from tunefarm_compiler.te import Load, Tensor
 from tunefarm_compiler.threads import DEAL
-from tunefarm_compiler.tile import Tile
+from tunefarm_compiler.tile import Nest, Tile
 from tunefarm_compiler.values import NOTHING
 
 # A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
@@ -46,21 +44,6 @@ class Place:
     accesses: Mapping[object, Access]
     first: Value = True  # no reduce block came before this one; an i1 where it depends
     last: Value = True  # none comes after it
-
-
-@dataclass(frozen=True)
-class Nest:
-    """A stage with its schedule and where its results go."""
-
-    stage: Stage
-    schedule: Schedule
-    output: Access
-
-    @cached_property
-    def cut(self) -> list[Index]:
-        """Conditions that the loops are cut by; the others are met by loops inside the tile."""
-        inside = {**clipped(self.stage, self.schedule), **parted(self.stage, self.schedule)}
-        return [test for test in self.stage.tests if test not in inside]
 
 
 class Lowering:
@@ -101,12 +84,10 @@ class Lowering:
 
     def run(self) -> list[str]:
         """The function's lines."""
-        stage = self.stage
+        emit, stage = self.emit, self.stage
         for place, tensor in enumerate(self.arguments):
-            slot = self.emit.value(
-                "a", f"getelementptr inbounds ptr, ptr %args, {self.emit.index} {place}"
-            )
-            base = self.emit.value("t", f"load ptr, ptr {slot}")
+            slot = emit.value("a", f"getelementptr inbounds ptr, ptr %args, {emit.index} {place}")
+            base = emit.value("t", f"load ptr, ptr {slot}")
             self._regions[tensor.name] = Region(base, tensor.steps())
         output = self._access(stage.tensor[stage.axes])
         ranges = {axis: Range.whole(extent) for axis, extent in stage.extents.items()}
@@ -128,10 +109,8 @@ class Lowering:
         found = []
         for name, size in sizes.items():
             held = f"internal global [{self.copies.get(name, 1)} x %{name[1:]}]"
-            found += [
-                f"%{name[1:]} = type [{size} x i8]",
-                f"{name} = {held} zeroinitializer, align {LINE}",
-            ]
+            found.append(f"%{name[1:]} = type [{size} x i8]")
+            found.append(f"{name} = {held} zeroinitializer, align {LINE}")
         if self.shares:
             found.append(f"declare void {DEAL}(ptr, {self.emit.index}, i32)")
         if self._nothing:
@@ -235,10 +214,8 @@ class Lowering:
             return replace(access, base=access.standing(self.emit, place.ranges))
 
         accesses = {key: there(access) for key, access in place.accesses.items()}
-        output = there(nest.output)
-        tile = Tile(self.emit, nest.stage, nest.schedule, accesses, output, self.spec)
-        used = tile.run(place.ranges, place.first, place.last)
-        self._nothing = self._nothing or used
+        tile = Tile(self.emit, replace(nest, output=there(nest.output)), accesses, self.spec)
+        self._nothing |= tile.run(place.ranges, place.first, place.last)
         self.note(tile.describe())
 
     def note(self, text: str) -> None:
@@ -251,9 +228,8 @@ class Lowering:
         load = next(load for load in nest.stage.loads if load.tensor.name == tensor)
         access = place.accesses[load.key()]
         scratch = f"@pack.{nest.stage.tensor.name}.{tensor}"
-        packed, panels = copy_panels(
-            self.emit, nest.stage, nest.schedule, load, access, place.ranges, self._own(scratch)
-        )
+        own = self._own(scratch)
+        packed, panels = copy_panels(self.emit, nest, load, access, place.ranges, own)
         self._reserve(scratch, panels.elements * SIZES[access.dtype] + SPARE)
         self.note(f"pack {panels.side} x {panels.steps} of {tensor} in panels of {panels.width}")
         return replace(place, accesses={**place.accesses, load.key(): packed})

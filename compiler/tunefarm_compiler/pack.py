@@ -9,10 +9,8 @@ from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Ranges, position
 from tunefarm_compiler.dots import flipped
 from tunefarm_compiler.emit import Emitter, Value, constant, kind
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Load
-from tunefarm_compiler.tile import spans
+from tunefarm_compiler.tile import Nest, spans
 
 # Sides of squares that are turned: larger ones are no faster, and take LLVM three times as long.
 SQUARE = 4
@@ -45,10 +43,10 @@ class Panels:
 
 
 def copy_panels(  # noqa: PLR0917
-    emit: Emitter, stage: Stage, schedule: Schedule, load: Load, access: Access, ranges: Ranges,
-    scratch: str,
-) -> tuple[Access, Panels]:  # fmt: skip
+    emit: Emitter, nest: Nest, load: Load, access: Access, ranges: Ranges, scratch: str
+) -> tuple[Access, Panels]:
     """Emit the copy. Returns how the loops inside find their elements."""
+    stage, schedule = nest.stage, nest.schedule
     flip = flipped(stage.reduce, load) if schedule.group > 1 else 0
     order = [axis for axis in schedule.reduce_order(stage) if axis in access.strides]
     spatial = [axis.name for axis in stage.axes if axis.name in access.strides]
@@ -79,9 +77,8 @@ def copy_panels(  # noqa: PLR0917
         step *= -(-extent // panels.group) * panels.group if step == panels.width else extent
     outer = {**inner, side: panels.steps}
     back = position(emit, ((axis, -stride) for axis, stride in outer.items()), ranges)
-    return Access(
-        emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True, flip
-    ), panels
+    base = emit.pointer(scratch, back, access.dtype)
+    return Access(base, inner, outer, access.dtype, True, flip), panels
 
 
 def _merged(extents: list[int], strides: list[int], group: int) -> list[tuple[int, int]]:

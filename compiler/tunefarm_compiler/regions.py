@@ -48,14 +48,10 @@ def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
             own = found[stage.tensor.name]
             axes |= {axis.name: side for axis, side in zip(stage.axes, own, strict=True)}
         for load in (load for load in stage.loads if load.tensor.name in names):
-            box = [
-                _side(index, axes, extent, ranges, load)
-                for index, extent in zip(load.indices, load.tensor.shape, strict=True)
-            ]
-            before_it = found.get(load.tensor.name, box)
-            found[load.tensor.name] = [
-                _union(a, b, load) for a, b in zip(before_it, box, strict=True)
-            ]
+            along = zip(load.indices, load.tensor.shape, strict=True)
+            box = [_side(index, axes, extent, ranges, load) for index, extent in along]
+            sides = zip(found.get(load.tensor.name, box), box, strict=True)
+            found[load.tensor.name] = [_union(one, two, load) for one, two in sides]
     return found
 
 

@@ -3,8 +3,8 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -49,25 +49,40 @@ def spans(
     return found
 
 
+@dataclass(frozen=True)
+class Nest:
+    """A stage with its schedule and where its results go."""
+
+    stage: Stage
+    schedule: Schedule
+    output: Access
+
+    @cached_property
+    def clipped(self) -> dict[Index, str]:
+        """Conditions that loops inside the tile are bounded by, and their axes."""
+        return clipped(self.stage, self.schedule)
+
+    @cached_property
+    def parted(self) -> dict[Index, str]:
+        """Conditions by which rounds of loops inside the tile go different ways, and their axes."""
+        return parted(self.stage, self.schedule)
+
+    @cached_property
+    def cut(self) -> list[Index]:
+        """Those that the loops are cut by."""
+        return [t for t in self.stage.tests if t not in self.clipped and t not in self.parted]
+
+
 class Tile:
-    """Emits one register tile of a stage."""
+    """Emits one register tile of a nest."""
 
     values_type: type[Values] = Values
 
-    def __init__(  # noqa: PLR0917
-        self,
-        emit: Emitter,
-        stage: Stage,
-        schedule: Schedule,
-        accesses: Mapping[object, Access],
-        output: Access,
-        spec: TargetSpec,
+    def __init__(
+        self, emit: Emitter, nest: Nest, accesses: Mapping[object, Access], spec: TargetSpec
     ) -> None:
-        self.emit = emit
-        self.stage = stage
-        self.schedule = schedule
-        self.output = output
-        self.spec = spec
+        self.emit, self.spec, self.nest = emit, spec, nest
+        self.stage, self.schedule = stage, schedule = nest.stage, nest.schedule
         self.values = self.values_type(emit, stage, accesses)
         self.values.vector = schedule.vector_axis(stage)
         reduced = {axis.name for axis in stage.reduce_axes}
@@ -78,8 +93,6 @@ class Tile:
         self.words = dots.operands(stage.reduce) if schedule.group > 1 else None
         self.halves = dots.halves(stage.reduce, spec)
         self.ranges: Ranges = {}
-        self.clipped = clipped(stage, schedule)
-        self.parted = parted(stage, schedule)
         self.failing = 0  # ways around this one where a condition fails
         self.sides = schedule.tile(stage.extents)
         self.chains = schedule.unroll if self.across else 1
@@ -120,9 +133,7 @@ class Tile:
 
     def describe(self) -> str:
         """One line for people: what the tile computes, in which vectors."""
-        sides = " x ".join(
-            f"{axis.name} {self.ranges[axis.name].extent}" for axis in self.stage.axes
-        )
+        sides = " x ".join(f"{a.name} {self.ranges[a.name].extent}" for a in self.stage.axes)
         order = self.schedule.reduce_order(self.stage)
         over = ", ".join(f"{axis} {self.ranges[axis].extent}" for axis in order)
         unrolled = f" by {self.schedule.unroll}" if self.schedule.unroll > 1 else ""
@@ -140,18 +151,14 @@ class Tile:
         outer = [range(ranges[a.name].extent) for a in self.stage.axes if a.name != vector]
         along = [(0, 1, 1)]
         if not self.across and vector:
-            along = spans(
-                ranges[vector].extent,
-                self.schedule.lanes,
-                self.spec.masks,
-                1 if self.schedule.group == 1 else dots.GROUP,
-            )
+            least = dots.GROUP if self.schedule.group > 1 else 1
+            along = spans(ranges[vector].extent, self.schedule.lanes, self.spec.masks, least)
         for point in itertools.product(*outer):
             for start, lanes, valid in along:
                 yield Piece(point, start, lanes, valid)
 
     def _store(self, value: str, piece: Piece) -> None:
-        emit, access, lanes = self.emit, self.output, piece.lanes
+        emit, access, lanes = self.emit, self.nest.output, piece.lanes
         offset = self.values.offset(access.strides, piece)
         along = access.strides.get(self.values.vector, 0)
         where = emit.pointer(access.base, offset, access.dtype)
@@ -188,11 +195,11 @@ class Tile:
 
     def _before(self, nothing: list[str], tile: list[Piece], first: Value) -> list[str]:
         """What the blocks of the sum before this one have left; nothing where this is the first."""
+        output, read = self.nest.output, self.values.read
         if isinstance(first, str):
-            kinds = [kind(self.output.dtype, piece.lanes) for piece in tile]
+            kinds = [kind(output.dtype, piece.lanes) for piece in tile]
             left = partial(self._before, nothing, tile, False)
             return self.emit.either(first, kinds, lambda: nothing, left)
-        output, read = self.output, self.values.read
         return nothing if first else [read(output, output.base, p, p.guard) for p in tile]
 
     def _loops(self, axes: Sequence[str], totals: list[str]) -> list[str]:
@@ -202,13 +209,13 @@ class Tile:
             return self._step(self.parts, totals, 0)
         (axis, *inner), ranges = axes, values.ranges
         here, pointers = ranges[axis], values.pointers
-        if open_ := [
-            t for t, by in self.clipped.items() if by == axis and decide(t, ranges) is None
-        ]:
+        mine = [test for test, by in self.nest.clipped.items() if by == axis]
+        if open_ := [test for test in mine if decide(test, ranges) is None]:
             totals = self._clipped(axis, inner, open_, totals)
             values.ranges, values.pointers = ranges, pointers
             return totals
-        parted = [test for test in moving(self.parted, ranges) if self.parted[test] == axis]
+        mine = [test for test, by in self.nest.parted.items() if by == axis]
+        parted = moving(mine, ranges)
         others = [test for test in self.stage.tests if test not in parted]
         for part in segments(others, ranges, axis, here.extent, 1):
             blocks = self._blocks(axis, part.start, part.rounds, inner)
@@ -294,7 +301,7 @@ class Tile:
         """Steps at a time: one in small rests, and at edges, where other axes' tests are open."""
         if self.failing:
             return 1
-        inside = {*self.clipped, *moving(self.parted, self.ranges)}
+        inside = {*self.nest.clipped, *moving(self.nest.parted, self.ranges)}
         tests = [test for test in self.stage.tests if test not in inside]
         if self.across or any(axis in dict(test.terms) for test in tests):
             return self.schedule.unroll
@@ -354,7 +361,7 @@ class Tile:
                 if load.tensor.name == one.tensor and (load.key() in terms) == bool(axis)
             ]
             if one.tensor == self.stage.tensor.name and not axis:
-                asked.append((self.output, self.output.base, 1))
+                asked.append((self.nest.output, self.nest.output.base, 1))
             for access, pointer, writes in asked:
                 reach, step = one.ahead * access.outer.get(one.axis, 0), access.strides.get(axis, 0)
                 line, end = LINE // llvm.SIZES[access.dtype], -math.inf

@@ -123,9 +123,8 @@ class Values:
         emit, wide = self.emit, kind(expr.dtype, lanes)
         match expr:
             case Binary("max" | "min" as op, left, right):
-                one, two = inner
-                known = (_ordered(left), _ordered(right))
-                return self.extreme(op, one, two, expr.dtype, lanes, *known)
+                ordered = (_ordered(left), _ordered(right))
+                return self.extreme(op, inner[0], inner[1], expr.dtype, lanes, *ordered)
             case Binary(op):
                 name = _FLOAT_OPS.get(op, op) if expr.dtype in FLOATS else op
                 return emit.value("x", f"{name} {wide} {inner[0]}, {inner[1]}")

@@ -22,13 +22,14 @@ from tunefarm_compiler.gpu.divide import Division, divide, power
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.tile import Crew, Team, ThreadTile
-from tunefarm_compiler.lower import Lowering, Nest, Place
+from tunefarm_compiler.lower import Lowering, Place
 from tunefarm_compiler.regions import Region, Side, placed
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Tensor
+from tunefarm_compiler.tile import Nest
 
 ALIGNED = 16  # bytes that every array begins at a multiple of
 
@@ -262,10 +263,8 @@ class Kernel(Lowering):
         nothing = f"addrspacecast (ptr addrspace(1) @{self.symbol}_nothing to ptr)"
         tile = ThreadTile(
             emit,
-            stage,
-            replace(nest.schedule, loops=kept),
+            replace(nest, schedule=replace(nest.schedule, loops=kept), output=there(nest.output)),
             accesses,
-            there(nest.output),
             self.spec,
             nest.crew,
             self._memory,

@@ -9,10 +9,8 @@ from tunefarm_compiler.binding import WARP
 from tunefarm_compiler.emit import SIZES, Value, kind
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.values import GpuValues
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.tile import Tile
+from tunefarm_compiler.tile import Nest, Tile
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,18 @@ class ThreadTile(Tile):
     def __init__(  # noqa: PLR0917
         self,
         emit: GpuEmitter,
-        stage: Stage,
-        schedule: Schedule,
+        nest: Nest,
         accesses: Mapping[object, Access],
-        output: Access,
         spec: TargetSpec,
         crew: Crew,
         shared: Callable[[int], str],
         nothing: str,
     ) -> None:
-        super().__init__(emit, stage, schedule, accesses, output, spec)
+        super().__init__(emit, nest, accesses, spec)
         self.emit: GpuEmitter = emit
         if self.across:
-            steps = stage.extents[self.values.vector] // schedule.lanes
-            self.chains = max(1, min(schedule.unroll, steps))
+            steps = self.stage.extents[self.values.vector] // self.schedule.lanes
+            self.chains = max(1, min(self.schedule.unroll, steps))
             self.outward = True
         self.crew = crew
         self._shared = shared
