@@ -162,6 +162,11 @@ class Emitter:
         typed = ", ".join(f"{wide} {operand}" for operand in operands)
         return self.value(hint, f"call {wide} @llvm.{name}.{suffix(dtype, lanes)}({typed})")
 
+    def select(self, mask: str, yes: str, no: str, dtype: str, lanes: int) -> str:
+        """Of each lane the first value where the mask is set, else the second."""
+        wide, masks = kind(dtype, lanes), kind("bool", lanes)
+        return self.value("x", f"select {masks} {mask}, {wide} {yes}, {wide} {no}")
+
     def part(self, vector: str, begin: int, count: int, dtype: str, lanes: int) -> str:
         """So many of the lanes of a vector, from one on; a plain value for one lane."""
         if count == lanes:

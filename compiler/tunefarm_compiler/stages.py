@@ -6,8 +6,7 @@ from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.copied import from_copies
-from tunefarm_compiler.parts import parted
+from tunefarm_compiler.additions import cached, from_copies, parted
 from tunefarm_compiler.te import (
     Axis,
     Compute,
@@ -72,7 +71,7 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
 
     Tensors not in `kept` are inlined into what reads them. Raises: InvalidScheduleError.
     """
-    output = parted(_cached(output, kept), kept)
+    output = parted(cached(output, kept), kept)
     stages: dict[str, Stage] = {}
 
     def visit(tensor: Tensor) -> None:
@@ -90,28 +89,6 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
             f"schedule: no stage {unknown[0]!r}", f"the stages are {names or 'none'}"
         )
     return list(stages.values())
-
-
-def cache(output: Tensor) -> str:
-    """Name of the stage that holds the output's reduction, for a schedule that gives it scratch."""
-    return f"{output.name}.cache"
-
-
-def _cached(output: Tensor, kept: Collection[str]) -> Tensor:
-    """The output as a function of that stage, where it is kept."""
-    if cache(output) not in kept or output.compute is None:
-        return output
-    axes, found = output.compute.axes, list[Tensor]()
-
-    def leaf(expr: Expr) -> Expr | None:
-        if not isinstance(expr, Reduce):
-            return None
-        shape = tuple(axis.extent for axis in axes)
-        found.append(Tensor(cache(output), shape, expr.dtype, Compute(axes, expr)))
-        return found[0][axes]
-
-    body = rewrite(output.compute.body, leaf, {})
-    return replace(output, compute=Compute(axes, body)) if len(found) == 1 else output
 
 
 def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:

@@ -11,10 +11,10 @@ from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_compiler import dots
 from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
+from tunefarm_compiler.additions import identity
 from tunefarm_compiler.bounds import Ranges, decide, segments
 from tunefarm_compiler.clip import branches, clipped, limits, moving, parted
 from tunefarm_compiler.emit import Emitter, Value, constant, kind
-from tunefarm_compiler.parts import identity
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
@@ -401,9 +401,8 @@ class Tile:
                     return emit.call("acc", "fma", "float32", lanes, *factors, total)
         value = values.value(term, piece)
         if self.across and not whole:
-            wide, mask = kind(reduce.dtype, lanes), f"{kind('bool', lanes)} {piece.guard.mask}"
             other = constant(self.neutral, reduce.dtype, lanes)
-            value = emit.value("x", f"select {mask}, {wide} {value}, {wide} {other}")
+            value = emit.select(piece.guard.mask, value, other, reduce.dtype, lanes)
         return self._combine(total, value, lanes)
 
     def _combine(self, left: str, right: str, lanes: int) -> str:

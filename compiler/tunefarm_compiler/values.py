@@ -139,8 +139,7 @@ class Values:
                 test = f"{'fcmp' if floats else 'icmp'} {_COMPARE[op][not floats]}"
                 return emit.value("c", f"{test} {kind(left.dtype, lanes)} {inner[0]}, {inner[1]}")
             case Select():
-                test = f"{kind('bool', lanes)} {inner[0]}"
-                return emit.value("x", f"select {test}, {wide} {inner[1]}, {wide} {inner[2]}")
+                return emit.select(inner[0], inner[1], inner[2], expr.dtype, lanes)
             case Cast(value):
                 return self._cast(inner[0], value.dtype, expr.dtype, lanes)
             case Bits(value):
@@ -162,8 +161,7 @@ class Values:
             left, right = right, left
         test = "ugt" if op == "max" else "ult"  # also true where `left` is NaN
         above = emit.value("c", f"fcmp {test} {wide} {left}, {right}")
-        condition = kind("bool", lanes)
-        return emit.value("m", f"select {condition} {above}, {wide} {left}, {wide} {right}")
+        return emit.select(above, left, right, dtype, lanes)
 
     def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
         old, new = kind(before, lanes), kind(after, lanes)
@@ -204,9 +202,8 @@ class Values:
         if own == WHOLE:
             return one
         two = self.value(no, piece, guard)
-        condition = f"{kind('bool', piece.lanes)} {self._mask(own, piece.lanes)}"
-        wide = kind(yes.dtype, piece.lanes)
-        return self.emit.value("x", f"select {condition}, {wide} {one}, {wide} {two}")
+        mask = self._mask(own, piece.lanes)
+        return self.emit.select(mask, one, two, yes.dtype, piece.lanes)
 
     def _guard(self, tests: Sequence[Index], piece: Piece) -> Guard | None:
         """What conditions come to on a piece; None where one of them never holds."""
@@ -298,10 +295,8 @@ class Values:
                 one = self.word(yes, piece, guard)
                 if not guard:
                     return one
-                wide, other = kind("int32", lanes), self.word(no, piece)
-                condition = self.emit.splat(guard, "bool", lanes)
-                test = f"{kind('bool', lanes)} {condition}"
-                return self.emit.value("x", f"select {test}, {wide} {one}, {wide} {other}")
+                mask, two = self.emit.splat(guard, "bool", lanes), self.word(no, piece)
+                return self.emit.select(mask, one, two, "int32", lanes)
         raise InvalidScheduleError(
             f"schedule: {type(expr).__name__} of narrow numbers cannot be grouped",
             "leave group out",
@@ -311,11 +306,12 @@ class Values:
         key = load.key()
         access = self.accesses[key]
         offset, lanes = self.offset(access.strides, piece), piece.lanes
-        found = ("word", self.pointers[key], offset, lanes, only)
+        along = access.strides.get(self.vector, 0)
+        found = ("word", self.pointers[key], offset, along, lanes, only)
         if found in self._loaded:
             return self._loaded[found]
         where = self.emit.pointer(self.pointers[key], offset, access.dtype)
-        if access.strides.get(self.vector, 0):
+        if along:
             made = self.emit.value("x", f"load {kind('int32', lanes)}, ptr {where}, align 1")
         else:
             if only:
@@ -357,27 +353,25 @@ class Values:
 
     def read(self, access: Access, base: str, piece: Piece, guard: Guard) -> str:
         """What an access finds on a piece, from where its pointer stands."""
-        along = access.strides.get(self.vector, 0)
         offset, lanes = self.offset(access.strides, piece), piece.lanes
-        if along == 0 and lanes > 1:
-            scalar = self._scalar(access, base, offset, guard.every)
-            wide = ("splat", base, offset, lanes, guard.every)
-            if wide not in self._loaded:
-                self._loaded[wide] = self.emit.splat(scalar, access.dtype, lanes)
-            return self._loaded[wide]
         if lanes == 1:
-            only = self._both(guard.every, guard.mask, 1)
-            return self._scalar(access, base, offset, only)
-        found = (base, offset, lanes, guard)
+            return self._scalar(access, base, offset, self._both(guard.every, guard.mask, 1))
+        along = access.strides.get(self.vector, 0)
+        guard = guard if along else Guard(guard.every)  # one number serves all lanes
+        found = (base, offset, along, lanes, guard)
         if found not in self._loaded:
-            if along == 1:
-                made = self._contiguous(access, base, offset, lanes, guard)
-            elif guard == WHOLE and (turned := self._turned(access, base, offset, piece)):
-                made = turned
-            else:
-                made = self._gather(access, base, offset, piece, guard)
-            self._loaded[found] = made
+            self._loaded[found] = self._lanes(access, base, offset, piece, guard)
         return self._loaded[found]
+
+    def _lanes(self, access: Access, base: str, offset: int, piece: Piece, guard: Guard) -> str:
+        along = access.strides.get(self.vector, 0)
+        if along == 0:
+            scalar = self._scalar(access, base, offset, guard.every)
+            return self.emit.splat(scalar, access.dtype, piece.lanes)
+        if along == 1:
+            return self._contiguous(access, base, offset, piece.lanes, guard)
+        turned = guard == WHOLE and self._turned(access, base, offset, piece)
+        return turned or self._gather(access, base, offset, piece, guard)
 
     def _scalar(self, access: Access, base: str, offset: int, only: str) -> str:
         found = (base, offset, only)
@@ -410,7 +404,7 @@ class Values:
             if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
                 continue
             first = offset - (at - begin)
-            found = ("turned", base, first, lanes)
+            found = ("turned", base, first, strides[self.vector], lanes)
             if (*found, at - begin) not in self._loaded:
                 starts = [first + lane * strides[self.vector] for lane in range(lanes)]
                 rows = [self._contiguous(access, base, start, lanes, WHOLE) for start in starts]
