@@ -195,13 +195,13 @@ class Emitter:
         """The columns of a square of `lanes` vectors, by exchanging ever larger blocks."""
         step = 1
         while step < lanes:
-            turned = list(rows)
             low = [n if not n & step else n - step + lanes for n in range(lanes)]
             high = [n + step if not n & step else n + lanes for n in range(lanes)]
-            for at in range(lanes):
-                if not at & step:
-                    turned[at] = self.shuffle(rows[at], rows[at + step], low, dtype, lanes)
-                    turned[at + step] = self.shuffle(rows[at], rows[at + step], high, dtype, lanes)
+            turned = list(rows)
+            for at in (n for n in range(lanes) if not n & step):
+                one, two = rows[at], rows[at + step]
+                turned[at] = self.shuffle(one, two, low, dtype, lanes)
+                turned[at + step] = self.shuffle(one, two, high, dtype, lanes)
             rows, step = turned, 2 * step
         return rows
 

@@ -19,7 +19,7 @@ from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
 from tunefarm_compiler.parallel import Share
 from tunefarm_compiler.regions import Region, Side, needed, placed
-from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check, dealt
+from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Schedule, check, dealt
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -53,25 +53,22 @@ class Lowering:
 
     def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
         self.arguments = [*inputs(output), output]
-        *before, self.stage = check(schedule, suited(output, spec))
-        if schedule.group > 1 and not available(self.stage.reduce, spec):
+        stages = check(schedule, suited(output, spec))
+        if schedule.group > 1 and not available(stages[-1].reduce, spec):
             raise InvalidScheduleError(
                 f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
                 "leave it out",
             )
-        if spec.arch == "wasm32" and any(
-            one.threads > 1 for one in (schedule, *(s.schedule for s in schedule.stages))
-        ):
+        nests = (schedule, *(attach.schedule for attach in schedule.stages))
+        if spec.arch == "wasm32" and any(nest.threads > 1 for nest in nests):
             raise InvalidScheduleError("schedule: WebAssembly has no threads", "leave them out")
-        self._start(before, schedule, spec, Emitter(spec.index))
+        self._start(stages, schedule, spec, Emitter(spec.index))
 
     def _start(
-        self, before: list[Stage], schedule: Schedule, spec: TargetSpec, emit: Emitter
+        self, stages: list[Stage], schedule: Schedule, spec: TargetSpec, emit: Emitter
     ) -> None:
-        self.before = before
-        self.schedule = schedule
-        self.spec = spec
-        self.emit = emit
+        *self.before, self.stage = stages
+        self.schedule, self.spec, self.emit = schedule, spec, emit
         self.attached = {attach.stage: attach for attach in schedule.stages}
         self.scratch: dict[str, int] = {}  # bytes by name
         self.copies: dict[str, int] = {}  # of what each thread has its own
@@ -252,14 +249,13 @@ class Lowering:
             return place
         boxes = needed([*self.before, self.stage], place.ranges)
         for stage in here:
-            attach = self.attached[stage.tensor.name]
-            self._fill(stage, attach, boxes[stage.tensor.name], place.ranges)
+            self._fill(stage, boxes[stage.tensor.name], place.ranges)
         filled = {stage.tensor.name for stage in here}
         loads = [load for load in self.stage.loads if load.tensor.name in filled]
         accesses = {load.key(): self._access(load) for load in loads}
         return replace(place, accesses={**place.accesses, **accesses})
 
-    def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
+    def _fill(self, stage: Stage, box: list[Side], ranges: Ranges) -> None:
         """Compute a box of a stage into scratch."""
         name, scratch = stage.tensor.name, f"@stage.{stage.tensor.name}"
         region, where = self._scratch(scratch, stage, box, ranges)
@@ -269,7 +265,8 @@ class Lowering:
         accesses, output = self._accesses(stage), self._access(stage.tensor[stage.axes])
         self.note(f"stage {name}:")
         self._indent += 1
-        self._walk(self.nest_type(stage, attach.schedule, output), 0, Place(own, accesses))
+        nest = self.nest_type(stage, self.attached[name].schedule, output)
+        self._walk(nest, 0, Place(own, accesses))
         self._indent -= 1
 
     def _scratch(

@@ -20,20 +20,19 @@ SQUARE = 4
 class Panels:
     """Panels of `width` along the side, each for every step of the reduce axes, in their order.
 
-    `extents` are those of the reduce axes, in as few as can be; all strides are of the source.
+    `along` are (extent, stride) of the reduce axes, in as few as can be; strides of the source.
     """
 
     width: int
     side: int
     side_stride: int
-    extents: tuple[int, ...]
-    strides: tuple[int, ...]
+    along: tuple[tuple[int, int], ...]
     group: int = 1  # steps that lie side by side for each element of the side
 
     @property
     def steps(self) -> int:
         """Steps of the reduce axes in a panel."""
-        *outer, last = self.extents
+        *outer, last = (extent for extent, _ in self.along)
         return math.prod(outer) * -(-last // self.group) * self.group
 
     @property
@@ -52,13 +51,11 @@ def copy_panels(  # noqa: PLR0917
     spatial = [axis.name for axis in stage.axes if axis.name in access.strides]
     side = next((axis for axis in spatial if ranges[axis].extent > 1), spatial[-1])
     extents = [ranges[axis].extent for axis in order]
-    merged = _merged(extents, [access.strides[axis] for axis in order], schedule.group)
     panels = Panels(
         width=schedule.tile(stage.extents)[side],
         side=ranges[side].extent,
         side_stride=access.strides[side],
-        extents=tuple(extent for extent, _ in merged),
-        strides=tuple(stride for _, stride in merged),
+        along=_merged(extents, [access.strides[axis] for axis in order], schedule.group),
         group=schedule.group,
     )
     begin = access.standing(emit, ranges)
@@ -81,7 +78,7 @@ def copy_panels(  # noqa: PLR0917
     return Access(base, inner, outer, access.dtype, True, flip), panels
 
 
-def _merged(extents: list[int], strides: list[int], group: int) -> list[tuple[int, int]]:
+def _merged(extents: list[int], strides: list[int], group: int) -> tuple[tuple[int, int], ...]:
     """(extent, stride) of the reduce axes, those that follow each other in the source as one."""
     found: list[tuple[int, int]] = []
     for extent, stride in zip(reversed(extents), reversed(strides), strict=True):
@@ -89,7 +86,7 @@ def _merged(extents: list[int], strides: list[int], group: int) -> list[tuple[in
             found[0] = (extent * found[0][0], found[0][1])
         else:
             found.insert(0, (extent, stride))
-    return found
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -105,32 +102,30 @@ class _Copier:
         emit, panels = self.emit, self.panels
         read = emit.pointer(source, emit.multiply(start, panels.side_stride), self.dtype)
         write = emit.pointer(scratch, emit.multiply(start, panels.steps), self.dtype)
-        self._loops(panels.extents, panels.strides, read, write, filled)
+        self._loops(panels.along, read, write, filled)
 
     def _read(self, source: str, at: int, lanes: int) -> str:
         """Elements of the source from one along the side on."""
         where = self.emit.pointer(source, at * self.panels.side_stride, self.dtype)
         return self.emit.load(where, self.dtype, lanes)
 
-    def _loops(
-        self, extents: Sequence[int], strides: Sequence[int], read: str, write: str, filled: int
-    ) -> str:
+    def _loops(self, along: Sequence[tuple[int, int]], read: str, write: str, filled: int) -> str:
         """The reduce axes from the outermost of these. Returns where the next step is written."""
-        emit, dtype = self.emit, self.dtype
-        if len(extents) == 1 and self.panels.group > 1:
-            return self._grouped(extents[0], strides[0], read, write, filled)
-        if len(extents) == 1 and strides[0] == 1 and self.panels.side_stride != 1:
-            return self._transposed(extents[0], read, write, filled)
-        if not extents:
-            lanes = self.lanes if self.panels.side_stride == 1 else 1
-            for at, width, _ in spans(filled, lanes):
+        emit, dtype, panels = self.emit, self.dtype, self.panels
+        if not along:
+            for at, width, _ in spans(filled, self.lanes if panels.side_stride == 1 else 1):
                 value = self._read(read, at, width)
                 emit.store(value, emit.pointer(write, at, dtype), dtype, width)
-            return emit.pointer(write, self.panels.width, dtype)
-        with emit.loop(extents[0], [("ptr", read), ("ptr", write)]) as loop:
+            return emit.pointer(write, panels.width, dtype)
+        (extent, stride), *inner = along
+        if not inner and panels.group > 1:
+            return self._grouped(extent, stride, read, write, filled)
+        if not inner and stride == 1 and panels.side_stride != 1:
+            return self._transposed(extent, read, write, filled)
+        with emit.loop(extent, [("ptr", read), ("ptr", write)]) as loop:
             here, there = loop.values
-            there = self._loops(extents[1:], strides[1:], here, there, filled)
-            loop.next = [emit.pointer(here, strides[0], dtype), there]
+            there = self._loops(inner, here, there, filled)
+            loop.next = [emit.pointer(here, stride, dtype), there]
         return loop.final[1]
 
     def _repeated(

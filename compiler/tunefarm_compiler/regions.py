@@ -43,7 +43,9 @@ def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
     for stage in reversed(stages):
         axes: dict[str, Side] = {a.name: (Index(), a.extent) for a in stage.reduce_axes}
         if stage is last:
-            axes = {axis: _standing(axis, where) for axis, where in ranges.items()}
+            for axis, where in ranges.items():
+                begin = Index((), where.low) if isinstance(where.at, int) else Index(((axis, 1),))
+                axes[axis] = begin, where.extent
         else:
             own = found[stage.tensor.name]
             axes |= {axis.name: side for axis, side in zip(stage.axes, own, strict=True)}
@@ -53,11 +55,6 @@ def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
             sides = zip(found.get(load.tensor.name, box), box, strict=True)
             found[load.tensor.name] = [_union(one, two, load) for one, two in sides]
     return found
-
-
-def _standing(axis: str, where: Range) -> Side:
-    fixed = isinstance(where.at, int)
-    return Index((), where.low) if fixed else Index(((axis, 1),)), where.extent
 
 
 def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load: Load) -> Side:

@@ -92,8 +92,7 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
 
 
 def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
-    body = inline(compute.body, kept)
-    body = from_copies(tensor, body, kept)
+    body = from_copies(tensor, inline(compute.body, kept), kept)
     reductions = [expr for expr in walk(body) if isinstance(expr, Reduce)]
     reduce = reductions[0] if reductions else None
     if len(reductions) > 1:
@@ -102,8 +101,7 @@ def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
             "give the stages that it reads a place of their own",
         )
     if reduce is not None:
-        names = {axis.name for axis in compute.axes} & {axis.name for axis in reduce.axes}
-        if names:
+        if names := {axis.name for axis in compute.axes} & {axis.name for axis in reduce.axes}:
             raise ValueError(f"{tensor.name}: axis {min(names)} is both spatial and reduced over")
         total = Total(reduce.dtype)
         body = rewrite(body, lambda expr: total if expr is reduce else None, {})

@@ -9,12 +9,11 @@ from functools import cached_property, partial
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import dots
-from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
 from tunefarm_compiler.additions import identity
 from tunefarm_compiler.bounds import Ranges, decide, segments
 from tunefarm_compiler.clip import branches, clipped, limits, moving, parted
-from tunefarm_compiler.emit import Emitter, Value, constant, kind
+from tunefarm_compiler.emit import SIZES, Emitter, Value, constant, kind
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
@@ -32,20 +31,15 @@ def spans(
 
     A tail is one masked vector where the processor has masks, else takes powers of two.
     """
-    found: list[tuple[int, int, int]] = []
-    start, width = 0, lanes
-    while start < extent:
-        left = extent - start
-        if width > left:
-            if (masks and left > 1) or least > 1:
-                while width // 2 >= max(left, least):
-                    width //= 2
-                found.append((start, width, left))
-                break
-            width //= 2
-            continue
-        found.append((start, width, width))
-        start += width
+    left = extent % lanes
+    found = [(start, lanes, lanes) for start in range(0, extent - left, lanes)]
+    if left and (least > 1 or (masks and left > 1)):
+        width = max(least, 1 << (left - 1).bit_length())
+        return [*found, (extent - left, width, left)]
+    while left:
+        width = 1 << left.bit_length() - 1
+        found.append((extent - left, width, width))
+        left -= width
     return found
 
 
@@ -85,8 +79,8 @@ class Tile:
         self.stage, self.schedule = stage, schedule = nest.stage, nest.schedule
         self.values = self.values_type(emit, stage, accesses)
         self.values.vector = schedule.vector_axis(stage)
-        reduced = {axis.name for axis in stage.reduce_axes}
-        self.across = self.values.vector in reduced  # lanes hold parts of one sum
+        # Lanes hold parts of one sum.
+        self.across = self.values.vector in schedule.reduce_order(stage)
         if stage.reduce is not None:
             self.reduce = stage.reduce
             self.neutral = identity(self.reduce.op, self.reduce.dtype)
@@ -364,7 +358,7 @@ class Tile:
                 asked.append((self.nest.output, self.nest.output.base, 1))
             for access, pointer, writes in asked:
                 reach, step = one.ahead * access.outer.get(one.axis, 0), access.strides.get(axis, 0)
-                line, end = LINE // llvm.SIZES[access.dtype], -math.inf
+                line, end = LINE // SIZES[access.dtype], -math.inf
                 at = {values.offset(access.strides, p) + n * step for p in pieces for n in steps}
                 for offset in sorted(at):
                     if offset >= end:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import WHOLE, Access, Guard, Piece
 from tunefarm_compiler.bounds import Ranges, decide, interval, position
 from tunefarm_compiler.clip import known
 from tunefarm_compiler.dots import BYTES
-from tunefarm_compiler.emit import Emitter, constant, kind, lanes_mask, suffix
+from tunefarm_compiler.emit import SIZES, Emitter, constant, kind, lanes_mask, suffix, vector
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import (
     FLOATS,
@@ -49,6 +48,7 @@ class Values:
         self.held: dict[Index, tuple[int, int]] = {}  # values of conditions that branches see to
         self._ranges: Ranges = {}
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
+        # Least and greatest value of a condition at the first piece, and what each axis adds.
         self._limits: dict[tuple[Index, bool], tuple[int, int, dict[str, int]]] = {}
         self.certain = True  # whether every condition holds all over the ranges
         self.totals: dict[Piece, str] = {}
@@ -67,10 +67,7 @@ class Values:
     @ranges.setter
     def ranges(self, ranges: Ranges) -> None:
         self._ranges = ranges
-        self._sure = {
-            test: True if test in self.assumed else decide(test, ranges)
-            for test in self.stage.tests
-        }
+        self._sure = {t: t in self.assumed or decide(t, ranges) for t in self.stage.tests}
         self._limits = {}
         self.certain = all(self._sure.values())
 
@@ -91,8 +88,7 @@ class Values:
 
     def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
         """The expression on a piece; what lies outside the guard is not read."""
-        if guard is None:
-            guard = piece.guard
+        guard = piece.guard if guard is None else guard
         key = (id(expr), piece, guard)
         if key not in self._memo:
             self._memo[key] = self._compute(expr, piece, guard)
@@ -172,14 +168,14 @@ class Values:
             high = self.emit.value("x", f"shl {wide} {low}, {constant(16, 'int32', lanes)}")
             return self.emit.value("x", f"bitcast {wide} {high} to {new}")
         if before in FLOATS and after in FLOATS:
-            name = "fpext" if llvm.SIZES[before] < llvm.SIZES[after] else "fptrunc"
+            name = "fpext" if SIZES[before] < SIZES[after] else "fptrunc"
         elif before in FLOATS:
             name = "fptoui" if after.startswith("u") else "fptosi"
         elif after in FLOATS:
             name = "uitofp" if unsigned else "sitofp"
         elif old == new:
             return value
-        elif before != "bool" and llvm.SIZES[before] > llvm.SIZES[after]:
+        elif before != "bool" and SIZES[before] > SIZES[after]:
             name = "trunc"
         else:
             name = "zext" if unsigned else "sext"
@@ -229,21 +225,16 @@ class Values:
             return guard.mask
         return self._both(self.emit.splat(guard.every, "bool", lanes), guard.mask, lanes)
 
-    def _bounds(self, test: Index, whole: bool) -> tuple[int, int, dict[str, int]]:
-        """Least and greatest value at the first piece, and what each axis adds."""
-        found = self._limits.get((test, whole))
-        if found is None:
-            reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
-            own = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
-            ends = self.held.get(test) or interval(test, own)
-            found = self._limits[test, whole] = (*ends, dict(test.terms))
-        return found
-
     def _verdict(self, test: Index, piece: Piece, whole: bool = False) -> bool | None:
         """Whether test >= 0 on a piece: surely, surely not, or None where it depends."""
         if (sure := self._sure.get(test)) is not None:
             return sure
-        low, high, strides = self._bounds(test, whole)
+        if (test, whole) not in self._limits:
+            reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
+            own = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
+            ends = self.held.get(test) or interval(test, own)
+            self._limits[test, whole] = (*ends, dict(test.terms))
+        low, high, strides = self._limits[test, whole]
         moved = self.offset(strides, piece)
         ends = (0, strides.get(self.vector, 0) * (piece.valid - 1))
         if low + moved + min(ends) >= 0:
@@ -260,12 +251,11 @@ class Values:
         index = self.emit.index
         if not along or piece.lanes == 1:
             return Guard(every=self.emit.value("c", f"icmp sge {index} {total}, 0"))
-        wide = f"<{piece.lanes} x i32>"
-        narrow = total
+        wide, narrow = kind("int32", piece.lanes), total
         if index != "i32":
             narrow = self.emit.value("i", f"trunc {index} {total} to i32")
-        start = self.emit.splat(str(narrow), "int32", piece.lanes)
-        ramp = llvm.vector([f"i32 {along * lane}" for lane in range(piece.lanes)])
+        start = self.emit.splat(narrow, "int32", piece.lanes)
+        ramp = vector([f"i32 {along * lane}" for lane in range(piece.lanes)])
         each = self.emit.value("i", f"add {wide} {start}, {ramp}")
         return Guard(mask=self.emit.value("c", f"icmp sge {wide} {each}, zeroinitializer"))
 
@@ -316,7 +306,7 @@ class Values:
         else:
             if only:
                 where = self.unless(only, where)
-            whole = 4 // llvm.SIZES[access.dtype]
+            whole = 4 // SIZES[access.dtype]
             made = self._parts(where, whole if access.packed else self.grouped, access.dtype)
             made = self.emit.splat(made, "int32", lanes)
         self._loaded[found] = made
@@ -324,7 +314,7 @@ class Values:
 
     def _parts(self, where: str, count: int, dtype: str) -> str:
         """So many narrow numbers as a word, the rest of it 0."""
-        size = llvm.SIZES[dtype]
+        size = SIZES[dtype]
         if count * size == 4:
             return self.emit.value("s", f"load i32, ptr {where}, align 1")
         total = "0"

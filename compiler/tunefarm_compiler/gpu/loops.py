@@ -24,7 +24,7 @@ from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.tile import Crew, Team, ThreadTile
 from tunefarm_compiler.lower import Lowering, Place
 from tunefarm_compiler.regions import Region, Side, placed
-from tunefarm_compiler.schedule import Attach, Schedule
+from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -60,11 +60,10 @@ class Kernel(Lowering):
     def __init__(
         self, symbol: str, stages: list[Stage], schedule: Schedule, spec: TargetSpec, threads: int
     ) -> None:
-        *before, self.stage = stages
-        self._start(before, schedule, spec, GpuEmitter())
+        self._start(stages, schedule, spec, GpuEmitter())
         self.emit: GpuEmitter
         self.symbol = symbol
-        made = {stage.tensor.name for stage in before}
+        made = {stage.tensor.name for stage in self.before}
         read = {
             load.tensor.name: load.tensor
             for stage in stages
@@ -282,10 +281,10 @@ class Kernel(Lowering):
         base = f"ptr addrspacecast (ptr addrspace(3) @{self.symbol}_shared to ptr)"
         return self.emit.begins(self.emit.value("p", f"getelementptr i8, {base}, i32 {begin}"))
 
-    def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
+    def _fill(self, stage: Stage, box: list[Side], ranges: Ranges) -> None:
         if self._again:
             self.emit.barrier()
-        super()._fill(stage, attach, box, ranges)
+        super()._fill(stage, box, ranges)
         self.emit.barrier()
 
     def _scratch(
