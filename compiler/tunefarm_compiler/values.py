@@ -30,6 +30,7 @@ from tunefarm_compiler.te import (
 
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": ("olt", "slt"), "gt": ("ogt", "sgt"), "eq": ("oeq", "eq")}
+_TRUE, _FALSE = Constant(1, "bool"), Constant(0, "bool")  # kept: values are found by identity
 NOTHING = "@nothing"  # zeros, read in place of what lies outside
 
 
@@ -109,8 +110,7 @@ class Values:
                     return self.value(yes, piece, guard)
                 return self._padded(test, yes, no, piece, guard)
             case Inside():
-                yes, no = Constant(1, "bool"), Constant(0, "bool")
-                return self._padded(expr, yes, no, piece, guard)
+                return self._padded(expr, _TRUE, _FALSE, piece, guard)
         inner = [self.value(child, piece, guard) for child in expr.children()]
         return self.apply(expr, inner, lanes)
 
