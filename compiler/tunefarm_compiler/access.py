@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from tunefarm_compiler.bounds import Ranges, position
+from tunefarm_compiler.emit import Emitter, lanes_mask
+
 
 @dataclass(frozen=True)
 class Access:
@@ -20,6 +23,21 @@ class Access:
     flip: int = 0  # each byte was xored with it when it was packed
     aligned: int = 1  # elements that the base, and every step from it, is a multiple of
 
+    def standing(self, emit: Emitter, ranges: Ranges) -> str:
+        """Address where the loops stand: the base moved by every axis's offset."""
+        return emit.pointer(self.base, position(emit, self.outer.items(), ranges), self.dtype)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What must hold for lanes to be read: a condition for all, a mask ("" where there is none)."""
+
+    every: str = ""
+    mask: str = ""
+
+
+WHOLE = Guard()
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -34,19 +52,15 @@ class Piece:
     valid: int
 
     @cached_property
+    def guard(self) -> Guard:
+        """That of the lanes that hold something."""
+        if self.valid == self.lanes:
+            return WHOLE
+        return Guard(mask=lanes_mask([lane < self.valid for lane in range(self.lanes)]))
+
+    @cached_property
     def _hash(self) -> int:
         return hash((self.point, self.start, self.lanes, self.valid))
 
     def __hash__(self) -> int:  # they are looked up far more often than made
         return self._hash
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What must hold for lanes to be read: a condition for all, a mask ("" where there is none)."""
-
-    every: str = ""
-    mask: str = ""
-
-
-WHOLE = Guard()

@@ -1,10 +1,10 @@
 """Where loops stand, and which conditions that decides."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tunefarm_compiler.emit import Value
+from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.te import Index
 
 # Iterations that leave a condition open are written out one by one, up to so many in a row.
@@ -47,6 +47,21 @@ def interval(index: Index, ranges: Ranges) -> tuple[int, int]:
     return low, high
 
 
+def points(ranges: Ranges) -> dict[str, Range]:
+    """The first index of every axis alone."""
+    return {axis: where.point() for axis, where in ranges.items()}
+
+
+def position(
+    emit: Emitter, terms: Iterable[tuple[str, int]], ranges: Ranges, offset: int = 0
+) -> Value:
+    """An affine form where the loops stand."""
+    total: Value = offset
+    for axis, coefficient in terms:
+        total = emit.add(total, emit.multiply(ranges[axis].at, coefficient))
+    return total
+
+
 def decide(test: Index, ranges: Ranges) -> bool | None:
     """Whether test >= 0: surely, surely not, or None where it depends."""
     low, high = interval(test, ranges)
@@ -77,14 +92,12 @@ def segments(
     start = 0
     while start < rounds:
         here = states(start)
-        end = rounds
-        for at, state in enumerate(here):
-            # A condition is monotone along a loop: once it changes, it does not come back.
-            def changed(number: int, at: int = at, state: bool | None = state) -> bool:
-                return states(number)[at] != state
 
-            later = range(start + 1, rounds)
-            end = min(end, start + 1 + bisect_left(later, True, key=changed))
+        # A condition is monotone along a loop: once it changes, it does not come back.
+        def changed(number: int, here: list[bool | None] = here) -> bool:
+            return states(number) != here
+
+        end = bisect_left(range(rounds), True, start + 1, key=changed)
         if None in here and end - start <= PEEL:
             yield from (Segment(number, 1) for number in range(start, end))
         else:

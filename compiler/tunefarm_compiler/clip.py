@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from functools import partial
 
-from tunefarm_compiler.bounds import Ranges, decide, interval
+from tunefarm_compiler.bounds import Ranges, decide, interval, points, position
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
@@ -19,25 +19,51 @@ from tunefarm_compiler.te import Binary, Cast, Constant, Expr, Index, Inside, Se
 WORTH = 16  # operations on vectors that pay for a branch
 
 
+def known(expr: Expr, verdict: Callable[[Index], bool | None]) -> float | None:
+    """The value of an expression where conditions decide it: 0 times anything is 0."""
+    match expr:
+        case Constant(number):
+            return number
+        case Select(Inside(tests), yes, no):
+            verdicts = {verdict(test) for test in tests}
+            if False in verdicts:
+                return known(no, verdict)
+            value = known(yes, verdict)
+            return value if None not in verdicts or value == known(no, verdict) else None
+        case Binary("mul" | "and" as op, left, right) | Binary("add" as op, left, right):
+            zeros = [known(one, verdict) == 0 for one in (left, right)]
+            return 0.0 if (all(zeros) if op == "add" else any(zeros)) else None
+        case Cast(value):
+            return known(value, verdict)
+        case Unary("ctpop", value) if known(value, verdict) == 0:
+            return 0.0
+    return None
+
+
+def _inside(stage: Stage, schedule: Schedule) -> Iterator[tuple[Index, str, list[str]]]:
+    """Conditions of one reduce axis of a sum inside the tile, that axis, and their other ones."""
+    if stage.reduce is None or stage.reduce.op != "add":
+        return
+    looped = {axis for axis, _ in schedule.loops}
+    within = {axis.name for axis in stage.reduce_axes} - looped
+    for test in stage.tests:
+        axes = {axis for axis, _ in test.terms}
+        if len(own := axes & within) == 1:
+            yield test, own.pop(), sorted(axes - within)
+
+
 def clipped(stage: Stage, schedule: Schedule) -> dict[Index, str]:
     """Conditions that the bounds of a reduce loop inside the tile can take over, and its axis.
 
     Those of one such axis and of axes that the tile holds one index of, without which a term is 0.
     """
     found: dict[Index, str] = {}
-    if stage.reduce is None or stage.reduce.op != "add":
-        return found
     tile, order = schedule.tile(stage.extents), schedule.reduce_order(stage)
-    looped = {axis for axis, _ in schedule.loops}
-    for test in stage.tests:
-        axes = [axis for axis, _ in test.terms]
-        inside = [axis for axis in axes if axis in order]
-        if len(inside) != 1 or inside[0] in looped or inside[0] == order[-1]:
+    for test, axis, others in _inside(stage, schedule):
+        if axis == order[-1] or any(tile.get(one) != 1 or one in order for one in others):
             continue
-        if all(tile.get(axis) == 1 for axis in axes if axis != inside[0]) and _vanishes(
-            stage.reduce.body, test
-        ):
-            found[test] = inside[0]
+        if stage.reduce and known(stage.reduce.body, {test: False}.get) == 0:
+            found[test] = axis
     return found
 
 
@@ -47,27 +73,18 @@ def parted(stage: Stage, schedule: Schedule) -> dict[Index, str]:
     Those of one such axis and of one that the tile holds several indices of.
     """
     found: dict[Index, str] = {}
-    if stage.reduce is None or stage.reduce.op != "add" or schedule.stages or schedule.gpu:
+    if schedule.stages or schedule.gpu:
         return found
     tile, order = schedule.tile(stage.extents), schedule.reduce_order(stage)
     looped, vector = {axis for axis, _ in schedule.loops}, schedule.vector_axis(stage)
     values = math.prod(tile[axis.name] for axis in stage.axes) // schedule.lanes
-    for test in stage.tests:
-        axes = [axis for axis, _ in test.terms]
-        inside = [axis for axis in axes if axis in order and axis not in looped]
-        if len(axes) != 2 or len(inside) != 1:
-            continue
-        (other,) = set(axes) - {*inside}
-        rounds = math.prod(tile[axis] for axis in order[order.index(inside[0]) + 1 :])
+    for test, axis, others in _inside(stage, schedule):
+        rounds = math.prod(tile[one] for one in order[order.index(axis) + 1 :])
         written_out = schedule.unroll >= 2 * rounds  # and then it is cut
-        if (
-            rounds * values >= WORTH
-            and not written_out
-            and other in looped
-            and other != vector
-            and tile[other] > 1
-        ):
-            found[test] = inside[0]
+        if len(others) != 1 or rounds * values < WORTH or written_out:
+            continue
+        if others[0] in looped and others[0] != vector and tile[others[0]] > 1:
+            found[test] = axis
     return found
 
 
@@ -88,11 +105,10 @@ def ways(
 
     `offsets` are what the pieces add to it. With it the ranges, as narrow as that makes them.
     """
-    points = {name: where.point() for name, where in ranges.items()}
-    (begin, high), terms = interval(test, points), dict(test.terms)
+    (begin, high), terms = interval(test, points(ranges)), dict(test.terms)
     by = terms.pop(axis)
     ((other, step),) = terms.items()
-    ends = [by * points[axis].low, by * points[axis].high]
+    ends = [by * ranges[axis].low, by * ranges[axis].high]
     for end in sorted(-offset for offset in offsets):
         last = min(high, end - 1)
         if begin <= last:
@@ -128,9 +144,7 @@ def branches(  # noqa: PLR0917
         return emit.either(emit.value("c", f"icmp {test}"), kinds, first, partial(chosen, rest))
 
     for test, offsets in tests.items():
-        total: Value = test.offset
-        for name, by in test.terms:
-            total = emit.add(emit.multiply(ranges[name].at, by), total)
+        total = position(emit, test.terms, ranges, test.offset)
         inside = emit.value("c", f"icmp sge {emit.index} {total}, {-min(offsets)}")
         everywhere = emit.value("c", f"and i1 {everywhere}, {inside}")
         for first, last, where in ways(test, offsets, axis, ranges):
@@ -140,31 +154,13 @@ def branches(  # noqa: PLR0917
     return emit.either(everywhere, kinds, whole, partial(chosen, cases)) if cases else whole()
 
 
-def _vanishes(body: Expr, test: Index) -> bool:
-    """Whether a term is 0 where the condition does not hold."""
-    match body:
-        case Constant(value):
-            return value == 0
-        case Select(Inside(tests), yes, no):
-            return _vanishes(no, test) and (test in tests or _vanishes(yes, test))
-        case Binary("mul" | "and", left, right):
-            return _vanishes(left, test) or _vanishes(right, test)
-        case Binary("add", left, right):
-            return _vanishes(left, test) and _vanishes(right, test)
-        case Cast(value) | Unary("ctpop", value):
-            return _vanishes(value, test)
-    return False
-
-
 def limits(emit: Emitter, tests: Sequence[Index], axis: str, ranges: Ranges) -> tuple[Value, Value]:
     """First index of an axis for which all of these hold, and the one after the last."""
     first: Value = 0
     stop: Value = ranges[axis].extent
     for test in tests:
-        rest: Value = test.offset
-        for other, coefficient in test.terms:
-            if other != axis:
-                rest = emit.add(emit.multiply(ranges[other].at, coefficient), rest)
+        others = [term for term in test.terms if term[0] != axis]
+        rest = position(emit, others, ranges, test.offset)
         step = dict(test.terms)[axis]
         # step x axis + rest >= 0: from -rest / step rounded up on, or up to rest / -step.
         if step > 0:

@@ -28,11 +28,9 @@ BYTES = ("int8", "uint8")
 def operands(reduce: Reduce | None) -> tuple[Expr, Expr] | None:
     """The narrow factors of a sum of products in 32 bits; None where it is none."""
     match reduce:
-        case Reduce("add", Binary("mul", Cast(left, "float32"), Cast(right, "float32"))):
-            if left.dtype == right.dtype == "bfloat16":
-                return left, right
-        case Reduce("add", Binary("mul", Cast(left, "int32"), Cast(right, "int32"))):
-            if left.dtype in BYTES and right.dtype in BYTES:
+        case Reduce("add", Binary("mul", Cast(left, wide), Cast(right, other))) if wide == other:
+            narrow = {"float32": ("bfloat16",), "int32": BYTES}.get(wide, ())
+            if left.dtype in narrow and right.dtype in narrow:
                 return left, right
     return None
 
@@ -83,7 +81,7 @@ def _unwidened(expr: Expr) -> Expr | None:
     return None
 
 
-def emit_halves(emit: Emitter, total: str, factors: tuple[str, str]) -> str:
+def emit_halves(emit: Emitter, total: str, factors: list[str]) -> str:
     """total plus products of four lanes of float16, each exact, rounded once."""
     wide = kind("float16", 8)
     low = [emit.shuffle(one, "poison", range(8), "float16", 4) for one in factors]
@@ -135,33 +133,24 @@ def emit_dot(  # noqa: PLR0917
     lanes: int,
 ) -> str:  # fmt: skip
     """total plus the products of a word in every lane: of four 8-bit numbers, or two bfloat16."""
-    sums = "float32" if dtypes[0] == "bfloat16" else "int32"
+    bfloat = dtypes[0] == "bfloat16"
+    sums = "float32" if bfloat else "int32"
     if lanes > (spec.lanes if spec.arch == "x86_64" else 4):  # no instruction is so wide
         half, parts = lanes // 2, list[str]()
-        for order in (range(half), range(half, lanes)):
-            one, two, three = (
-                emit.shuffle(value, "poison", order, dtype, lanes)
-                for value, dtype in ((total, sums), (words[0], "int32"), (words[1], "int32"))
-            )
+        for begin in (0, half):
+            one = emit.part(total, begin, half, sums, lanes)
+            two, three = (emit.part(word, begin, half, "int32", lanes) for word in words)
             parts.append(emit_dot(emit, spec, one, (two, three), dtypes, half))
         return emit.shuffle(parts[0], parts[1], range(lanes), sums, half)
-    return _one_dot(emit, spec, total, words, dtypes, lanes)
-
-
-def _one_dot(  # noqa: PLR0917
-    emit: Emitter, spec: TargetSpec, total: str, words: tuple[str, str], dtypes: tuple[str, str],
-    lanes: int,
-) -> str:  # fmt: skip
-    wide, narrow = kind("int32", lanes), kind("int8", GROUP * lanes)
-    sums = wide
-    if dtypes[0] == "bfloat16":
-        narrow, sums = f"<{2 * lanes} x bfloat>", kind("float32", lanes)
+    if bfloat:
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
     elif "avx512vnni" in spec.features:
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         words = words if dtypes[0] == "uint8" else words[::-1]
     else:
         name = f"llvm.aarch64.neon.{'s' if dtypes[0] == 'int8' else 'u'}dot.v4i32.v16i8"
-    parts = [emit.value("q", f"bitcast {wide} {word} to {narrow}") for word in words]
+    wide, before = kind(sums, lanes), kind("int32", lanes)
+    narrow = f"<{2 * lanes} x bfloat>" if bfloat else kind("int8", GROUP * lanes)
+    parts = [emit.value("q", f"bitcast {before} {word} to {narrow}") for word in words]
     typed = ", ".join(f"{narrow} {part}" for part in parts)
-    return emit.value("acc", f"call {sums} @{name}({sums} {total}, {typed})")
+    return emit.value("acc", f"call {wide} @{name}({wide} {total}, {typed})")

@@ -4,23 +4,14 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 
 # An integer known when compiling, or the name of an SSA value of the index type.
 Value = int | str
+Carried = Sequence[tuple[str, str]]  # types and first values of what a loop carries
 
-_SCALARS = {
-    "bool": "i1",
-    "float32": "float",
-    "float16": "half",
-    "bfloat16": "i16",
-    "int8": "i8",
-    "uint8": "i8",
-    "int16": "i16",
-    "uint16": "i16",
-    "int32": "i32",
-    "uint32": "i32",
-}
+_SCALARS = {"bool": "i1", "float32": "float", "float16": "half"}  # the others by their bits
 SIZES = {
     "float32": 4, "float16": 2, "bfloat16": 2,
     "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
@@ -30,14 +21,14 @@ SIZES = {
 @cache
 def kind(dtype: str, lanes: int = 1) -> str:
     """LLVM's name of a type: a vector of `lanes`, or the plain type for one."""
-    scalar = _SCALARS[dtype]
+    scalar = _SCALARS.get(dtype) or f"i{8 * SIZES[dtype]}"
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
 @cache
 def suffix(dtype: str, lanes: int = 1) -> str:
     """How the names of intrinsics end for a type: f32, v16f32."""
-    scalar = {"float": "f32", "half": "f16"}.get(_SCALARS[dtype], _SCALARS[dtype])
+    scalar = {"float32": "f32", "float16": "f16"}.get(dtype) or kind(dtype)
     return scalar if lanes == 1 else f"v{lanes}{scalar}"
 
 
@@ -50,7 +41,7 @@ def constant(value: float, dtype: str, lanes: int = 1) -> str:
         text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
     else:
         text = str(int(value))
-    return text if lanes == 1 else f"splat ({_SCALARS[dtype]} {text})"
+    return text if lanes == 1 else f"splat ({kind(dtype)} {text})"
 
 
 def vector(elements: Sequence[str]) -> str:
@@ -70,12 +61,7 @@ class Emitter:
         self.index = index
         self.lines: list[str] = ["entry:"]
         self._next = 0
-        self._block = "entry"
-
-    @property
-    def block(self) -> str:
-        """Label of the block that is being written."""
-        return self._block
+        self.block = "entry"  # label of the block that is being written
 
     def name(self, hint: str) -> str:
         """A fresh SSA or label name, without sigil."""
@@ -85,6 +71,11 @@ class Emitter:
     def line(self, text: str) -> None:
         """One instruction without a result."""
         self.lines.append(f"  {text}")
+
+    def begin(self, label: str) -> None:
+        """A new block of code."""
+        self.lines.append(f"{label}:")
+        self.block = label
 
     def value(self, hint: str, text: str) -> str:
         """One instruction; the name of its result."""
@@ -111,38 +102,12 @@ class Emitter:
             return left if factor else 0
         return self.value("i", f"mul nsw {self.index} {left}, {factor}")
 
-    def xor(self, left: Value, right: Value) -> Value:
-        """The bits of one but not of both, folded where both are known."""
-        if isinstance(left, int) and isinstance(right, int):
-            return left ^ right
-        if 0 in (left, right):
-            return right if left == 0 else left
-        return self.value("i", f"xor {self.index} {left}, {right}")
-
-    def divide(self, value: Value, by: int) -> tuple[Value, Value]:
-        """Quotient and remainder of an index that is not negative, folded where known."""
-        if isinstance(value, int):
-            return divmod(value, by)
-        if by == 1:
-            return value, 0
-        quotient = self.value("i", f"udiv {self.index} {value}, {by}")
-        return quotient, self.value("i", f"urem {self.index} {value}, {by}")
-
     def extreme(self, op: str, left: Value, right: Value) -> Value:
         """The larger ("smax") or smaller ("smin") of two signed indices, folded where known."""
         if isinstance(left, int) and isinstance(right, int):
             return max(left, right) if op == "smax" else min(left, right)
         index = self.index
         return self.value("i", f"call {index} @llvm.{op}.{index}({index} {left}, {index} {right})")
-
-    @contextmanager
-    def between(
-        self, first: Value, stop: Value, carried: list[tuple[str, str]]
-    ) -> Iterator["Between"]:
-        """Run the block for first <= iv < stop, perhaps not at all. Used as `loop` is."""
-        loop = Between(self, first, stop, carried)
-        yield loop
-        loop.close()
 
     def either(
         self, condition: Value, kinds: Sequence[str], *ways: Callable[[], list[str]]
@@ -152,13 +117,11 @@ class Emitter:
         self.line(f"br i1 {condition}, label %{yes}, label %{no}")
         rows, ends = [], []
         for label, way in zip((yes, no), ways, strict=True):
-            self.lines.append(f"{label}:")
-            self._block = label
+            self.begin(label)
             rows.append(way())
-            ends.append(self._block)
+            ends.append(self.block)
             self.line(f"br label %{done}")
-        self.lines.append(f"{done}:")
-        self._block = done
+        self.begin(done)
         return [
             self.value("v", f"phi {kind} [ {one}, %{ends[0]} ], [ {two}, %{ends[1]} ]")
             for kind, one, two in zip(kinds, *rows, strict=True)
@@ -181,6 +144,37 @@ class Emitter:
         size = SIZES[dtype] * math.gcd(lanes, aligned)
         self.line(f"store {kind(dtype, lanes)} {value}, ptr {where}, align {size}")
 
+    def load_masked(self, where: str, dtype: str, lanes: int, mask: str) -> str:
+        """The lanes of a mask from there, 0 in the others."""
+        wide, name = kind(dtype, lanes), f"llvm.masked.load.{suffix(dtype, lanes)}.p0"
+        how = f"i32 {SIZES[dtype]}, {kind('bool', lanes)} {mask}, {wide} zeroinitializer"
+        return self.value("x", f"call {wide} @{name}(ptr {where}, {how})")
+
+    def store_masked(self, value: str, where: str, dtype: str, lanes: int, mask: str) -> None:
+        """Put the lanes of a mask there."""
+        how = f"ptr {where}, i32 {SIZES[dtype]}, {kind('bool', lanes)} {mask}"
+        name = f"llvm.masked.store.{suffix(dtype, lanes)}.p0"
+        self.line(f"call void @{name}({kind(dtype, lanes)} {value}, {how})")
+
+    def call(self, hint: str, name: str, dtype: str, lanes: int, *operands: str) -> str:
+        """An intrinsic whose operands are of its result's type."""
+        wide = kind(dtype, lanes)
+        typed = ", ".join(f"{wide} {operand}" for operand in operands)
+        return self.value(hint, f"call {wide} @llvm.{name}.{suffix(dtype, lanes)}({typed})")
+
+    def select(self, mask: str, yes: str, no: str, dtype: str, lanes: int) -> str:
+        """Of each lane the first value where the mask is set, else the second."""
+        wide, masks = kind(dtype, lanes), kind("bool", lanes)
+        return self.value("x", f"select {masks} {mask}, {wide} {yes}, {wide} {no}")
+
+    def part(self, vector: str, begin: int, count: int, dtype: str, lanes: int) -> str:
+        """So many of the lanes of a vector, from one on; a plain value for one lane."""
+        if count == lanes:
+            return vector
+        if count == 1:
+            return self.value("e", f"extractelement {kind(dtype, lanes)} {vector}, i32 {begin}")
+        return self.shuffle(vector, "poison", range(begin, begin + count), dtype, lanes)
+
     def splat(self, scalar: str, dtype: str, lanes: int) -> str:
         """A scalar in every lane."""
         if lanes == 1:
@@ -201,111 +195,75 @@ class Emitter:
         """The columns of a square of `lanes` vectors, by exchanging ever larger blocks."""
         step = 1
         while step < lanes:
-            turned = list(rows)
             low = [n if not n & step else n - step + lanes for n in range(lanes)]
             high = [n + step if not n & step else n + lanes for n in range(lanes)]
-            for at in range(lanes):
-                if not at & step:
-                    turned[at] = self.shuffle(rows[at], rows[at + step], low, dtype, lanes)
-                    turned[at + step] = self.shuffle(rows[at], rows[at + step], high, dtype, lanes)
+            turned = list(rows)
+            for at in (n for n in range(lanes) if not n & step):
+                one, two = rows[at], rows[at + step]
+                turned[at] = self.shuffle(one, two, low, dtype, lanes)
+                turned[at + step] = self.shuffle(one, two, high, dtype, lanes)
             rows, step = turned, 2 * step
         return rows
 
     @contextmanager
-    def loop(self, count: int, carried: list[tuple[str, str]]) -> Iterator["Loop"]:
+    def loop(self, count: int, carried: Carried) -> Iterator["Loop"]:
         """Run the block `count` >= 1 times. `carried` are (type, first value) of its phis.
 
         The block sets `Loop.next` to the values for the next round; after it `Loop.final` holds
         the last ones. A single round emits no branch.
         """
-        loop = Loop(self, count, carried)
-        yield loop
-        loop.close()
-
-
-class Loop:
-    """A counted loop under construction. `iv` counts rounds from 0."""
-
-    def __init__(self, emit: Emitter, count: int, carried: list[tuple[str, str]]) -> None:
-        self._emit = emit
-        self._count = count
-        self._types = [kind for kind, _ in carried]
-        self.next: list[str] = []
         if count == 1:
-            self.iv: Value = 0
-            self.values = [value for _, value in carried]
-            return
-        before, self._head = emit._block, emit.name("loop")
-        self.iv = f"%{emit.name('iv')}"
-        self._iv_next = f"%{emit.name('ivn')}"
-        emit.line(f"br label %{self._head}")
-        emit.lines.append(f"{self._head}:")
-        emit._block = self._head
-        self._phis = len(emit.lines)
-        emit.line("")  # the phis, when the latch is known
-        self.values = [f"%{emit.name('v')}" for _ in carried]
-        self._before, self._first = before, [value for _, value in carried]
+            loop = Loop("", 0, "", [value for _, value in carried])
+            yield loop
+        else:
+            with self._rounds(0, carried) as loop:
+                yield loop
+            more = self.value("more", f"icmp ult {self.index} {loop.iv_next}, {count}")
+            done = self.name("done")
+            self.line(f"br i1 {more}, label %{loop.head}, label %{done}")
+            self.begin(done)
+        loop.final = loop.next
 
-    def close(self) -> None:
-        """Branch back."""
-        if self._count == 1:
-            self.final = self.next
-            return
-        emit, latch = self._emit, self._emit._block
-        index = emit.index
-        phis = [f"  {self.iv} = phi {index} [ 0, %{self._before} ], [ {self._iv_next}, %{latch} ]"]
-        for kind, name, first, after in zip(
-            self._types, self.values, self._first, self.next, strict=True
-        ):
-            phis.append(
-                f"  {name} = phi {kind} [ {first}, %{self._before} ], [ {after}, %{latch} ]"
-            )
-        emit.lines[self._phis] = "\n".join(phis)
-        emit.line(f"{self._iv_next} = add nuw nsw {index} {self.iv}, 1")
-        more = emit.value("more", f"icmp ult {index} {self._iv_next}, {self._count}")
-        done = emit.name("done")
-        emit.line(f"br i1 {more}, label %{self._head}, label %{done}")
-        emit.lines.append(f"{done}:")
-        emit._block = done
-        self.final = self.next
+    @contextmanager
+    def between(self, first: Value, stop: Value, carried: Carried) -> Iterator["Loop"]:
+        """Run the block for first <= iv < stop, perhaps not at all. Used as `loop` is."""
+        with self._rounds(first, carried) as loop:
+            body, done = self.name("body"), self.name("done")
+            more = self.value("more", f"icmp slt {self.index} {loop.iv}, {stop}")
+            self.line(f"br i1 {more}, label %{body}, label %{done}")
+            self.begin(body)
+            yield loop
+        self.line(f"br label %{loop.head}")
+        self.begin(done)
+        loop.final = loop.values
 
-
-class Between:
-    """A loop with bounds that are not known when compiling, under construction."""
-
-    def __init__(
-        self, emit: Emitter, first: Value, stop: Value, carried: list[tuple[str, str]]
-    ) -> None:
-        self._emit = emit
-        self.next: list[str] = []
-        self.iv = f"%{emit.name('iv')}"
-        self.values = [f"%{emit.name('v')}" for _ in carried]
-        self.final = self.values
-        self._names = [emit.name(hint) for hint in ("loop", "body", "done")]
-        self._iv_next = f"%{emit.name('ivn')}"
-        self._first, self._carried, self._before = first, carried, emit._block
-        head, body, done = self._names
-        emit.line(f"br label %{head}")
-        emit.lines.append(f"{head}:")
-        self._phis = len(emit.lines)
-        emit.line("")  # the phis, when the latch is known
-        more = emit.value("more", f"icmp slt {emit.index} {self.iv}, {stop}")
-        emit.line(f"br i1 {more}, label %{body}, label %{done}")
-        emit.lines.append(f"{body}:")
-        emit._block = body
-
-    def close(self) -> None:
-        """Branch back."""
-        emit, latch = self._emit, self._emit._block
-        head, _, done = self._names
-        rows = [(emit.index, self.iv, str(self._first), self._iv_next)]
-        for (kind_, first), name, after in zip(self._carried, self.values, self.next, strict=True):
-            rows.append((kind_, name, first, after))
-        emit.lines[self._phis] = "\n".join(
-            f"  {name} = phi {kind_} [ {first}, %{self._before} ], [ {after}, %{latch} ]"
-            for kind_, name, first, after in rows
+    @contextmanager
+    def _rounds(self, first: Value, carried: Carried) -> Iterator["Loop"]:
+        """What begins with phis and ends with the next count; who asks for it branches back."""
+        head, iv, iv_next = self.name("loop"), f"%{self.name('iv')}", f"%{self.name('ivn')}"
+        loop, before = Loop(head, iv, iv_next, [f"%{self.name('v')}" for _ in carried]), self.block
+        self.line(f"br label %{head}")
+        self.begin(head)
+        place = len(self.lines)
+        self.line("")  # the phis, when the latch is known
+        yield loop
+        rows = [(self.index, iv, first, iv_next)]
+        for (type_, begun), name, after in zip(carried, loop.values, loop.next, strict=True):
+            rows.append((type_, name, begun, after))
+        self.lines[place] = "\n".join(
+            f"  {name} = phi {type_} [ {begun}, %{before} ], [ {after}, %{self.block} ]"
+            for type_, name, begun, after in rows
         )
-        emit.line(f"{self._iv_next} = add nuw nsw {emit.index} {self.iv}, 1")
-        emit.line(f"br label %{head}")
-        emit.lines.append(f"{done}:")
-        emit._block = done
+        self.line(f"{iv_next} = add nuw nsw {self.index} {iv}, 1")
+
+
+@dataclass
+class Loop:
+    """A counted loop under construction: `iv` counts its rounds, `values` are what it carries."""
+
+    head: str
+    iv: Value
+    iv_next: str
+    values: list[str]
+    next: list[str] = field(default_factory=list)
+    final: list[str] = field(default_factory=list)

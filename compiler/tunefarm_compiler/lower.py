@@ -9,30 +9,31 @@ threads becomes a function, in which each thread has scratch of its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, segments
-from tunefarm_compiler.clip import clipped, parted
 from tunefarm_compiler.dots import available
 from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.pack import copy_panels
 from tunefarm_compiler.parallel import Share
 from tunefarm_compiler.regions import Region, Side, needed, placed
-from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Schedule, check, dealt
+from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Schedule, check, dealt
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Index, Load, Tensor
+from tunefarm_compiler.te import Load, Tensor
 from tunefarm_compiler.threads import DEAL
-from tunefarm_compiler.tile import Tile
+from tunefarm_compiler.tile import Nest, Tile
 from tunefarm_compiler.values import NOTHING
 
 # A whole vector may be read at the end of a pack, of which the lanes in excess are not used.
 SPARE = 64
 LINE = 128  # threads do not write to one cache line
+
+Part = tuple[int, int, int]  # a loop over a part of an axis: start, rounds, size of its blocks
+Rounds = tuple[Value, Value]  # the first round of a loop, and the one after the last
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,6 @@ class Place:
     last: Value = True  # none comes after it
 
 
-@dataclass(frozen=True)
-class Nest:
-    """A stage with its schedule and where its results go."""
-
-    stage: Stage
-    schedule: Schedule
-    output: Access
-
-    @cached_property
-    def cut(self) -> list[Index]:
-        """Conditions that the loops are cut by; the others are met by loops inside the tile."""
-        inside = {**clipped(self.stage, self.schedule), **parted(self.stage, self.schedule)}
-        return [test for test in self.stage.tests if test not in inside]
-
-
 class Lowering:
     """The body of one kernel."""
 
@@ -67,25 +53,22 @@ class Lowering:
 
     def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
         self.arguments = [*inputs(output), output]
-        *before, self.stage = check(schedule, suited(output, spec))
-        if schedule.group > 1 and not available(self.stage.reduce, spec):
+        stages = check(schedule, suited(output, spec))
+        if schedule.group > 1 and not available(stages[-1].reduce, spec):
             raise InvalidScheduleError(
                 f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
                 "leave it out",
             )
-        if spec.arch == "wasm32" and any(
-            one.threads > 1 for one in (schedule, *(s.schedule for s in schedule.stages))
-        ):
+        nests = (schedule, *(attach.schedule for attach in schedule.stages))
+        if spec.arch == "wasm32" and any(nest.threads > 1 for nest in nests):
             raise InvalidScheduleError("schedule: WebAssembly has no threads", "leave them out")
-        self._start(before, schedule, spec, Emitter(spec.index))
+        self._start(stages, schedule, spec, Emitter(spec.index))
 
     def _start(
-        self, before: list[Stage], schedule: Schedule, spec: TargetSpec, emit: Emitter
+        self, stages: list[Stage], schedule: Schedule, spec: TargetSpec, emit: Emitter
     ) -> None:
-        self.before = before
-        self.schedule = schedule
-        self.spec = spec
-        self.emit = emit
+        *self.before, self.stage = stages
+        self.schedule, self.spec, self.emit = schedule, spec, emit
         self.attached = {attach.stage: attach for attach in schedule.stages}
         self.scratch: dict[str, int] = {}  # bytes by name
         self.copies: dict[str, int] = {}  # of what each thread has its own
@@ -98,19 +81,15 @@ class Lowering:
 
     def run(self) -> list[str]:
         """The function's lines."""
-        stage = self.stage
+        emit, stage = self.emit, self.stage
         for place, tensor in enumerate(self.arguments):
-            slot = self.emit.value(
-                "a", f"getelementptr inbounds ptr, ptr %args, {self.emit.index} {place}"
-            )
-            base = self.emit.value("t", f"load ptr, ptr {slot}")
+            slot = emit.value("a", f"getelementptr inbounds ptr, ptr %args, {emit.index} {place}")
+            base = emit.value("t", f"load ptr, ptr {slot}")
             self._regions[tensor.name] = Region(base, tensor.steps())
         output = self._access(stage.tensor[stage.axes])
         ranges = {axis: Range.whole(extent) for axis, extent in stage.extents.items()}
-        accesses: dict[object, Access] = {}
-        for load in self._given(stage):
-            accesses[load.key()] = self._access(load)
-        self._walk(Nest(stage, self.schedule, output), 0, Place(ranges, accesses))
+        nest = Nest(stage, self.schedule, output)
+        self._walk(nest, 0, Place(ranges, self._accesses(stage)))
         self.emit.line("ret i32 0")
         return self.emit.lines
 
@@ -127,23 +106,21 @@ class Lowering:
         found = []
         for name, size in sizes.items():
             held = f"internal global [{self.copies.get(name, 1)} x %{name[1:]}]"
-            found += [
-                f"%{name[1:]} = type [{size} x i8]",
-                f"{name} = {held} zeroinitializer, align {LINE}",
-            ]
+            found.append(f"%{name[1:]} = type [{size} x i8]")
+            found.append(f"{name} = {held} zeroinitializer, align {LINE}")
         if self.shares:
             found.append(f"declare void {DEAL}(ptr, {self.emit.index}, i32)")
         if self._nothing:
             found.append(f"{NOTHING} = internal constant i64 0")
         return found
 
-    def _given(self, stage: Stage) -> list[Load]:
-        """Loads of what is there from the beginning."""
-        return [load for load in stage.loads if load.tensor.name in self._regions]
-
     def _access(self, load: Load) -> Access:
-        region = self._regions[load.tensor.name]
-        return region.access(self.emit, load)
+        return self._regions[load.tensor.name].access(self.emit, load)
+
+    def _accesses(self, stage: Stage) -> dict[object, Access]:
+        """Of all that is there by now."""
+        given = [load for load in stage.loads if load.tensor.name in self._regions]
+        return {load.key(): self._access(load) for load in given}
 
     # Loops
 
@@ -164,13 +141,7 @@ class Lowering:
         for part in parts:
             self._block(nest, depth, part, place)
 
-    def _deal(
-        self,
-        nest: Nest,
-        depth: int,
-        parts: list[tuple[int, int, int]],
-        place: Place,
-    ) -> None:
+    def _deal(self, nest: Nest, depth: int, parts: list[Part], place: Place) -> None:
         """Blocks dealt out to threads, all parts of the axis at once."""
         outer, regions = self.emit, self._regions
         share = Share(outer, f"share.{nest.stage.tensor.name}.{len(self.shares)}")
@@ -187,10 +158,8 @@ class Lowering:
         self.shares.append(share.close(number, self._threads))
         self.emit, self._regions, self._threads = outer, regions, 0
 
-    def _blocks(
-        self, nest: Nest, axis: str, block: int, place: Place
-    ) -> list[tuple[int, int, int]]:
-        """(start, rounds, size) of the loops that cover an axis."""
+    def _blocks(self, nest: Nest, axis: str, block: int, place: Place) -> list[Part]:
+        """The loops that cover an axis."""
         extent = place.ranges[axis].extent
         rounds, rest = divmod(extent, block)
         parts = [
@@ -208,12 +177,7 @@ class Lowering:
         return here if already is True else self.emit.value("c", f"and i1 {already}, {here}")
 
     def _block(
-        self,
-        nest: Nest,
-        depth: int,
-        part: tuple[int, int, int],
-        place: Place,
-        share: tuple[Value, Value] | None = None,
+        self, nest: Nest, depth: int, part: Part, place: Place, share: Rounds | None = None
     ) -> None:
         """A loop over blocks; of one that is dealt out, the rounds that are a thread's share."""
         (start, rounds, size), (axis, _) = part, nest.schedule.loops[depth]
@@ -243,14 +207,12 @@ class Lowering:
         self._indent -= 1
 
     def _tile(self, nest: Nest, place: Place) -> None:
-        accesses: dict[object, Access] = {
-            key: replace(access, base=standing(self.emit, access, place.ranges))
-            for key, access in place.accesses.items()
-        }
-        output = replace(nest.output, base=standing(self.emit, nest.output, place.ranges))
-        tile = Tile(self.emit, nest.stage, nest.schedule, accesses, output, self.spec)
-        used = tile.run(place.ranges, place.first, place.last)
-        self._nothing = self._nothing or used
+        def there(access: Access) -> Access:
+            return replace(access, base=access.standing(self.emit, place.ranges))
+
+        accesses = {key: there(access) for key, access in place.accesses.items()}
+        tile = Tile(self.emit, replace(nest, output=there(nest.output)), accesses, self.spec)
+        self._nothing |= tile.run(place.ranges, place.first, place.last)
         self.note(tile.describe())
 
     def note(self, text: str) -> None:
@@ -263,9 +225,8 @@ class Lowering:
         load = next(load for load in nest.stage.loads if load.tensor.name == tensor)
         access = place.accesses[load.key()]
         scratch = f"@pack.{nest.stage.tensor.name}.{tensor}"
-        packed, panels = copy_panels(
-            self.emit, nest.stage, nest.schedule, load, access, place.ranges, self._own(scratch)
-        )
+        own = self._own(scratch)
+        packed, panels = copy_panels(self.emit, nest, load, access, place.ranges, own)
         self._reserve(scratch, panels.elements * SIZES[access.dtype] + SPARE)
         self.note(f"pack {panels.side} x {panels.steps} of {tensor} in panels of {panels.width}")
         return replace(place, accesses={**place.accesses, load.key(): packed})
@@ -288,28 +249,24 @@ class Lowering:
             return place
         boxes = needed([*self.before, self.stage], place.ranges)
         for stage in here:
-            attach = self.attached[stage.tensor.name]
-            self._fill(stage, attach, boxes[stage.tensor.name], place.ranges)
-        accesses = dict(place.accesses)
-        for load in self.stage.loads:
-            if load.tensor.name in {stage.tensor.name for stage in here}:
-                accesses[load.key()] = self._access(load)
-        return replace(place, accesses=accesses)
+            self._fill(stage, boxes[stage.tensor.name], place.ranges)
+        filled = {stage.tensor.name for stage in here}
+        loads = [load for load in self.stage.loads if load.tensor.name in filled]
+        accesses = {load.key(): self._access(load) for load in loads}
+        return replace(place, accesses={**place.accesses, **accesses})
 
-    def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
+    def _fill(self, stage: Stage, box: list[Side], ranges: Ranges) -> None:
         """Compute a box of a stage into scratch."""
         name, scratch = stage.tensor.name, f"@stage.{stage.tensor.name}"
         region, where = self._scratch(scratch, stage, box, ranges)
         self._regions[name] = region
         own = {axis.name: side for axis, side in zip(stage.axes, where, strict=True)}
         own |= {axis.name: Range.whole(axis.extent) for axis in stage.reduce_axes}
-        accesses: dict[object, Access] = {}
-        for load in stage.loads:
-            accesses[load.key()] = self._access(load)
-        output = self._access(stage.tensor[stage.axes])
+        accesses, output = self._accesses(stage), self._access(stage.tensor[stage.axes])
         self.note(f"stage {name}:")
         self._indent += 1
-        self._walk(self.nest_type(stage, attach.schedule, output), 0, Place(own, accesses))
+        nest = self.nest_type(stage, self.attached[name].schedule, output)
+        self._walk(nest, 0, Place(own, accesses))
         self._indent -= 1
 
     def _scratch(
@@ -319,14 +276,6 @@ class Lowering:
         region, where, elements = placed(self.emit, self._own(scratch), box, ranges)
         self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
         return region, where
-
-
-def standing(emit: Emitter, access: Access, ranges: Ranges) -> str:
-    """Address where the loops stand: the base moved by every axis's offset."""
-    total: Value = 0
-    for axis, stride in access.outer.items():
-        total = emit.add(total, emit.multiply(ranges[axis].at, stride))
-    return emit.pointer(access.base, total, access.dtype)
 
 
 def function(name: str, output: Tensor, schedule: Schedule, spec: TargetSpec) -> str:

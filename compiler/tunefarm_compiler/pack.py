@@ -1,16 +1,16 @@
 """Packs: what the loops inside read of a tensor, copied into contiguous panels."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tunefarm_compiler.access import Access
-from tunefarm_compiler.bounds import Ranges
+from tunefarm_compiler.bounds import Ranges, position
 from tunefarm_compiler.dots import flipped
 from tunefarm_compiler.emit import Emitter, Value, constant, kind
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Load
-from tunefarm_compiler.tile import spans
+from tunefarm_compiler.tile import Nest, spans
 
 # Sides of squares that are turned: larger ones are no faster, and take LLVM three times as long.
 SQUARE = 4
@@ -20,23 +20,20 @@ SQUARE = 4
 class Panels:
     """Panels of `width` along the side, each for every step of the reduce axes, in their order.
 
-    `extents` are those of the reduce axes, in as few as can be; all strides are of the source.
+    `along` are (extent, stride) of the reduce axes, in as few as can be; strides of the source.
     """
 
     width: int
     side: int
     side_stride: int
-    extents: tuple[int, ...]
-    strides: tuple[int, ...]
+    along: tuple[tuple[int, int], ...]
     group: int = 1  # steps that lie side by side for each element of the side
 
     @property
     def steps(self) -> int:
         """Steps of the reduce axes in a panel."""
-        total = 1
-        for extent in (*self.extents[:-1], -(-self.extents[-1] // self.group) * self.group):
-            total *= extent
-        return total
+        *outer, last = (extent for extent, _ in self.along)
+        return math.prod(outer) * -(-last // self.group) * self.group
 
     @property
     def elements(self) -> int:
@@ -45,29 +42,23 @@ class Panels:
 
 
 def copy_panels(  # noqa: PLR0917
-    emit: Emitter, stage: Stage, schedule: Schedule, load: Load, access: Access, ranges: Ranges,
-    scratch: str,
-) -> tuple[Access, Panels]:  # fmt: skip
+    emit: Emitter, nest: Nest, load: Load, access: Access, ranges: Ranges, scratch: str
+) -> tuple[Access, Panels]:
     """Emit the copy. Returns how the loops inside find their elements."""
+    stage, schedule = nest.stage, nest.schedule
     flip = flipped(stage.reduce, load) if schedule.group > 1 else 0
     order = [axis for axis in schedule.reduce_order(stage) if axis in access.strides]
-    spatial = [a.name for a in stage.axes if a.name in access.strides and ranges[a.name].extent > 1]
-    lone = [a.name for a in stage.axes if a.name in access.strides]
-    side = spatial[0] if spatial else lone[-1]
+    spatial = [axis.name for axis in stage.axes if axis.name in access.strides]
+    side = next((axis for axis in spatial if ranges[axis].extent > 1), spatial[-1])
     extents = [ranges[axis].extent for axis in order]
-    merged = _merged(extents, [access.strides[axis] for axis in order], schedule.group)
     panels = Panels(
         width=schedule.tile(stage.extents)[side],
         side=ranges[side].extent,
         side_stride=access.strides[side],
-        extents=tuple(extent for extent, _ in merged),
-        strides=tuple(stride for _, stride in merged),
+        along=_merged(extents, [access.strides[axis] for axis in order], schedule.group),
         group=schedule.group,
     )
-    source: Value = 0
-    for axis, stride in access.outer.items():
-        source = emit.add(source, emit.multiply(ranges[axis].at, stride))
-    begin = emit.pointer(access.base, source, access.dtype)
+    begin = access.standing(emit, ranges)
     copier = _Copier(emit, panels, schedule.lanes, access.dtype, flip)
     full, rest = divmod(panels.side, panels.width)
     if full:
@@ -82,15 +73,12 @@ def copy_panels(  # noqa: PLR0917
         inner[axis] = step
         step *= -(-extent // panels.group) * panels.group if step == panels.width else extent
     outer = {**inner, side: panels.steps}
-    back: Value = 0
-    for axis, stride in outer.items():
-        back = emit.add(back, emit.multiply(ranges[axis].at, -stride))
-    return Access(
-        emit.pointer(scratch, back, access.dtype), inner, outer, access.dtype, True, flip
-    ), panels
+    back = position(emit, ((axis, -stride) for axis, stride in outer.items()), ranges)
+    base = emit.pointer(scratch, back, access.dtype)
+    return Access(base, inner, outer, access.dtype, True, flip), panels
 
 
-def _merged(extents: list[int], strides: list[int], group: int) -> list[tuple[int, int]]:
+def _merged(extents: list[int], strides: list[int], group: int) -> tuple[tuple[int, int], ...]:
     """(extent, stride) of the reduce axes, those that follow each other in the source as one."""
     found: list[tuple[int, int]] = []
     for extent, stride in zip(reversed(extents), reversed(strides), strict=True):
@@ -98,7 +86,7 @@ def _merged(extents: list[int], strides: list[int], group: int) -> list[tuple[in
             found[0] = (extent * found[0][0], found[0][1])
         else:
             found.insert(0, (extent, stride))
-    return found
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -114,48 +102,55 @@ class _Copier:
         emit, panels = self.emit, self.panels
         read = emit.pointer(source, emit.multiply(start, panels.side_stride), self.dtype)
         write = emit.pointer(scratch, emit.multiply(start, panels.steps), self.dtype)
-        self._loops(panels.extents, panels.strides, read, write, filled)
+        self._loops(panels.along, read, write, filled)
 
-    def _loops(
-        self, extents: Sequence[int], strides: Sequence[int], read: str, write: str, filled: int
-    ) -> str:
+    def _read(self, source: str, at: int, lanes: int) -> str:
+        """Elements of the source from one along the side on."""
+        where = self.emit.pointer(source, at * self.panels.side_stride, self.dtype)
+        return self.emit.load(where, self.dtype, lanes)
+
+    def _loops(self, along: Sequence[tuple[int, int]], read: str, write: str, filled: int) -> str:
         """The reduce axes from the outermost of these. Returns where the next step is written."""
-        emit, dtype = self.emit, self.dtype
-        if len(extents) == 1 and self.panels.group > 1:
-            return self._grouped(extents[0], strides[0], read, write, filled)
-        if len(extents) == 1 and strides[0] == 1 and self.panels.side_stride != 1:
-            return self._transposed(extents[0], read, write, filled)
-        if not extents:
-            lanes = self.lanes if self.panels.side_stride == 1 else 1
-            for at, width, _ in spans(filled, lanes):
-                taken = emit.pointer(read, at * self.panels.side_stride, dtype)
-                value = emit.load(taken, dtype, width)
+        emit, dtype, panels = self.emit, self.dtype, self.panels
+        if not along:
+            for at, width, _ in spans(filled, self.lanes if panels.side_stride == 1 else 1):
+                value = self._read(read, at, width)
                 emit.store(value, emit.pointer(write, at, dtype), dtype, width)
-            return emit.pointer(write, self.panels.width, dtype)
-        with emit.loop(extents[0], [("ptr", read), ("ptr", write)]) as loop:
+            return emit.pointer(write, panels.width, dtype)
+        (extent, stride), *inner = along
+        if not inner and panels.group > 1:
+            return self._grouped(extent, stride, read, write, filled)
+        if not inner and stride == 1 and panels.side_stride != 1:
+            return self._transposed(extent, read, write, filled)
+        with emit.loop(extent, [("ptr", read), ("ptr", write)]) as loop:
             here, there = loop.values
-            there = self._loops(extents[1:], strides[1:], here, there, filled)
-            loop.next = [emit.pointer(here, strides[0], dtype), there]
+            there = self._loops(inner, here, there, filled)
+            loop.next = [emit.pointer(here, stride, dtype), there]
         return loop.final[1]
+
+    def _repeated(
+        self, count: int, where: list[str], moved: tuple[int, int], body: Callable[[str, str], None]
+    ) -> list[str]:
+        """A body, so many times. Returns where the next one would read and write."""
+        if not count:
+            return where
+        with self.emit.loop(count, [("ptr", pointer) for pointer in where]) as loop:
+            body(*loop.values)
+            pairs = zip(loop.values, moved, strict=True)
+            loop.next = [self.emit.pointer(pointer, by, self.dtype) for pointer, by in pairs]
+        return loop.final
 
     def _grouped(self, steps: int, stride: int, read: str, write: str, filled: int) -> str:
         """Words of steps for each element of the side; steps that are not there are 0."""
-        emit, group = self.emit, self.panels.group
-        whole = self.panels.width * group
-        for rounds, count in ((steps // group, group), (1, steps % group)):
-            if not rounds or not count:
-                continue
-            with emit.loop(rounds, [("ptr", read), ("ptr", write)]) as loop:
-                here, there = loop.values
-                self._words(stride, here, there, filled, count)
-                loop.next = [
-                    emit.pointer(here, count * stride, self.dtype),
-                    emit.pointer(there, whole, self.dtype),
-                ]
-            read, write = loop.final
-        return write
+        group, where = self.panels.group, [read, write]
+        rest = steps % group
+        for rounds, count in ((steps // group, group), (min(rest, 1), rest)):
+            moved = (count * stride, self.panels.width * group)
+            body = partial(self._words, filled, count, stride)
+            where = self._repeated(rounds, where, moved, body)
+        return where[1]
 
-    def _words(self, stride: int, read: str, write: str, filled: int, count: int) -> None:
+    def _words(self, filled: int, count: int, stride: int, read: str, write: str) -> None:
         emit, side, dtype = self.emit, self.panels.side_stride, self.dtype
         for at, lanes, _ in spans(filled, self.lanes if side == 1 else 1):
             begin = emit.pointer(read, at * side, dtype)
@@ -178,43 +173,23 @@ class _Copier:
 
     def _transposed(self, steps: int, read: str, write: str, filled: int) -> str:
         """Steps that lie side by side in the source: blocks turned as squares."""
-        emit, dtype, width = self.emit, self.dtype, self.panels.width
-        along = spans(steps, min(self.lanes, SQUARE))
-        sizes = sorted({lanes for _, lanes, _ in along}, reverse=True)
-        for size in sizes:
-            count = sum(lanes == size for _, lanes, _ in along)
-            with emit.loop(count, [("ptr", read), ("ptr", write)]) as loop:
-                here, there = loop.values
-                for start in range(0, filled, size):
-                    sides = range(start, min(start + size, filled))
-                    rows = [
-                        emit.load(
-                            emit.pointer(here, at * self.panels.side_stride, dtype), dtype, size
-                        )
-                        for at in sides
-                    ]
-                    self._store_turned(rows, there, start, size)
-                loop.next = [
-                    emit.pointer(here, size, dtype),
-                    emit.pointer(there, size * width, dtype),
-                ]
-            read, write = loop.final
-        return write
+        where = [read, write]
+        along = [lanes for _, lanes, _ in spans(steps, min(self.lanes, SQUARE))]
+        for size in sorted({*along}, reverse=True):
+            moved = (size, size * self.panels.width)
+            body = partial(self._squares, filled, size)
+            where = self._repeated(along.count(size), where, moved, body)
+        return where[1]
 
-    def _store_turned(self, rows: list[str], write: str, start: int, size: int) -> None:
-        emit, dtype, width = self.emit, self.dtype, self.panels.width
-        if size == 1:
-            emit.store(rows[0], emit.pointer(write, start, dtype), dtype)
-            return
-        kept = len(rows)
-        columns = emit.transpose(rows + ["poison"] * (size - kept), dtype, size)
-        for step, column in enumerate(columns):
-            at = step * width + start
-            for begin, lanes, _ in spans(kept, size):
-                part = column
-                if lanes < size:
-                    picks = list(range(begin, begin + lanes))
-                    part = emit.shuffle(column, "poison", picks, dtype, size)
-                if lanes == 1:
-                    part = emit.value("e", f"extractelement <1 x {kind(dtype)}> {part}, i32 0")
-                emit.store(part, emit.pointer(write, at + begin, dtype), dtype, lanes)
+    def _squares(self, filled: int, size: int, read: str, write: str) -> None:
+        """So many steps of all elements of the side."""
+        emit, dtype = self.emit, self.dtype
+        for start in range(0, filled, size):
+            kept = min(size, filled - start)
+            rows = [self._read(read, start + at, size) for at in range(kept)]
+            columns = emit.transpose(rows + ["poison"] * (size - kept), dtype, size)
+            for step, column in enumerate(columns):
+                first = step * self.panels.width + start
+                for begin, lanes, _ in spans(kept, size):
+                    part = emit.part(column, begin, lanes, dtype, size)
+                    emit.store(part, emit.pointer(write, first + begin, dtype), dtype, lanes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
-from tunefarm_compiler.bounds import Range, Ranges, interval
+from tunefarm_compiler.bounds import Range, Ranges, interval, points, position
 from tunefarm_compiler.emit import Emitter, Value
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Index, Load
@@ -43,25 +43,18 @@ def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
     for stage in reversed(stages):
         axes: dict[str, Side] = {a.name: (Index(), a.extent) for a in stage.reduce_axes}
         if stage is last:
-            axes = {axis: _standing(axis, where) for axis, where in ranges.items()}
+            for axis, where in ranges.items():
+                begin = Index((), where.low) if isinstance(where.at, int) else Index(((axis, 1),))
+                axes[axis] = begin, where.extent
         else:
             own = found[stage.tensor.name]
             axes |= {axis.name: side for axis, side in zip(stage.axes, own, strict=True)}
         for load in (load for load in stage.loads if load.tensor.name in names):
-            box = [
-                _side(index, axes, extent, ranges, load)
-                for index, extent in zip(load.indices, load.tensor.shape, strict=True)
-            ]
-            before_it = found.get(load.tensor.name, box)
-            found[load.tensor.name] = [
-                _union(a, b, load) for a, b in zip(before_it, box, strict=True)
-            ]
+            along = zip(load.indices, load.tensor.shape, strict=True)
+            box = [_side(index, axes, extent, ranges, load) for index, extent in along]
+            sides = zip(found.get(load.tensor.name, box), box, strict=True)
+            found[load.tensor.name] = [_union(one, two, load) for one, two in sides]
     return found
-
-
-def _standing(axis: str, where: Range) -> Side:
-    fixed = isinstance(where.at, int)
-    return Index((), where.low) if fixed else Index(((axis, 1),)), where.extent
 
 
 def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load: Load) -> Side:
@@ -75,7 +68,7 @@ def _side(index: Index, axes: dict[str, Side], shape: int, ranges: Ranges, load:
         # within the tensor stands for it: what fills the region reads it.
         low = min(max(0, start.offset), shape - 1)
         return Index((), low), max(1, min(shape, start.offset + extent) - low)
-    low, high = interval(start, {axis: where.point() for axis, where in ranges.items()})
+    low, high = interval(start, points(ranges))
     if low < 0 or high + extent > shape:
         raise InvalidScheduleError(
             f"schedule: {load.tensor.name} is read beyond its edge", "attach it at depth 0"
@@ -103,11 +96,8 @@ def placed(
     starts: list[Range] = []
     steps, step = [], 1
     for start, extent in box:
-        at: Value = start.offset
-        for axis, coefficient in start.terms:
-            at = emit.add(emit.multiply(ranges[axis].at, coefficient), at)
-        points = {axis: where.point() for axis, where in ranges.items()}
-        starts.append(Range(at, *interval(start, points), extent))
+        at = position(emit, start.terms, ranges, start.offset)
+        starts.append(Range(at, *interval(start, points(ranges)), extent))
     for _, extent in reversed(box):
         steps.append(step)
         step = step * extent + (pad if len(steps) == 1 < len(box) else 0)

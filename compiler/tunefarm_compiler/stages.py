@@ -6,8 +6,7 @@ from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.copied import from_copies
-from tunefarm_compiler.parts import parted
+from tunefarm_compiler.additions import cached, from_copies, parted
 from tunefarm_compiler.te import (
     Axis,
     Compute,
@@ -72,7 +71,7 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
 
     Tensors not in `kept` are inlined into what reads them. Raises: InvalidScheduleError.
     """
-    output = parted(_cached(output, kept), kept)
+    output = parted(cached(output, kept), kept)
     stages: dict[str, Stage] = {}
 
     def visit(tensor: Tensor) -> None:
@@ -92,31 +91,8 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
     return list(stages.values())
 
 
-def cache(output: Tensor) -> str:
-    """Name of the stage that holds the output's reduction, for a schedule that gives it scratch."""
-    return f"{output.name}.cache"
-
-
-def _cached(output: Tensor, kept: Collection[str]) -> Tensor:
-    """The output as a function of that stage, where it is kept."""
-    if cache(output) not in kept or output.compute is None:
-        return output
-    axes, found = output.compute.axes, list[Tensor]()
-
-    def leaf(expr: Expr) -> Expr | None:
-        if not isinstance(expr, Reduce):
-            return None
-        shape = tuple(axis.extent for axis in axes)
-        found.append(Tensor(cache(output), shape, expr.dtype, Compute(axes, expr)))
-        return found[0][axes]
-
-    body = rewrite(output.compute.body, leaf, {})
-    return replace(output, compute=Compute(axes, body)) if len(found) == 1 else output
-
-
 def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
-    body = inline(compute.body, kept)
-    body = from_copies(tensor, body, kept)
+    body = from_copies(tensor, inline(compute.body, kept), kept)
     reductions = [expr for expr in walk(body) if isinstance(expr, Reduce)]
     reduce = reductions[0] if reductions else None
     if len(reductions) > 1:
@@ -125,8 +101,7 @@ def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
             "give the stages that it reads a place of their own",
         )
     if reduce is not None:
-        names = {axis.name for axis in compute.axes} & {axis.name for axis in reduce.axes}
-        if names:
+        if names := {axis.name for axis in compute.axes} & {axis.name for axis in reduce.axes}:
             raise ValueError(f"{tensor.name}: axis {min(names)} is both spatial and reduced over")
         total = Total(reduce.dtype)
         body = rewrite(body, lambda expr: total if expr is reduce else None, {})

@@ -3,22 +3,21 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import dots
-from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import Access, Piece
+from tunefarm_compiler.additions import identity
 from tunefarm_compiler.bounds import Ranges, decide, segments
 from tunefarm_compiler.clip import branches, clipped, limits, moving, parted
-from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask
-from tunefarm_compiler.parts import identity
+from tunefarm_compiler.emit import SIZES, Emitter, Value, constant, kind
 from tunefarm_compiler.schedule import MAX_TILE_VALUES, Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Binary, Index, Load, Reduce, walk
+from tunefarm_compiler.te import Binary, Index, Load, walk
 from tunefarm_compiler.values import Values
 
 RARE = 8  # an axis so many tiles long has few steps in its rest
@@ -32,50 +31,62 @@ def spans(
 
     A tail is one masked vector where the processor has masks, else takes powers of two.
     """
-    found: list[tuple[int, int, int]] = []
-    start, width = 0, lanes
-    while start < extent:
-        left = extent - start
-        if width > left:
-            if (masks and left > 1) or least > 1:
-                while width // 2 >= max(left, least):
-                    width //= 2
-                found.append((start, width, left))
-                break
-            width //= 2
-            continue
-        found.append((start, width, width))
-        start += width
+    left = extent % lanes
+    found = [(start, lanes, lanes) for start in range(0, extent - left, lanes)]
+    if left and (least > 1 or (masks and left > 1)):
+        width = max(least, 1 << (left - 1).bit_length())
+        return [*found, (extent - left, width, left)]
+    while left:
+        width = 1 << left.bit_length() - 1
+        found.append((extent - left, width, width))
+        left -= width
     return found
 
 
+@dataclass(frozen=True)
+class Nest:
+    """A stage with its schedule and where its results go."""
+
+    stage: Stage
+    schedule: Schedule
+    output: Access
+
+    @cached_property
+    def clipped(self) -> dict[Index, str]:
+        """Conditions that loops inside the tile are bounded by, and their axes."""
+        return clipped(self.stage, self.schedule)
+
+    @cached_property
+    def parted(self) -> dict[Index, str]:
+        """Conditions by which rounds of loops inside the tile go different ways, and their axes."""
+        return parted(self.stage, self.schedule)
+
+    @cached_property
+    def cut(self) -> list[Index]:
+        """Those that the loops are cut by."""
+        return [t for t in self.stage.tests if t not in self.clipped and t not in self.parted]
+
+
 class Tile:
-    """Emits one register tile of a stage."""
+    """Emits one register tile of a nest."""
 
     values_type: type[Values] = Values
 
-    def __init__(  # noqa: PLR0917
-        self,
-        emit: Emitter,
-        stage: Stage,
-        schedule: Schedule,
-        accesses: Mapping[object, Access],
-        output: Access,
-        spec: TargetSpec,
+    def __init__(
+        self, emit: Emitter, nest: Nest, accesses: Mapping[object, Access], spec: TargetSpec
     ) -> None:
-        self.emit = emit
-        self.stage = stage
-        self.schedule = schedule
-        self.output = output
-        self.spec = spec
+        self.emit, self.spec, self.nest = emit, spec, nest
+        self.stage, self.schedule = stage, schedule = nest.stage, nest.schedule
         self.values = self.values_type(emit, stage, accesses)
         self.values.vector = schedule.vector_axis(stage)
-        reduced = {axis.name for axis in stage.reduce_axes}
-        self.across = self.values.vector in reduced  # lanes hold parts of one sum
+        # Lanes hold parts of one sum.
+        self.across = self.values.vector in schedule.reduce_order(stage)
+        if stage.reduce is not None:
+            self.reduce = stage.reduce
+            self.neutral = identity(self.reduce.op, self.reduce.dtype)
+        self.words = dots.operands(stage.reduce) if schedule.group > 1 else None
         self.halves = dots.halves(stage.reduce, spec)
         self.ranges: Ranges = {}
-        self.clipped = clipped(stage, schedule)
-        self.parted = parted(stage, schedule)
         self.failing = 0  # ways around this one where a condition fails
         self.sides = schedule.tile(stage.extents)
         self.chains = schedule.unroll if self.across else 1
@@ -87,8 +98,8 @@ class Tile:
         Returns whether the zeros of `values.NOTHING` are used.
         """
         values, stage = self.values, self.stage
-        self.ranges = values.ranges = ranges
-        values.pointers = {key: access.base for key, access in values.accesses.items()}
+        bases = {key: access.base for key, access in values.accesses.items()}
+        self.ranges, values.ranges, values.pointers = ranges, ranges, bases
         tile = list(self._pieces(ranges))
         if len(tile) > MAX_TILE_VALUES:
             raise InvalidScheduleError(
@@ -98,9 +109,8 @@ class Tile:
             )
         self._ask(tile)
         if stage.reduce is not None:
-            self._run_reduce(stage.reduce, tile, first)
-        values.pointers = {key: access.base for key, access in values.accesses.items()}
-        values.ranges, values.steps = ranges, {}
+            self._run_reduce(tile, first)
+        values.ranges, values.pointers, values.steps = ranges, bases, {}
         values.forget()
         if isinstance(last, str):
             self.emit.either(last, [], *(partial(self._finish, tile, way) for way in (True, False)))
@@ -117,9 +127,7 @@ class Tile:
 
     def describe(self) -> str:
         """One line for people: what the tile computes, in which vectors."""
-        sides = " x ".join(
-            f"{axis.name} {self.ranges[axis.name].extent}" for axis in self.stage.axes
-        )
+        sides = " x ".join(f"{a.name} {self.ranges[a.name].extent}" for a in self.stage.axes)
         order = self.schedule.reduce_order(self.stage)
         over = ", ".join(f"{axis} {self.ranges[axis].extent}" for axis in order)
         unrolled = f" by {self.schedule.unroll}" if self.schedule.unroll > 1 else ""
@@ -137,154 +145,117 @@ class Tile:
         outer = [range(ranges[a.name].extent) for a in self.stage.axes if a.name != vector]
         along = [(0, 1, 1)]
         if not self.across and vector:
-            along = spans(
-                ranges[vector].extent,
-                self.schedule.lanes,
-                self.spec.masks,
-                1 if self.schedule.group == 1 else dots.GROUP,
-            )
+            least = dots.GROUP if self.schedule.group > 1 else 1
+            along = spans(ranges[vector].extent, self.schedule.lanes, self.spec.masks, least)
         for point in itertools.product(*outer):
             for start, lanes, valid in along:
                 yield Piece(point, start, lanes, valid)
 
     def _store(self, value: str, piece: Piece) -> None:
-        emit, access, lanes = self.emit, self.output, piece.lanes
+        emit, access, lanes = self.emit, self.nest.output, piece.lanes
         offset = self.values.offset(access.strides, piece)
         along = access.strides.get(self.values.vector, 0)
         where = emit.pointer(access.base, offset, access.dtype)
-        wide = kind(access.dtype, lanes)
         if lanes == 1 or (along == 1 and piece.valid == lanes):
             emit.store(value, where, access.dtype, lanes, math.gcd(access.aligned, offset))
         elif along == 1 and piece.valid > 1:  # LLVM writes beyond a lone i16 of four
-            mask = lanes_mask([lane < piece.valid for lane in range(lanes)])
-            name = f"llvm.masked.store.{llvm.suffix(access.dtype, lanes)}.p0"
-            size = llvm.SIZES[access.dtype]
-            typed = f"{wide} {value}, ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}"
-            emit.line(f"call void @{name}({typed})")
+            emit.store_masked(value, where, access.dtype, lanes, piece.guard.mask)
         else:
             for lane in range(piece.valid):
-                one = emit.value("o", f"extractelement {wide} {value}, i32 {lane}")
+                one = emit.part(value, lane, 1, access.dtype, lanes)
                 emit.store(one, emit.pointer(where, lane * along, access.dtype), access.dtype)
 
     # Reductions
 
-    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: Value) -> None:
+    def _run_reduce(self, tile: list[Piece], first: Value) -> None:
         """Fill `values.totals`."""
-        dtype, lanes = reduce.dtype, self.schedule.lanes
-        parts = tile
+        dtype, lanes = self.reduce.dtype, self.schedule.lanes
+        self.parts = tile
         if self.across:
-            parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
-        nothing = identity(reduce.op, dtype)
-        begun = {lanes: constant(nothing, dtype, lanes) for lanes in {p.lanes for p in parts}}
-        totals = [begun[part.lanes] for part in parts for _ in range(self.chains)]
+            self.parts = [Piece(piece.point, 0, lanes, lanes) for piece in tile]
+        each = [part.lanes for part in self.parts for _ in range(self.chains)]
+        self.kinds = [kind(dtype, lanes) for lanes in each]
+        totals = [constant(self.neutral, dtype, lanes) for lanes in each]
         if not self.across:
             totals = self._before(totals, tile, first)
-        totals = self._loops(reduce, self.schedule.reduce_order(self.stage), parts, totals)
+        totals = self._loops(self.schedule.reduce_order(self.stage), totals)
         if self.across:
-            each = [totals[n : n + self.chains] for n in range(0, len(totals), self.chains)]
-            totals = [self._across(reduce, chains) for chains in each]
+            chains = [totals[n : n + self.chains] for n in range(0, len(totals), self.chains)]
+            totals = [self._across(chain) for chain in chains]
             if first is not True:
-                before = self._before([constant(nothing, dtype)] * len(tile), tile, first)
-                totals = [
-                    self._combine(reduce, a, b, 1) for a, b in zip(before, totals, strict=True)
-                ]
+                before = self._before([constant(self.neutral, dtype)] * len(tile), tile, first)
+                totals = [self._combine(a, b, 1) for a, b in zip(before, totals, strict=True)]
         self.values.totals = dict(zip(tile, totals, strict=True))
 
     def _before(self, nothing: list[str], tile: list[Piece], first: Value) -> list[str]:
         """What the blocks of the sum before this one have left; nothing where this is the first."""
+        output, read = self.nest.output, self.values.read
         if isinstance(first, str):
-            kinds = [kind(self.output.dtype, piece.lanes) for piece in tile]
+            kinds = [kind(output.dtype, piece.lanes) for piece in tile]
             left = partial(self._before, nothing, tile, False)
             return self.emit.either(first, kinds, lambda: nothing, left)
-        return nothing if first else [self._load_output(piece) for piece in tile]
+        return nothing if first else [read(output, output.base, p, p.guard) for p in tile]
 
-    def _loops(
-        self, reduce: Reduce, axes: Sequence[str], parts: list[Piece], totals: list[str]
-    ) -> list[str]:
+    def _loops(self, axes: Sequence[str], totals: list[str]) -> list[str]:
         """The reduce loops from the outermost of `axes`, around the steps."""
         values = self.values
         if not axes:
-            return self._step(reduce, parts, totals, 0)
+            return self._step(self.parts, totals, 0)
         (axis, *inner), ranges = axes, values.ranges
         here, pointers = ranges[axis], values.pointers
-        if open_ := [
-            t for t, by in self.clipped.items() if by == axis and decide(t, ranges) is None
-        ]:
-            totals = self._clipped(reduce, axis, inner, open_, parts, totals)
+        mine = [test for test, by in self.nest.clipped.items() if by == axis]
+        if open_ := [test for test in mine if decide(test, ranges) is None]:
+            totals = self._clipped(axis, inner, open_, totals)
             values.ranges, values.pointers = ranges, pointers
             return totals
-        parted = [test for test in moving(self.parted, ranges) if self.parted[test] == axis]
+        mine = [test for test, by in self.nest.parted.items() if by == axis]
+        parted = moving(mine, ranges)
         others = [test for test in self.stage.tests if test not in parted]
         for part in segments(others, ranges, axis, here.extent, 1):
             blocks = self._blocks(axis, part.start, part.rounds, inner)
             for start, rounds, size in [(part.start, part.rounds, 1)] if parted else blocks:
                 last = start + (rounds - 1) * size
                 values.ranges = {**ranges, axis: here.part(here.at, start, last, size)}
-                if self._skipped(reduce, parts):
+                if self._skipped():
                     continue
                 values.pointers = self._moved(pointers, axis, start)
-                kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
-                carried = [*zip(kinds, totals, strict=True)]
-                if rounds > 1:
-                    carried += [("ptr", pointer) for pointer in values.pointers.values()]
+                stepped = values.pointers if rounds > 1 else {}
+                carried = [*zip(self.kinds, totals, strict=True)]
+                carried += [("ptr", pointer) for pointer in stepped.values()]
                 with self.emit.loop(rounds, carried) as loop:
                     at = self.emit.add(here.at, start)
                     if self.stage.tests:
                         at = self.emit.add(at, self.emit.multiply(loop.iv, size))
                     values.ranges = {**ranges, axis: here.part(at, start, last, size)}
-                    if rounds > 1:
-                        moved = loop.values[len(totals) :]
-                        values.pointers = dict(zip(values.pointers, moved, strict=True))
-                    begun = values.pointers
-                    totals = loop.values[: len(totals)]
+                    totals, begun = loop.values[: len(totals)], loop.values[len(totals) :]
+                    stepped = dict(zip(stepped, begun, strict=True))
+                    values.pointers = values.pointers | stepped
                     if parted:
-                        totals = self._parted(reduce, axis, inner, parted, parts, totals)
+                        totals = self._parted(axis, inner, parted, totals)
                     else:
-                        totals = self._unrolled(reduce, axis, inner, size, parts, totals)
-                    loop.next = [*totals]
-                    if rounds > 1:
-                        loop.next += self._moved(begun, axis, size).values()
+                        totals = self._unrolled(axis, inner, size, totals)
+                    loop.next = [*totals, *self._moved(stepped, axis, size).values()]
                 totals = loop.final[: len(totals)]
         values.ranges, values.pointers = ranges, pointers
         return totals
 
-    def _clipped(  # noqa: PLR0917
-        self,
-        reduce: Reduce,
-        axis: str,
-        inner: Sequence[str],
-        tests: list[Index],
-        parts: list[Piece],
-        totals: list[str],
+    def _clipped(
+        self, axis: str, inner: Sequence[str], tests: list[Index], totals: list[str]
     ) -> list[str]:
         """A reduce loop that runs only where the conditions hold."""
         values, ranges = self.values, self.values.ranges
-        here, pointers = ranges[axis], values.pointers
+        here = ranges[axis]
         first, stop = limits(self.emit, tests, axis, ranges)
-        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
-        with self.emit.between(first, stop, [*zip(kinds, totals, strict=True)]) as loop:
+        with self.emit.between(first, stop, [*zip(self.kinds, totals, strict=True)]) as loop:
             values.assumed |= set(tests)
             values.ranges = {**ranges, axis: here.part(loop.iv, 0, here.extent - 1, 1)}
-            values.pointers = {
-                key: self.emit.pointer(
-                    pointer,
-                    self.emit.multiply(loop.iv, values.accesses[key].strides.get(axis, 0)),
-                    values.accesses[key].dtype,
-                )
-                for key, pointer in pointers.items()
-            }
-            loop.next = self._loops(reduce, inner, parts, loop.values)
+            values.pointers = self._moved(values.pointers, axis, loop.iv)
+            loop.next = self._loops(inner, loop.values)
             values.assumed -= set(tests)
         return loop.final
 
-    def _parted(  # noqa: PLR0917
-        self,
-        reduce: Reduce,
-        axis: str,
-        inner: Sequence[str],
-        tests: list[Index],
-        parts: list[Piece],
-        totals: list[str],
+    def _parted(
+        self, axis: str, inner: Sequence[str], tests: list[Index], totals: list[str]
     ) -> list[str]:
         """A round of a reduce loop: written for where all conditions hold, and for each other way.
 
@@ -298,15 +269,14 @@ class Tile:
             values.held, values.ranges = {**held, **known}, where
             self.failing += bool(known)
             values.enter()
-            found = self._loops(reduce, inner, parts, totals)
+            found = self._loops(inner, totals)
             self.failing -= bool(known)
             values.assumed, values.held = assumed, held
             values.pointers, values.ranges = pointers, ranges
             return found
 
-        kinds = [kind(reduce.dtype, p.lanes) for p in parts for _ in range(self.chains)]
-        offsets = {t: {values.offset(dict(t.terms), piece) for piece in parts} for t in tests}
-        return branches(self.emit, offsets, axis, ranges, kinds, way)
+        offsets = {t: {values.offset(dict(t.terms), p) for p in self.parts} for t in tests}
+        return branches(self.emit, offsets, axis, ranges, self.kinds, way)
 
     def _blocks(
         self, axis: str, start: int, extent: int, inner: Sequence[str]
@@ -316,12 +286,8 @@ class Tile:
         step = self.schedule.group if not inner and self.schedule.group > 1 else step
         unroll = self._unroll(axis) // math.prod(self.stage.extents[name] for name in inner)
         unroll = max(1, min(unroll, extent // step)) if self.outward or not inner else 1
-        sizes = [step * unroll, step, 1]
-        if step > 1:
-            sizes = [step * unroll, step, extent % step]
-        for size in sizes:
-            rounds = extent // size if size else 0
-            if rounds:
+        for size in (step * unroll, step, extent % step):
+            if size and (rounds := extent // size):
                 yield start, rounds, size
                 start, extent = start + rounds * size, extent - rounds * size
 
@@ -329,7 +295,7 @@ class Tile:
         """Steps at a time: one in small rests, and at edges, where other axes' tests are open."""
         if self.failing:
             return 1
-        inside = {*self.clipped, *moving(self.parted, self.ranges)}
+        inside = {*self.nest.clipped, *moving(self.nest.parted, self.ranges)}
         tests = [test for test in self.stage.tests if test not in inside]
         if self.across or any(axis in dict(test.terms) for test in tests):
             return self.schedule.unroll
@@ -340,50 +306,41 @@ class Tile:
         edge = any(decide(test, self.ranges) is None for test in tests)
         return 1 if edge or rest else self.schedule.unroll
 
-    def _moved(self, pointers: Mapping[object, str], axis: str, steps: int) -> dict[object, str]:
-        return {
-            key: self.emit.pointer(
-                pointer,
-                steps * self.values.accesses[key].strides.get(axis, 0),
-                self.values.accesses[key].dtype,
-            )
-            for key, pointer in pointers.items()
-        }
+    def _moved(self, pointers: Mapping[object, str], axis: str, steps: Value) -> dict[object, str]:
+        moved = {}
+        for key, pointer in pointers.items():
+            access = self.values.accesses[key]
+            far = self.emit.multiply(steps, access.strides.get(axis, 0))
+            moved[key] = self.emit.pointer(pointer, far, access.dtype)
+        return moved
 
-    def _skipped(self, reduce: Reduce, parts: list[Piece]) -> bool:
+    def _skipped(self) -> bool:
         """Whether conditions make every term here the one that changes nothing."""
-        nothing = identity(reduce.op, reduce.dtype)
         return not self.values.certain and all(
-            self.values.known(reduce.body, piece, whole=True) == nothing for piece in parts
+            self.values.known(self.reduce.body, piece, whole=True) == self.neutral
+            for piece in self.parts
         )
 
-    def _unrolled(  # noqa: PLR0917
-        self,
-        reduce: Reduce,
-        axis: str,
-        inner: Sequence[str],
-        size: int,
-        parts: list[Piece],
-        totals: list[str],
-    ) -> list[str]:
+    def _unrolled(self, axis: str, inner: Sequence[str], size: int, totals: list[str]) -> list[str]:
         """`size` indices of a reduce axis, written out; what they read in common is read once."""
         outside = self.values.steps
         if inner:
             for number in range(size):
                 self.values.steps = {**outside, axis: number}
-                totals = self._loops(reduce, inner, parts, totals)
+                totals = self._loops(inner, totals)
             self.values.steps = outside
             return totals
         step = min(size, self.schedule.lanes) if axis == self.values.vector else 1
         if self.schedule.group > 1:
             step = self.values.grouped = min(size, self.schedule.group)
+        parts = self.parts
         self.values.enter()
         self._ask(parts, range(0, size, step), axis)
         for number in range(size // step):
             self.values.steps = {**outside, axis: number * step}
             if step < self.schedule.lanes and axis == self.values.vector:
                 parts = [replace(piece, valid=step) for piece in parts]
-            totals = self._step(reduce, parts, totals, number % self.chains)
+            totals = self._step(parts, totals, number % self.chains)
         self.values.steps = outside
         return totals
 
@@ -398,10 +355,10 @@ class Tile:
                 if load.tensor.name == one.tensor and (load.key() in terms) == bool(axis)
             ]
             if one.tensor == self.stage.tensor.name and not axis:
-                asked.append((self.output, self.output.base, 1))
+                asked.append((self.nest.output, self.nest.output.base, 1))
             for access, pointer, writes in asked:
                 reach, step = one.ahead * access.outer.get(one.axis, 0), access.strides.get(axis, 0)
-                line, end = LINE // llvm.SIZES[access.dtype], -math.inf
+                line, end = LINE // SIZES[access.dtype], -math.inf
                 at = {values.offset(access.strides, p) + n * step for p in pieces for n in steps}
                 for offset in sorted(at):
                     if offset >= end:
@@ -410,89 +367,54 @@ class Tile:
                         flags = f"i32 {writes}, i32 {4 - one.cache}, i32 1"
                         self.emit.line(f"call void @llvm.prefetch.p0(ptr {where}, {flags})")
 
-    def _step(self, reduce: Reduce, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
+    def _step(self, parts: list[Piece], totals: list[str], chain: int) -> list[str]:
         """One term more in one of the chains of every total."""
         self.values.step_on()
         totals = list(totals)
         for number, piece in enumerate(parts):
             at = number * self.chains + chain
-            totals[at] = self._accumulate(reduce, piece, totals[at])
+            totals[at] = self._accumulate(piece, totals[at])
         return totals
 
-    def _accumulate(self, reduce: Reduce, piece: Piece, total: str) -> str:
-        term, values = reduce.body, self.values
-        if not values.certain and values.known(term, piece) == identity(reduce.op, reduce.dtype):
+    def _accumulate(self, piece: Piece, total: str) -> str:
+        reduce, values, emit, lanes = self.reduce, self.values, self.emit, piece.lanes
+        term, whole = reduce.body, piece.valid == lanes
+        if not values.certain and values.known(term, piece) == self.neutral:
             return total
-        pair = dots.operands(reduce) if self.schedule.group > 1 else None
-        if pair is not None:
-            words = (values.word(pair[0], piece), values.word(pair[1], piece))
-            dtypes = (pair[0].dtype, pair[1].dtype)
-            return dots.emit_dot(self.emit, self.spec, total, words, dtypes, piece.lanes)
-        if self.halves and piece.valid == piece.lanes == 4:
-            left, right = (values.value(one, piece) for one in self.halves)
-            return dots.emit_halves(self.emit, total, (left, right))
-        if (
-            isinstance(term, Binary)
-            and (reduce.op, term.op, reduce.dtype) == ("add", "mul", "float32")
-            and piece.valid == piece.lanes
-        ):
-            left, right = values.value(term.left, piece), values.value(term.right, piece)
-            wide, end = kind("float32", piece.lanes), llvm.suffix("float32", piece.lanes)
-            return self.emit.value(
-                "acc", f"call {wide} @llvm.fma.{end}({wide} {left}, {wide} {right}, {wide} {total})"
-            )
+        if self.words is not None:
+            left, right = self.words
+            words = (values.word(left, piece), values.word(right, piece))
+            return dots.emit_dot(emit, self.spec, total, words, (left.dtype, right.dtype), lanes)
+        if self.halves and whole and lanes == 4:
+            factors = [values.value(one, piece) for one in self.halves]
+            return dots.emit_halves(emit, total, factors)
+        if whole and (reduce.op, reduce.dtype) == ("add", "float32"):
+            match term:
+                case Binary("mul", left, right):
+                    factors = [values.value(one, piece) for one in (left, right)]
+                    return emit.call("acc", "fma", "float32", lanes, *factors, total)
         value = values.value(term, piece)
-        if self.across and piece.valid < piece.lanes:
-            on = lanes_mask([lane < piece.valid for lane in range(piece.lanes)])
-            wide, condition = kind(reduce.dtype, piece.lanes), kind("bool", piece.lanes)
-            other = constant(identity(reduce.op, reduce.dtype), reduce.dtype, piece.lanes)
-            value = self.emit.value("x", f"select {condition} {on}, {wide} {value}, {wide} {other}")
-        return self._combine(reduce, total, value, piece.lanes)
+        if self.across and not whole:
+            other = constant(self.neutral, reduce.dtype, lanes)
+            value = emit.select(piece.guard.mask, value, other, reduce.dtype, lanes)
+        return self._combine(total, value, lanes)
 
-    def _combine(self, reduce: Reduce, left: str, right: str, lanes: int) -> str:
-        if reduce.op != "add":
-            return self.values.extreme(reduce.op, left, right, reduce.dtype, lanes)
-        op = "fadd" if reduce.dtype in ("float32", "float16") else "add"
-        return self.emit.value("acc", f"{op} {kind(reduce.dtype, lanes)} {left}, {right}")
+    def _combine(self, left: str, right: str, lanes: int) -> str:
+        op, dtype = self.reduce.op, self.reduce.dtype
+        if op != "add":
+            return self.values.extreme(op, left, right, dtype, lanes)
+        op = "fadd" if dtype.startswith("float") else "add"
+        return self.emit.value("acc", f"{op} {kind(dtype, lanes)} {left}, {right}")
 
-    def _across(self, reduce: Reduce, chains: list[str]) -> str:
+    def _across(self, chains: list[str]) -> str:
         """One number of the lanes of all chains, halves by halves."""
-        lanes, dtype = self.schedule.lanes, reduce.dtype
+        lanes, dtype, emit = self.schedule.lanes, self.reduce.dtype, self.emit
         while len(chains) > 1:
             pairs = itertools.zip_longest(chains[::2], chains[1::2])
-            chains = [self._combine(reduce, a, b, lanes) if b else a for a, b in pairs]
+            chains = [self._combine(a, b, lanes) if b else a for a, b in pairs]
         (value,) = chains
         while lanes > 1:
             half = lanes // 2
-            low = self.emit.shuffle(value, "poison", list(range(half)), dtype, lanes)
-            high = self.emit.shuffle(value, "poison", list(range(half, lanes)), dtype, lanes)
-            if half == 1:
-                low, high = (
-                    self.emit.value("e", f"extractelement {kind(dtype, lanes)} {value}, i32 {n}")
-                    for n in (0, 1)
-                )
-            value, lanes = self._combine(reduce, low, high, half), half
+            low, high = (emit.part(value, begin, half, dtype, lanes) for begin in (0, half))
+            value, lanes = self._combine(low, high, half), half
         return value
-
-    def _load_output(self, piece: Piece) -> str:
-        access, lanes = self.output, piece.lanes
-        offset = self.values.offset(access.strides, piece)
-        where = self.emit.pointer(access.base, offset, access.dtype)
-        along = access.strides.get(self.values.vector, 0)
-        if lanes > 1 and (along != 1 or piece.valid < lanes):
-            made, wide = constant(0, access.dtype, lanes), kind(access.dtype, lanes)
-            if along == 1:
-                mask = lanes_mask([lane < piece.valid for lane in range(lanes)])
-                name = f"llvm.masked.load.{llvm.suffix(access.dtype, lanes)}.p0"
-                size = llvm.SIZES[access.dtype]
-                typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} {made}"
-                return self.emit.value("c", f"call {wide} @{name}({typed})")
-            for lane in range(piece.valid):
-                one = self.emit.load(
-                    self.emit.pointer(where, lane * along, access.dtype), access.dtype
-                )
-                made = self.emit.value(
-                    "c", f"insertelement {wide} {made}, {kind(access.dtype)} {one}, i32 {lane}"
-                )
-            return made
-        return self.emit.load(where, access.dtype, lanes)

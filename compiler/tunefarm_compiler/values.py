@@ -1,14 +1,15 @@
 """Expressions to LLVM values: one vector of a register tile at a time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler import emit as llvm
 from tunefarm_compiler.access import WHOLE, Access, Guard, Piece
-from tunefarm_compiler.bounds import Ranges, decide, interval
-from tunefarm_compiler.emit import Emitter, Value, constant, kind, lanes_mask, suffix
+from tunefarm_compiler.bounds import Ranges, decide, interval, position
+from tunefarm_compiler.clip import known
+from tunefarm_compiler.dots import BYTES
+from tunefarm_compiler.emit import SIZES, Emitter, constant, kind, lanes_mask, suffix, vector
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import (
     FLOATS,
@@ -29,6 +30,7 @@ from tunefarm_compiler.te import (
 
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": ("olt", "slt"), "gt": ("ogt", "sgt"), "eq": ("oeq", "eq")}
+_TRUE, _FALSE = Constant(1, "bool"), Constant(0, "bool")  # kept: values are found by identity
 NOTHING = "@nothing"  # zeros, read in place of what lies outside
 
 
@@ -47,6 +49,7 @@ class Values:
         self.held: dict[Index, tuple[int, int]] = {}  # values of conditions that branches see to
         self._ranges: Ranges = {}
         self._sure: dict[Index, bool | None] = {}  # what holds, or not, all over the ranges
+        # Least and greatest value of a condition at the first piece, and what each axis adds.
         self._limits: dict[tuple[Index, bool], tuple[int, int, dict[str, int]]] = {}
         self.certain = True  # whether every condition holds all over the ranges
         self.totals: dict[Piece, str] = {}
@@ -65,10 +68,7 @@ class Values:
     @ranges.setter
     def ranges(self, ranges: Ranges) -> None:
         self._ranges = ranges
-        self._sure = {
-            test: True if test in self.assumed else decide(test, ranges)
-            for test in self.stage.tests
-        }
+        self._sure = {t: t in self.assumed or decide(t, ranges) for t in self.stage.tests}
         self._limits = {}
         self.certain = all(self._sure.values())
 
@@ -89,10 +89,7 @@ class Values:
 
     def value(self, expr: Expr, piece: Piece, guard: Guard | None = None) -> str:
         """The expression on a piece; what lies outside the guard is not read."""
-        if guard is None:
-            guard = WHOLE
-            if piece.valid < piece.lanes:
-                guard = Guard(mask=lanes_mask([n < piece.valid for n in range(piece.lanes)]))
+        guard = piece.guard if guard is None else guard
         key = (id(expr), piece, guard)
         if key not in self._memo:
             self._memo[key] = self._compute(expr, piece, guard)
@@ -102,7 +99,8 @@ class Values:
         lanes = piece.lanes
         match expr:
             case Load():
-                return self._load(expr, piece, guard)
+                key = expr.key()
+                return self.read(self.accesses[key], self.pointers[key], piece, guard)
             case Constant(number, dtype):
                 return constant(number, dtype, lanes)
             case Total():
@@ -112,38 +110,32 @@ class Values:
                     return self.value(yes, piece, guard)
                 return self._padded(test, yes, no, piece, guard)
             case Inside():
-                yes, no = Constant(1, "bool"), Constant(0, "bool")
-                return self._padded(expr, yes, no, piece, guard)
+                return self._padded(expr, _TRUE, _FALSE, piece, guard)
         inner = [self.value(child, piece, guard) for child in expr.children()]
         return self.apply(expr, inner, lanes)
 
     def apply(self, expr: Expr, inner: list[str], lanes: int) -> str:
         """One operation on values of its operands."""
         emit, wide = self.emit, kind(expr.dtype, lanes)
-        end = suffix(expr.dtype, lanes)
         match expr:
             case Binary("max" | "min" as op, left, right):
-                one, two = inner
-                known = (_ordered(left), _ordered(right))
-                return self.extreme(op, one, two, expr.dtype, lanes, *known)
+                ordered = (_ordered(left), _ordered(right))
+                return self.extreme(op, inner[0], inner[1], expr.dtype, lanes, *ordered)
             case Binary(op):
                 name = _FLOAT_OPS.get(op, op) if expr.dtype in FLOATS else op
                 return emit.value("x", f"{name} {wide} {inner[0]}, {inner[1]}")
             case Fma():
-                typed = ", ".join(f"{wide} {value}" for value in inner)
-                return emit.value("x", f"call {wide} @llvm.fma.{end}({typed})")
+                return emit.call("x", "fma", expr.dtype, lanes, *inner)
             case Unary("neg"):
                 return emit.value("x", f"fneg {wide} {inner[0]}")
             case Unary(op):
-                name = {"abs": "fabs"}.get(op, op)
-                return emit.value("x", f"call {wide} @llvm.{name}.{end}({wide} {inner[0]})")
+                return emit.call("x", {"abs": "fabs"}.get(op, op), expr.dtype, lanes, *inner)
             case Compare(op, left):
                 floats = left.dtype in FLOATS
                 test = f"{'fcmp' if floats else 'icmp'} {_COMPARE[op][not floats]}"
                 return emit.value("c", f"{test} {kind(left.dtype, lanes)} {inner[0]}, {inner[1]}")
             case Select():
-                test = f"{kind('bool', lanes)} {inner[0]}"
-                return emit.value("x", f"select {test}, {wide} {inner[1]}, {wide} {inner[2]}")
+                return emit.select(inner[0], inner[1], inner[2], expr.dtype, lanes)
             case Cast(value):
                 return self._cast(inner[0], value.dtype, expr.dtype, lanes)
             case Bits(value):
@@ -157,8 +149,7 @@ class Values:
         emit, wide = self.emit, kind(dtype, lanes)
         if dtype not in FLOATS:
             sign = "u" if dtype.startswith("u") else "s"
-            name = f"llvm.{sign}{op}.{suffix(dtype, lanes)}"
-            return emit.value("m", f"call {wide} @{name}({wide} {left}, {wide} {right})")
+            return emit.call("m", sign + op, dtype, lanes, left, right)
         if True not in ordered:
             name = f"llvm.{op}imum.{suffix(dtype, lanes)}"
             return emit.value("m", f"call nsz {wide} @{name}({wide} {left}, {wide} {right})")
@@ -166,82 +157,62 @@ class Values:
             left, right = right, left
         test = "ugt" if op == "max" else "ult"  # also true where `left` is NaN
         above = emit.value("c", f"fcmp {test} {wide} {left}, {right}")
-        condition = kind("bool", lanes)
-        return emit.value("m", f"select {condition} {above}, {wide} {left}, {wide} {right}")
+        return emit.select(above, left, right, dtype, lanes)
 
     def _cast(self, value: str, before: str, after: str, lanes: int) -> str:
         old, new = kind(before, lanes), kind(after, lanes)
+        unsigned = before == "bool" or before.startswith("u")
         if (before, after) == ("bfloat16", "float32"):  # the upper half of its bits
             wide = kind("int32", lanes)
             low = self.emit.value("x", f"zext {old} {value} to {wide}")
             high = self.emit.value("x", f"shl {wide} {low}, {constant(16, 'int32', lanes)}")
             return self.emit.value("x", f"bitcast {wide} {high} to {new}")
         if before in FLOATS and after in FLOATS:
-            name = "fpext" if llvm.SIZES[before] < llvm.SIZES[after] else "fptrunc"
+            name = "fpext" if SIZES[before] < SIZES[after] else "fptrunc"
         elif before in FLOATS:
             name = "fptoui" if after.startswith("u") else "fptosi"
         elif after in FLOATS:
-            name = "uitofp" if before.startswith("u") or before == "bool" else "sitofp"
-        elif before == "bool":
-            name = "zext"
-        elif llvm.SIZES[before] == llvm.SIZES[after]:
+            name = "uitofp" if unsigned else "sitofp"
+        elif old == new:
             return value
-        elif llvm.SIZES[before] > llvm.SIZES[after]:
+        elif before != "bool" and SIZES[before] > SIZES[after]:
             name = "trunc"
         else:
-            name = "zext" if before.startswith("u") else "sext"
+            name = "zext" if unsigned else "sext"
         return self.emit.value("x", f"{name} {old} {value} to {new}")
 
     # Conditions
 
     def known(self, expr: Expr, piece: Piece, whole: bool = False) -> float | None:
-        """The value of an expression where conditions decide it: 0 times anything is 0.
+        """The value of an expression on a piece where conditions decide it.
 
         `whole`: for all that the reduce loops leave, not only for the step where they stand.
         """
-        match expr:
-            case Constant(number):
-                return number
-            case Select(Inside(tests), yes, no):
-                verdict = [self._test(test, piece, whole) for test in tests]
-                if False in verdict:
-                    return self.known(no, piece, whole)
-                return self.known(yes, piece, whole) if set(verdict) <= {True} else None
-            case Binary("mul" | "and", left, right):
-                if 0.0 in (self.known(left, piece, whole), self.known(right, piece, whole)):
-                    return 0.0
-            case Binary("add", left, right):
-                if self.known(left, piece, whole) == self.known(right, piece, whole) == 0:
-                    return 0.0
-            case Cast(value):
-                return self.known(value, piece, whole)
-            case Unary("ctpop", value) if self.known(value, piece, whole) == 0:
-                return 0.0
-        return None
+        return known(expr, lambda test: self._verdict(test, piece, whole))
 
     def _padded(self, test: Inside, yes: Expr, no: Expr, piece: Piece, guard: Guard) -> str:
-        verdicts = [self._test(one, piece) for one in test.tests]
-        if False in verdicts:
+        own = self._guard(test.tests, piece)
+        if own is None:
             return self.value(no, piece, guard)
-        every, mask = guard.every, guard.mask
-        own = WHOLE
-        for verdict in verdicts:
-            if isinstance(verdict, Guard):
-                every, mask = (
-                    self._both(every, verdict.every, 1),
-                    self._both(mask, verdict.mask, piece.lanes),
-                )
-                own = Guard(
-                    self._both(own.every, verdict.every, 1),
-                    self._both(own.mask, verdict.mask, piece.lanes),
-                )
-        one = self.value(yes, piece, Guard(every, mask))
+        one = self.value(yes, piece, self._joined(guard, own, piece.lanes))
         if own == WHOLE:
             return one
         two = self.value(no, piece, guard)
-        condition = f"{kind('bool', piece.lanes)} {self._mask(own, piece.lanes)}"
-        wide = kind(yes.dtype, piece.lanes)
-        return self.emit.value("x", f"select {condition}, {wide} {one}, {wide} {two}")
+        mask = self._mask(own, piece.lanes)
+        return self.emit.select(mask, one, two, yes.dtype, piece.lanes)
+
+    def _guard(self, tests: Sequence[Index], piece: Piece) -> Guard | None:
+        """What conditions come to on a piece; None where one of them never holds."""
+        verdicts = {test: self._verdict(test, piece) for test in tests}
+        if False in verdicts.values():
+            return None
+        found = WHOLE
+        for test in (test for test, verdict in verdicts.items() if verdict is None):
+            found = self._joined(found, self._test(test, piece), piece.lanes)
+        return found
+
+    def _joined(self, one: Guard, two: Guard, lanes: int) -> Guard:
+        return Guard(self._both(one.every, two.every, 1), self._both(one.mask, two.mask, lanes))
 
     def _both(self, left: str, right: str, lanes: int) -> str:
         if not left or not right or left == right:
@@ -254,43 +225,37 @@ class Values:
             return guard.mask
         return self._both(self.emit.splat(guard.every, "bool", lanes), guard.mask, lanes)
 
-    def _bounds(self, test: Index, whole: bool) -> tuple[int, int, dict[str, int]]:
-        """Least and greatest value at the first piece, and what each axis adds."""
-        found = self._limits.get((test, whole))
-        if found is None:
-            reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
-            points = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
-            ends = self.held.get(test) or interval(test, points)
-            found = self._limits[test, whole] = (*ends, dict(test.terms))
-        return found
-
-    def _test(self, test: Index, piece: Piece, whole: bool = False) -> "bool | Guard":
-        """Whether test >= 0 on a piece."""
+    def _verdict(self, test: Index, piece: Piece, whole: bool = False) -> bool | None:
+        """Whether test >= 0 on a piece: surely, surely not, or None where it depends."""
         if (sure := self._sure.get(test)) is not None:
             return sure
-        low, high, strides = self._bounds(test, whole)
-        along, moved = strides.get(self.vector, 0), self.offset(strides, piece)
-        ends = (0, along * (piece.valid - 1))
+        if (test, whole) not in self._limits:
+            reduced = {axis.name for axis in self.stage.reduce_axes} if whole else ()
+            own = {a: r if a in reduced else r.point() for a, r in self.ranges.items()}
+            ends = self.held.get(test) or interval(test, own)
+            self._limits[test, whole] = (*ends, dict(test.terms))
+        low, high, strides = self._limits[test, whole]
+        moved = self.offset(strides, piece)
+        ends = (0, strides.get(self.vector, 0) * (piece.valid - 1))
         if low + moved + min(ends) >= 0:
             return True
-        if high + moved + max(ends) < 0:
-            return False
-        if whole:
-            return Guard()
-        total: Value = test.offset + moved
-        for axis, coefficient in test.terms:
-            total = self.emit.add(self.emit.multiply(self.ranges[axis].at, coefficient), total)
+        return False if high + moved + max(ends) < 0 else None
+
+    def _test(self, test: Index, piece: Piece) -> Guard:
+        """Code that finds out whether test >= 0 on a piece."""
+        strides = dict(test.terms)
+        along, moved = strides.get(self.vector, 0), self.offset(strides, piece)
+        total = position(self.emit, test.terms, self.ranges, test.offset + moved)
         if isinstance(total, int):
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
         index = self.emit.index
         if not along or piece.lanes == 1:
             return Guard(every=self.emit.value("c", f"icmp sge {index} {total}, 0"))
-        wide = f"<{piece.lanes} x i32>"
-        narrow = total
+        wide, narrow = kind("int32", piece.lanes), total
         if index != "i32":
             narrow = self.emit.value("i", f"trunc {index} {total} to i32")
-        start = self.emit.splat(str(narrow), "int32", piece.lanes)
-        ramp = llvm.vector([f"i32 {along * lane}" for lane in range(piece.lanes)])
+        start = self.emit.splat(narrow, "int32", piece.lanes)
+        ramp = vector([f"i32 {along * lane}" for lane in range(piece.lanes)])
         each = self.emit.value("i", f"add {wide} {start}, {ramp}")
         return Guard(mask=self.emit.value("c", f"icmp sge {wide} {each}, zeroinitializer"))
 
@@ -302,9 +267,7 @@ class Values:
         match expr:
             case Load():
                 return self._load_word(expr, piece, guard)
-            case Constant(0):
-                return constant(0, "int32", lanes)
-            case Constant(number, "int8" | "uint8"):
+            case Constant(number, dtype) if number == 0 or dtype in BYTES:
                 four = bytes([int(number) & 0xFF] * 4)
                 return constant(int.from_bytes(four, "little", signed=True), "int32", lanes)
             case Bits(value):
@@ -315,19 +278,15 @@ class Values:
                 one, two = self.word(left, piece, guard), self.word(right, piece, guard)
                 return self.emit.value("x", f"{op} {kind('int32', lanes)} {one}, {two}")
             case Select(Inside(tests), yes, no):
-                verdicts = [self._test(test, piece) for test in tests]
-                if False in verdicts:
+                own = self._guard(tests, piece)
+                if own is None:
                     return self.word(no, piece, guard)
-                for verdict in verdicts:
-                    if isinstance(verdict, Guard):
-                        guard = self._both(guard, verdict.every, 1)
+                guard = self._both(guard, own.every, 1)
                 one = self.word(yes, piece, guard)
                 if not guard:
                     return one
-                wide, other = kind("int32", lanes), self.word(no, piece)
-                condition = self.emit.splat(guard, "bool", lanes)
-                test = f"{kind('bool', lanes)} {condition}"
-                return self.emit.value("x", f"select {test}, {wide} {one}, {wide} {other}")
+                mask, two = self.emit.splat(guard, "bool", lanes), self.word(no, piece)
+                return self.emit.select(mask, one, two, "int32", lanes)
         raise InvalidScheduleError(
             f"schedule: {type(expr).__name__} of narrow numbers cannot be grouped",
             "leave group out",
@@ -337,16 +296,17 @@ class Values:
         key = load.key()
         access = self.accesses[key]
         offset, lanes = self.offset(access.strides, piece), piece.lanes
-        found = ("word", self.pointers[key], offset, lanes, only)
+        along = access.strides.get(self.vector, 0)
+        found = ("word", self.pointers[key], offset, along, lanes, only)
         if found in self._loaded:
             return self._loaded[found]
         where = self.emit.pointer(self.pointers[key], offset, access.dtype)
-        if access.strides.get(self.vector, 0):
+        if along:
             made = self.emit.value("x", f"load {kind('int32', lanes)}, ptr {where}, align 1")
         else:
             if only:
                 where = self.unless(only, where)
-            whole = 4 // llvm.SIZES[access.dtype]
+            whole = 4 // SIZES[access.dtype]
             made = self._parts(where, whole if access.packed else self.grouped, access.dtype)
             made = self.emit.splat(made, "int32", lanes)
         self._loaded[found] = made
@@ -354,7 +314,7 @@ class Values:
 
     def _parts(self, where: str, count: int, dtype: str) -> str:
         """So many narrow numbers as a word, the rest of it 0."""
-        size = llvm.SIZES[dtype]
+        size = SIZES[dtype]
         if count * size == 4:
             return self.emit.value("s", f"load i32, ptr {where}, align 1")
         total = "0"
@@ -381,41 +341,35 @@ class Values:
             total += step * get(axis, 0)
         return total
 
-    def _load(self, load: Load, piece: Piece, guard: Guard) -> str:
-        key = load.key()
-        access = self.accesses[key]
-        along = access.strides.get(self.vector, 0)
+    def read(self, access: Access, base: str, piece: Piece, guard: Guard) -> str:
+        """What an access finds on a piece, from where its pointer stands."""
         offset, lanes = self.offset(access.strides, piece), piece.lanes
-        if along == 0 and lanes > 1:
-            scalar = self._scalar(load, offset, guard.every)
-            wide = ("splat", self.pointers[key], offset, lanes, guard.every)
-            if wide not in self._loaded:
-                self._loaded[wide] = self.emit.splat(scalar, access.dtype, lanes)
-            return self._loaded[wide]
         if lanes == 1:
-            only = guard.every
-            if guard.mask:
-                only = self._both(guard.every, guard.mask, 1)
-            return self._scalar(load, offset, only)
-        found = (self.pointers[key], offset, lanes, guard)
+            return self._scalar(access, base, offset, self._both(guard.every, guard.mask, 1))
+        along = access.strides.get(self.vector, 0)
+        guard = guard if along else Guard(guard.every)  # one number serves all lanes
+        found = (base, offset, along, lanes, guard)
         if found not in self._loaded:
-            if along == 1:
-                made = self._contiguous(load, offset, lanes, guard)
-            elif guard == WHOLE and (turned := self._turned(load, offset, along, piece)):
-                made = turned
-            else:
-                made = self._gather(load, offset, along, piece, guard)
-            self._loaded[found] = made
+            self._loaded[found] = self._lanes(access, base, offset, piece, guard)
         return self._loaded[found]
 
-    def _scalar(self, load: Load, offset: int, only: str) -> str:
-        key, dtype = load.key(), load.dtype
-        found = (self.pointers[key], offset, only)
+    def _lanes(self, access: Access, base: str, offset: int, piece: Piece, guard: Guard) -> str:
+        along = access.strides.get(self.vector, 0)
+        if along == 0:
+            scalar = self._scalar(access, base, offset, guard.every)
+            return self.emit.splat(scalar, access.dtype, piece.lanes)
+        if along == 1:
+            return self._contiguous(access, base, offset, piece.lanes, guard)
+        turned = guard == WHOLE and self._turned(access, base, offset, piece)
+        return turned or self._gather(access, base, offset, piece, guard)
+
+    def _scalar(self, access: Access, base: str, offset: int, only: str) -> str:
+        found = (base, offset, only)
         if found not in self._loaded:
-            where = self.emit.pointer(self.pointers[key], offset, dtype)
+            where = self.emit.pointer(base, offset, access.dtype)
             if only:
                 where = self.unless(only, where)
-            self._loaded[found] = self.emit.load(where, dtype)
+            self._loaded[found] = self.emit.load(where, access.dtype)
         return self._loaded[found]
 
     def unless(self, only: str, where: str) -> str:
@@ -423,52 +377,43 @@ class Values:
         self.uses_nothing = True
         return self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {self.nothing}")
 
-    def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
-        where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
-        aligned = math.gcd(self.accesses[load.key()].aligned, offset)
+    def _contiguous(self, access: Access, base: str, offset: int, lanes: int, guard: Guard) -> str:
+        where = self.emit.pointer(base, offset, access.dtype)
         if guard == WHOLE:
-            return self.emit.load(where, load.dtype, lanes, aligned)
-        wide, mask = kind(load.dtype, lanes), self._mask(guard, lanes)
-        name = f"llvm.masked.load.{suffix(load.dtype, lanes)}.p0"
-        size = llvm.SIZES[load.dtype]
-        typed = f"ptr {where}, i32 {size}, {kind('bool', lanes)} {mask}, {wide} zeroinitializer"
-        return self.emit.value("x", f"call {wide} @{name}({typed})")
+            return self.emit.load(where, access.dtype, lanes, math.gcd(access.aligned, offset))
+        return self.emit.load_masked(where, access.dtype, lanes, self._mask(guard, lanes))
 
-    def _turned(self, load: Load, offset: int, along: int, piece: Piece) -> str:
+    def _turned(self, access: Access, base: str, offset: int, piece: Piece) -> str:
         """Of a square that is contiguous along another axis of the tile, the column; "" if none."""
         if not self.certain:  # other pieces may read what is not there
             return ""
-        strides, lanes = self.accesses[load.key()].strides, piece.lanes
+        strides, lanes = access.strides, piece.lanes
         outer = [axis.name for axis in self.stage.axes if axis.name != self.vector]
         for axis, at in zip(outer, piece.point, strict=True):
             begin = at // lanes * lanes
             if strides.get(axis) != 1 or begin + lanes > self.ranges[axis].extent:
                 continue
             first = offset - (at - begin)
-            found = ("turned", self.pointers[load.key()], first, lanes)
+            found = ("turned", base, first, strides[self.vector], lanes)
             if (*found, at - begin) not in self._loaded:
-                rows = [
-                    self._contiguous(load, first + lane * along, lanes, Guard())
-                    for lane in range(lanes)
-                ]
-                columns = self.emit.transpose(rows, load.dtype, lanes)
+                starts = [first + lane * strides[self.vector] for lane in range(lanes)]
+                rows = [self._contiguous(access, base, start, lanes, WHOLE) for start in starts]
+                columns = self.emit.transpose(rows, access.dtype, lanes)
                 self._loaded |= {(*found, n): column for n, column in enumerate(columns)}
             return self._loaded[*found, at - begin]
         return ""
 
-    def _gather(self, load: Load, offset: int, along: int, piece: Piece, guard: Guard) -> str:
-        wide, lanes = kind(load.dtype, piece.lanes), piece.lanes
+    def _gather(self, access: Access, base: str, offset: int, piece: Piece, guard: Guard) -> str:
+        emit, dtype, lanes = self.emit, access.dtype, piece.lanes
+        along = access.strides[self.vector]
         if along == 2 and guard == WHOLE:
             # Two overlapping reads, so that nothing behind the last element is touched.
-            where = [
-                self.emit.pointer(self.pointers[load.key()], offset + a, load.dtype)
-                for a in (0, lanes - 1)
-            ]
-            low, high = (self.emit.load(one, load.dtype, lanes) for one in where)
+            where = [emit.pointer(base, offset + a, dtype) for a in (0, lanes - 1)]
+            low, high = (emit.load(one, dtype, lanes) for one in where)
             half = lanes // 2
             order = [2 * n for n in range(half)] + [lanes + 2 * n + 1 for n in range(half)]
-            return self.emit.shuffle(low, high, order, load.dtype, lanes)
-        made, constant_mask = constant(0, load.dtype, lanes), guard.mask.startswith("<")
+            return emit.shuffle(low, high, order, dtype, lanes)
+        made, constant_mask = constant(0, dtype, lanes), guard.mask.startswith("<")
         on = [part.strip().endswith("true") for part in guard.mask.strip("<>").split(",")]
         for lane in range(lanes):
             only = guard.every
@@ -476,14 +421,9 @@ class Values:
                 if not on[lane]:
                     continue
             elif guard.mask:
-                mask = f"{kind('bool', lanes)} {guard.mask}"
-                only = self._both(
-                    only, self.emit.value("c", f"extractelement {mask}, i32 {lane}"), 1
-                )
-            one = self._scalar(load, offset + lane * along, only)
-            made = self.emit.value(
-                "g", f"insertelement {wide} {made}, {kind(load.dtype)} {one}, i32 {lane}"
-            )
+                only = self._both(only, emit.part(guard.mask, lane, 1, "bool", lanes), 1)
+            one = f"{kind(dtype)} {self._scalar(access, base, offset + lane * along, only)}"
+            made = emit.value("g", f"insertelement {kind(dtype, lanes)} {made}, {one}, i32 {lane}")
         return made
 
 

@@ -107,3 +107,12 @@ def test_halves_by_integers_are_exact():
         narrow = te.compute("C", (("i", x.size),), lambda i: functions.to_half(b[i]))
         got = evaluate(narrow, x, schedule=Schedule((("i", 32),), 16))
         np.testing.assert_array_equal(got, x.astype(np.float16))
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 8])
+def test_a_tensor_is_read_in_two_directions_at_once(lanes):
+    a = te.placeholder("A", (8, 8))
+    turned = te.compute("C", [("i", 8), ("j", 8)], lambda i, j: a[i, j] - a[j, i] * 2.0 + a[i, 0])
+    x = np.arange(64, dtype=np.float32).reshape(8, 8)
+    got = evaluate(turned, x, schedule=Schedule((), lanes))
+    assert (got == x - 2 * x.T + x[:, :1]).all()

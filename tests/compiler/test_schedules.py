@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import evaluate, run
 from tunefarm_compiler import Schedule, build, defaults, targets, te, workload
+from tunefarm_compiler.additions import cache
 from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch
-from tunefarm_compiler.stages import cache, inputs, plan
+from tunefarm_compiler.stages import inputs, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_proto.errors import InvalidScheduleError
 

@@ -8,8 +8,9 @@ apart for each block. Outside of a window or of the tensor zeros are written and
 from dataclasses import dataclass
 from functools import cached_property
 
-from tunefarm_compiler.emit import SIZES, Emitter, Value
+from tunefarm_compiler.emit import SIZES, Value
 from tunefarm_compiler.gpu import instructions as ptx
+from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.products import Factor, Flat
 from tunefarm_compiler.gpu.shared import PIECE, Spot, Tile
 
@@ -58,7 +59,7 @@ class Copies:
     """Of one factor, by `threads` of which the running one is `thread`."""
 
     def __init__(
-        self, emit: Emitter, factor: Factor, region: Region, form: Form, threads: int
+        self, emit: GpuEmitter, factor: Factor, region: Region, form: Form, threads: int
     ) -> None:
         self.emit, self.factor, self.region = emit, factor, region
         self.threads, self.form = threads, form
@@ -349,7 +350,7 @@ class Copies:
         return found, 4
 
 
-def widened(emit: Emitter, word: str, bit: int, dtype: str) -> str:
+def widened(emit: GpuEmitter, word: str, bit: int, dtype: str) -> str:
     """The narrow number from that bit of a word on, as a float's or an integer's word."""
     if dtype == "bfloat16":
         if bit:

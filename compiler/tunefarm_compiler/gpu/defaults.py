@@ -5,13 +5,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from tunefarm_compiler.additions import copied, parts
 from tunefarm_compiler.binding import MOST_THREADS, WARP, Gpu
-from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import Shape, kept
 from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.gpu import contracts
 from tunefarm_compiler.gpu.divide import power
-from tunefarm_compiler.parts import parts
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.additions import identity
 from tunefarm_compiler.binding import Gpu
-from tunefarm_compiler.parts import identity
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, collected
 from tunefarm_compiler.te import (

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
+from tunefarm_compiler.additions import copied, parts
 from tunefarm_compiler.binding import Gpu
-from tunefarm_compiler.copied import copied
 from tunefarm_compiler.defaults import kept
 from tunefarm_compiler.gpu.checks import check
 from tunefarm_compiler.gpu.defaults import Bound, width
-from tunefarm_compiler.parts import parts
 from tunefarm_compiler.schedule import Attach, Schedule
 from tunefarm_compiler.stages import Stage, inputs, plan
 from tunefarm_compiler.suit import suited

@@ -38,6 +38,23 @@ class GpuEmitter(Emitter):
         multiple = self.multiple(left) * abs(factor)
         return self._known(super().multiply(left, factor), multiple)
 
+    def xor(self, left: Value, right: Value) -> Value:
+        """The bits of one but not of both, folded where both are known."""
+        if isinstance(left, int) and isinstance(right, int):
+            return left ^ right
+        if 0 in (left, right):
+            return right if left == 0 else left
+        return self.value("i", f"xor {self.index} {left}, {right}")
+
+    def divide(self, value: Value, by: int) -> tuple[Value, Value]:
+        """Quotient and remainder of an index that is not negative, folded where known."""
+        if isinstance(value, int):
+            return divmod(value, by)
+        if by == 1:
+            return value, 0
+        quotient = self.value("i", f"udiv {self.index} {value}, {by}")
+        return quotient, self.value("i", f"urem {self.index} {value}, {by}")
+
     def extreme(self, op: str, left: Value, right: Value) -> Value:
         """The larger or smaller of two."""
         multiple = math.gcd(self.multiple(left), self.multiple(right))
@@ -81,11 +98,6 @@ class GpuEmitter(Emitter):
         yield
         self.line(f"br label %{after}")
         self.begin(after)
-
-    def begin(self, label: str) -> None:
-        """A new block of code."""
-        self.lines.append(f"{label}:")
-        self._block = label
 
     def barrier(self) -> None:
         """All threads of the block come here before one goes on."""

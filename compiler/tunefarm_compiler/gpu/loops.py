@@ -22,13 +22,14 @@ from tunefarm_compiler.gpu.divide import Division, divide, power
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.kernels import GpuCode, GpuLaunch
 from tunefarm_compiler.gpu.tile import Crew, Team, ThreadTile
-from tunefarm_compiler.lower import Lowering, Nest, Place, standing
+from tunefarm_compiler.lower import Lowering, Place
 from tunefarm_compiler.regions import Region, Side, placed
-from tunefarm_compiler.schedule import Attach, Schedule
+from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, inputs
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Tensor
+from tunefarm_compiler.tile import Nest
 
 ALIGNED = 16  # bytes that every array begins at a multiple of
 
@@ -59,11 +60,10 @@ class Kernel(Lowering):
     def __init__(
         self, symbol: str, stages: list[Stage], schedule: Schedule, spec: TargetSpec, threads: int
     ) -> None:
-        *before, self.stage = stages
-        self._start(before, schedule, spec, GpuEmitter())
+        self._start(stages, schedule, spec, GpuEmitter())
         self.emit: GpuEmitter
         self.symbol = symbol
-        made = {stage.tensor.name for stage in before}
+        made = {stage.tensor.name for stage in self.before}
         read = {
             load.tensor.name: load.tensor
             for stage in stages
@@ -130,10 +130,6 @@ class Kernel(Lowering):
             nest, stage=made.stage, schedule=made.schedule, binds=binds, digits=digits, crew=crew
         )
         return entered, replace(place, ranges=ranges, accesses=self._accesses(made.stage))
-
-    def _accesses(self, stage: Stage) -> dict[object, Access]:
-        """Of all that is there by now."""
-        return {load.key(): self._access(load) for load in self._given(stage)}
 
     def _digits(
         self, number: str, counts: list[int], binds: Sequence[str], bind: str, all_: bool
@@ -256,22 +252,18 @@ class Kernel(Lowering):
         # A sum along the vectors is cut where a condition changes.
         cut = any(vector in dict(test.terms) for test in stage.tests) and vector in summed
 
-        def there(access: Access, ranges: Ranges) -> Access:
-            base = standing(emit, access, ranges)
+        def there(access: Access) -> Access:
+            base = access.standing(emit, place.ranges)
             steps = [s for axis, s in access.strides.items() if axis != vector or cut]
             return replace(access, base=base, aligned=math.gcd(emit.multiple(base), *steps))
 
-        accesses: dict[object, Access] = {
-            key: there(access, place.ranges) for key, access in place.accesses.items()
-        }
+        accesses = {key: there(access) for key, access in place.accesses.items()}
         kept = tuple(loop for loop in nest.schedule.loops if loop[0] in stage.extents)
         nothing = f"addrspacecast (ptr addrspace(1) @{self.symbol}_nothing to ptr)"
         tile = ThreadTile(
             emit,
-            stage,
-            replace(nest.schedule, loops=kept),
+            replace(nest, schedule=replace(nest.schedule, loops=kept), output=there(nest.output)),
             accesses,
-            there(nest.output, place.ranges),
             self.spec,
             nest.crew,
             self._memory,
@@ -289,10 +281,10 @@ class Kernel(Lowering):
         base = f"ptr addrspacecast (ptr addrspace(3) @{self.symbol}_shared to ptr)"
         return self.emit.begins(self.emit.value("p", f"getelementptr i8, {base}, i32 {begin}"))
 
-    def _fill(self, stage: Stage, attach: Attach, box: list[Side], ranges: Ranges) -> None:
+    def _fill(self, stage: Stage, box: list[Side], ranges: Ranges) -> None:
         if self._again:
             self.emit.barrier()
-        super()._fill(stage, attach, box, ranges)
+        super()._fill(stage, box, ranges)
         self.emit.barrier()
 
     def _scratch(

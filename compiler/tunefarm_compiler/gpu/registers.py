@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from tunefarm_compiler.contract import WARP, Contract
-from tunefarm_compiler.emit import Emitter, Value, kind
+from tunefarm_compiler.emit import Value, kind
 from tunefarm_compiler.gpu import instructions as ptx
+from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.shared import PIECE, Spot, Tile
 
 
@@ -30,7 +31,7 @@ class Unit(ABC):
     run: int  # sums in a row whose columns follow each other
 
     def __init__(
-        self, emit: Emitter, contract: Contract, sides: tuple[Operand, Operand], total: str
+        self, emit: GpuEmitter, contract: Contract, sides: tuple[Operand, Operand], total: str
     ) -> None:
         self.emit, self.contract, self.sides, self.total = emit, contract, sides, total
         self.first = (Value, Value)
@@ -68,7 +69,7 @@ class Fma(Unit):
     depth = 1
 
     def __init__(
-        self, emit: Emitter, contract: Contract, sides: tuple[Operand, Operand], total: str
+        self, emit: GpuEmitter, contract: Contract, sides: tuple[Operand, Operand], total: str
     ) -> None:
         super().__init__(emit, contract, sides, total)
         self._counts = [
@@ -141,7 +142,7 @@ class Mma(Unit):
     """Squares of 16 by 8 sums, dealt out to the lanes as tensor cores have it."""
 
     def __init__(
-        self, emit: Emitter, contract: Contract, sides: tuple[Operand, Operand], total: str,
+        self, emit: GpuEmitter, contract: Contract, sides: tuple[Operand, Operand], total: str,
         *, form: str, size: int, old: bool,
     ) -> None:  # fmt: skip
         super().__init__(emit, contract, sides, total)

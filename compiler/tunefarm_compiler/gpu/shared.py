@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from tunefarm_compiler.emit import Emitter, Value
+from tunefarm_compiler.emit import Value
+from tunefarm_compiler.gpu.emitter import GpuEmitter
 
 PIECE = 16  # bytes
 BANKS = 128  # bytes that all banks give at once
@@ -30,7 +31,7 @@ class Tile:
     parts of so many bytes, and the first parts of all lines lie before the second ones.
     """
 
-    emit: Emitter
+    emit: GpuEmitter
     start: Value
     lines: int
     width: int

@@ -9,11 +9,8 @@ from tunefarm_compiler.binding import WARP
 from tunefarm_compiler.emit import SIZES, Value, kind
 from tunefarm_compiler.gpu.emitter import GpuEmitter
 from tunefarm_compiler.gpu.values import GpuValues
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Reduce
-from tunefarm_compiler.tile import Tile
+from tunefarm_compiler.tile import Nest, Tile
 
 
 @dataclass(frozen=True)
@@ -49,20 +46,18 @@ class ThreadTile(Tile):
     def __init__(  # noqa: PLR0917
         self,
         emit: GpuEmitter,
-        stage: Stage,
-        schedule: Schedule,
+        nest: Nest,
         accesses: Mapping[object, Access],
-        output: Access,
         spec: TargetSpec,
         crew: Crew,
         shared: Callable[[int], str],
         nothing: str,
     ) -> None:
-        super().__init__(emit, stage, schedule, accesses, output, spec)
+        super().__init__(emit, nest, accesses, spec)
         self.emit: GpuEmitter = emit
         if self.across:
-            steps = stage.extents[self.values.vector] // schedule.lanes
-            self.chains = max(1, min(schedule.unroll, steps))
+            steps = self.stage.extents[self.values.vector] // self.schedule.lanes
+            self.chains = max(1, min(self.schedule.unroll, steps))
             self.outward = True
         self.crew = crew
         self._shared = shared
@@ -74,53 +69,49 @@ class ThreadTile(Tile):
         with self.emit.when(self.crew.stores) if self.crew.stores else nullcontext():
             return super()._finish(tile, last)
 
-    def _run_reduce(self, reduce: Reduce, tile: list[Piece], first: Value) -> None:
-        super()._run_reduce(reduce, tile, first)
+    def _run_reduce(self, tile: list[Piece], first: Value) -> None:
+        super()._run_reduce(tile, first)
         if not self.crew.teams:
             return
         totals = self.values.totals
-        lanes = [lane for piece in tile for lane in self._lanes(totals[piece], piece, reduce)]
+        lanes = [lane for piece in tile for lane in self._lanes(totals[piece], piece)]
         for team in self.crew.teams:
-            lanes = self._together(reduce, lanes, team)
+            lanes = self._together(lanes, team)
         for piece in tile:
             mine, lanes = lanes[: piece.lanes], lanes[piece.lanes :]
-            totals[piece] = self._vector(mine, reduce.dtype)
+            totals[piece] = self._vector(mine)
 
-    def _lanes(self, value: str, piece: Piece, reduce: Reduce) -> list[str]:
-        if piece.lanes == 1:
-            return [value]
-        wide = kind(reduce.dtype, piece.lanes)
-        return [
-            self.emit.value("e", f"extractelement {wide} {value}, i32 {lane}")
-            for lane in range(piece.lanes)
-        ]
+    def _lanes(self, value: str, piece: Piece) -> list[str]:
+        dtype, lanes = self.reduce.dtype, piece.lanes
+        return [self.emit.part(value, lane, 1, dtype, lanes) for lane in range(lanes)]
 
-    def _vector(self, lanes: list[str], dtype: str) -> str:
+    def _vector(self, lanes: list[str]) -> str:
         if len(lanes) == 1:
             return lanes[0]
-        made, wide = "poison", kind(dtype, len(lanes))
+        dtype, made = self.reduce.dtype, "poison"
+        wide = kind(dtype, len(lanes))
         for number, lane in enumerate(lanes):
             one = f"{kind(dtype)} {lane}, i32 {number}"
             made = self.emit.value("e", f"insertelement {wide} {made}, {one}")
         return made
 
-    def _together(self, reduce: Reduce, values: list[str], team: Team) -> list[str]:
+    def _together(self, values: list[str], team: Team) -> list[str]:
         """The totals of a team, which each of its threads then has."""
         distance, left = team.step, team.count
         while left > 1 and distance < WARP:
-            values = [self._exchange(reduce, value, distance) for value in values]
+            values = [self._exchange(value, distance) for value in values]
             distance, left = 2 * distance, left // 2
-        return self._by_memory(reduce, values, team, left) if left > 1 else values
+        return self._by_memory(values, team, left) if left > 1 else values
 
-    def _exchange(self, reduce: Reduce, value: str, distance: int) -> str:
-        dtype = reduce.dtype
+    def _exchange(self, value: str, distance: int) -> str:
+        dtype = self.reduce.dtype
         word = value
         if kind(dtype) != "i32":
             word = self._as_word(value, dtype)
         other = self.emit.exchanged(word, distance)
         if kind(dtype) != "i32":
             other = self._from_word(other, dtype)
-        return self._combine(reduce, value, other, 1)
+        return self._combine(value, other, 1)
 
     def _as_word(self, value: str, dtype: str) -> str:
         bits = 8 * SIZES[dtype]
@@ -136,9 +127,9 @@ class ThreadTile(Tile):
             return word
         return self.emit.value("w", f"bitcast i{bits} {word} to {kind(dtype)}")
 
-    def _by_memory(self, reduce: Reduce, values: list[str], team: Team, left: int) -> list[str]:
+    def _by_memory(self, values: list[str], team: Team, left: int) -> list[str]:
         """Parts of `left` groups of threads, through shared memory."""
-        emit, dtype, total = self.emit, reduce.dtype, self.crew.total
+        emit, dtype, total = self.emit, self.reduce.dtype, self.crew.total
         size = SIZES[dtype]
         # One number of each thread's: what differs only within a warp is the same.
         base = self._shared(len(values) * total * size)
@@ -160,7 +151,7 @@ class ThreadTile(Tile):
             ]
             while len(parts) > 1:
                 pairs = zip(parts[::2], parts[1::2], strict=True)
-                parts = [self._combine(reduce, a, b, 1) for a, b in pairs]
+                parts = [self._combine(a, b, 1) for a, b in pairs]
             found += parts
         return found
 

@@ -2,10 +2,10 @@
 
 import math
 
-from tunefarm_compiler.access import Guard
+from tunefarm_compiler.access import Access, Guard
 from tunefarm_compiler.emit import kind
 from tunefarm_compiler.functions import Function
-from tunefarm_compiler.te import FLOATS, Expr, Load, Unary
+from tunefarm_compiler.te import FLOATS, Expr, Unary
 from tunefarm_compiler.values import Values
 
 EXP2 = "llvm.nvvm.ex2.approx.ftz.f32"
@@ -42,13 +42,11 @@ class GpuValues(Values):
         made = self.emit.value("x", f"fptrunc {kind(before, lanes)} {value} to {narrow}")
         return self.emit.value("x", f"bitcast {narrow} {made} to {kind(after, lanes)}")
 
-    def _contiguous(self, load: Load, offset: int, lanes: int, guard: Guard) -> str:
+    def _contiguous(self, access: Access, base: str, offset: int, lanes: int, guard: Guard) -> str:
         if not guard.every or guard.mask:
-            return super()._contiguous(load, offset, lanes, guard)
-        access = self.accesses[load.key()]
-        where = self.emit.pointer(self.pointers[load.key()], offset, load.dtype)
-        aligned = math.gcd(access.aligned, offset)
-        return self.emit.load(self.unless(guard.every, where), load.dtype, lanes, aligned)
+            return super()._contiguous(access, base, offset, lanes, guard)
+        where = self.unless(guard.every, self.emit.pointer(base, offset, access.dtype))
+        return self.emit.load(where, access.dtype, lanes, math.gcd(access.aligned, offset))
 
     def _each(self, value: str, lanes: int) -> str:
         """2 to the x of each lane: there is no such instruction for vectors."""
@@ -56,7 +54,7 @@ class GpuValues(Values):
             return self.emit.value("x", f"call float @{EXP2}(float {value})")
         wide, made = kind("float32", lanes), "poison"
         for lane in range(lanes):
-            one = self.emit.value("e", f"extractelement {wide} {value}, i32 {lane}")
+            one = self.emit.part(value, lane, 1, "float32", lanes)
             one = self.emit.value("x", f"call float @{EXP2}(float {one})")
             made = self.emit.value("e", f"insertelement {wide} {made}, float {one}, i32 {lane}")
         return made

@@ -1,6 +1,7 @@
-"""Sums in two steps: parts of a sum as a stage of its own, for schedules that compute them apart.
+"""Stages that an expression does not have, made for schedules that keep them.
 
-`C.parts64` holds 64 parts of each sum of C, of the longest of the axes that it is taken over.
+`C.cache` holds the sums of the output C, `C.parts64` 64 parts of each of them, of the longest of
+the axes that they are taken over; `A.shared` is a copy of the input A, for shared memory.
 """
 
 import re
@@ -21,6 +22,7 @@ from tunefarm_compiler.te import (
 )
 
 PART = "part"
+SHARED = ".shared"  # what the copy of an input is called, after the input's own name
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
 
@@ -28,6 +30,28 @@ _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int
 def identity(op: str, dtype: str) -> float:
     """What changes nothing in a reduction."""
     return _LIMITS.get(op, {}).get(dtype, IDENTITY[op])
+
+
+def cache(output: Tensor) -> str:
+    """Name of the stage that holds the output's reduction, for a schedule that gives it scratch."""
+    return f"{output.name}.cache"
+
+
+def cached(output: Tensor, kept: Collection[str]) -> Tensor:
+    """The output as a function of that stage, where it is kept."""
+    if cache(output) not in kept or output.compute is None:
+        return output
+    axes, found = output.compute.axes, list[Tensor]()
+
+    def leaf(expr: Expr) -> Expr | None:
+        if not isinstance(expr, Reduce):
+            return None
+        shape = tuple(axis.extent for axis in axes)
+        found.append(Tensor(cache(output), shape, expr.dtype, Compute(axes, expr)))
+        return found[0][axes]
+
+    body = rewrite(output.compute.body, leaf, {})
+    return replace(output, compute=Compute(axes, body)) if len(found) == 1 else output
 
 
 def parts(output: Tensor, count: int) -> str:
@@ -77,3 +101,22 @@ def _tensor(name: str, axes: tuple[Axis, ...], reduce: Reduce, count: int) -> Te
     every = (*axes, part)
     shape = tuple(axis.extent for axis in every)
     return Tensor(name, shape, reduce.dtype, Compute(every, Reduce(reduce.op, body, over)))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """The stage that holds a copy of an input, along axes d0, d1, ... of it."""
+    axes = tuple(Axis(f"d{n}", extent) for n, extent in enumerate(tensor.shape))
+    return Tensor(tensor.name + SHARED, tensor.shape, tensor.dtype, Compute(axes, tensor[axes]))
+
+
+def from_copies(tensor: Tensor, body: Expr, kept: Collection[str]) -> Expr:
+    """The body of a tensor with inputs read from their copies, where these are kept."""
+    if tensor.name.endswith(SHARED) or not any(name.endswith(SHARED) for name in kept):
+        return body
+
+    def leaf(expr: Expr) -> Expr | None:
+        if isinstance(expr, Load) and expr.tensor.name + SHARED in kept:
+            return Load(copied(expr.tensor), expr.indices) if not expr.tensor.compute else None
+        return None
+
+    return rewrite(body, leaf, {})
