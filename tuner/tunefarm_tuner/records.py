@@ -5,16 +5,18 @@ beside them is for questions (`SELECT schedule, median_s FROM trials WHERE ...`)
 with the lines whenever the file is opened.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_origin, get_type_hints
 
 from tunefarm.timing import format_seconds
 from tunefarm_proto.errors import InvalidRequestError
@@ -107,28 +109,55 @@ class Record:
         return self.error or format_seconds(self.median_s)
 
 
-_NAMES = frozenset(one.name for one in fields(Record))
+# The types of the fields, without what is in lists; a whole number is a number too.
+_TYPES: dict[str, tuple[type, ...]] = {
+    name: (int, float) if hint is float else (get_origin(hint) or hint,)
+    for name, hint in get_type_hints(Record).items()
+}
+_TORN = re.compile(r'\{("(?P<name>\w*)(?P<rest>".*)?)?')
+_HINT = "name another file by --records"
 
 
 def read(path: Path) -> Iterator[Record]:
     """The records of a file, none where there is no file.
 
-    A last line without its end, as a killed run leaves it, is passed over.
+    A last line that a killed run cut short is passed over.
     Raises: InvalidRequestError for any other line that is no record.
     """
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
+    *lines, tail = path.read_bytes().split(b"\n")
+    if tail and not _torn(tail):
+        lines.append(tail)
+    for number, line in enumerate(lines, 1):
         yield _parsed(line, f"{path}:{number}")
 
 
-def _parsed(line: str, where: str) -> Record:
+def _parsed(line: bytes, where: str) -> Record:
     try:
-        return Record(**{k: v for k, v in json.loads(line).items() if k in _NAMES})
-    except (ValueError, TypeError, AttributeError):
-        raise InvalidRequestError(
-            f"{where} is not a tuning record", "name another file by --records"
-        ) from None
+        given = {k: v for k, v in json.loads(line).items() if k in _TYPES}
+        for name, value in given.items():
+            if not isinstance(value, _TYPES[name]):
+                raise TypeError(name)
+        record = Record(**given)
+        if not all(isinstance(one, int | float) for one in record.samples_s):
+            raise TypeError("samples_s")
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise InvalidRequestError(f"{where} is not a tuning record", _HINT) from None
+    return record
+
+
+def _torn(tail: bytes) -> bool:
+    """Whether a line is the beginning of a record, and no more."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(tail)
+        return False
+    found = _TORN.fullmatch(tail.decode(errors="replace"))
+    if found is None or not found["name"]:
+        return found is not None
+    if found["rest"]:
+        return found["name"] in _TYPES
+    return any(name.startswith(found["name"]) for name in _TYPES)
 
 
 def append(path: Path, record: Record) -> None:
@@ -151,7 +180,6 @@ class RecordFile:
         try:
             self._lock()
             self._mend()
-            self.records = list(read(path))
             self._table = Table(path.with_name(path.name + ".sqlite"))
             self._table.catch_up(self.records)
         except BaseException:
@@ -167,9 +195,16 @@ class RecordFile:
             ) from None
 
     def _mend(self) -> None:
+        """Cut off a record that was not written to its end; what is no record stays as it is."""
+        self.records = list(read(self.path))
         data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.ftruncate(self._file, data.rfind(b"\n") + 1)
+        whole = data.rfind(b"\n") + 1
+        if whole == len(data):
+            return
+        if _torn(data[whole:]):
+            os.ftruncate(self._file, whole)
+        else:  # all but its end is there
+            os.write(self._file, b"\n")
 
     def add(self, records: Iterable[Record]) -> None:
         """Append them, in order: they are in the file when this returns."""
