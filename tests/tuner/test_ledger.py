@@ -134,6 +134,17 @@ def test_a_strategy_that_finds_nothing_more_ends_its_task():
     assert ledger.over
 
 
+def test_a_strategy_that_says_the_same_for_ever_ends_its_task():
+    ledger = Ledger()
+    line = ledger.add(task(), Listed(["a"] * 1000), 5, [])
+    (one,) = ask(ledger, 5)
+    while not line.through:
+        assert ask(ledger, 1) == []
+    assert len(line.strategy.left) > 800
+    ledger.done(one, record_of(one))
+    assert ledger.over
+
+
 def test_tasks_take_turns_on_a_device():
     ledger = Ledger()
     for name in ("w1", "w2"):

@@ -145,3 +145,5 @@ def test_experience_and_the_database_take_what_worked():
     assert [one.cost_s for one in known] == [1.0, float("inf")]
     assert [one.seconds for one in entries_of([screened, final, bad, custom, emulated])] == [1.2]
     assert [one.seconds for one in entries_of([screened])] == [1.0]
+    newer = record('{"loops":[],"lanes":4,"mode":"new"}', 0.5, features=features)
+    assert [one.seconds for one in entries_of([screened, newer])] == [1.0]

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from tunefarm_compiler import workload
+from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.errors import UnknownWorkloadError
+from tunefarm_proto.errors import InvalidScheduleError, UnknownWorkloadError
 
 from tunefarm_tuner.database import Entry, replace
 from tunefarm_tuner.records import Record
@@ -37,6 +38,15 @@ def experience_of(records: Iterable[Record]) -> list[Experience]:
     return found
 
 
+def readable(record: Record) -> bool:
+    """Whether its schedule is one of this version's."""
+    try:
+        Schedule.from_json(record.schedule)
+    except InvalidScheduleError:
+        return False
+    return True
+
+
 def entries_of(records: Iterable[Record]) -> list[Entry]:
     """What the database may keep of them: those that worked on real processors.
 
@@ -51,6 +61,8 @@ def entries_of(records: Iterable[Record]) -> list[Entry]:
     for record in good:
         parsed = workload_of(record)
         if parsed is None or (record.task in full and record.tier != "full"):
+            continue
+        if not readable(record):  # of a newer version, say
             continue
         entry = Entry.of(parsed, spec_of(record), record.schedule, record.median_s)
         entries.append(

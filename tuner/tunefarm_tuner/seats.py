@@ -82,7 +82,7 @@ class Left:
 
 
 Work: TypeAlias = Job | Final | None
-Event: TypeAlias = Joined | Answered | Finished | Left
+Event: TypeAlias = Joined | Answered | Finished | Left | Exception
 
 
 class Seat:
@@ -156,7 +156,11 @@ class Seat:
                     self._serve(device, self._jobs)
             except errors.TunefarmError as lost:
                 error = lost
-            self._device = None
+            except Exception as fault:  # of a reference of somebody's, say: the run's to raise
+                self._post(fault)
+                return
+            finally:
+                self._device = None
             self.unreachable = isinstance(error, errors.TrackerUnreachableError)
             self._post(Left(self, error, had))
             if isinstance(error, HOPELESS + REFUSED) and not had:

@@ -13,6 +13,7 @@ from tunefarm_compiler.pool import Build, BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
+from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_proto.seeded import seeded_bytes
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
@@ -133,7 +134,12 @@ class WorkloadTask(Task):
         self.parsed = parsed
 
     def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
-        return pool.submit(self.workload, self.spec, Schedule.from_json(candidate))
+        try:
+            return pool.submit(self.workload, self.spec, Schedule.from_json(candidate))
+        except InvalidScheduleError as error:  # a strategy of somebody's
+            build = Build()
+            build.set_exception(error)
+            return build
 
     def reference(self, inputs: list[Array]) -> list[Array]:
         return self.parsed.reference(inputs)

@@ -48,27 +48,15 @@ from tunefarm_tuner.search import Task as Scheduled
 from tunefarm_tuner.search import strategy as strategy_of
 from tunefarm_tuner.seats import Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
+from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, once, there
 
 DEFAULT_STRATEGY = "model"
 THINKING = ("model", "evolution")  # strategies that get a process of their own
 SCHEDULERS = {"gradient": TaskScheduler, "round-robin": RoundRobin}
 ANY = 1 << 40
+MOST_TRIALS = 1 << 24
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A workload to be tuned, `weight` times as important as one of weight 1."""
-
-    workload: str
-    weight: float = 1.0
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return self.workload
-
-
-Wanted: TypeAlias = str | Tuned | Custom
 # Of a space, a seed and what other searches know.
 MakeStrategy: TypeAlias = Callable[[Space, int, WarmStart], Strategy]
 
@@ -126,15 +114,21 @@ def tune(
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
     trials done and each record, `on_progress` of the whole, about twice a second.
 
-    Raises: InvalidRequestError, UnknownWorkloadError, UnknownKeyError, TrackerUnreachableError and
-    what else `request_device` raises; never an error of a candidate.
+    Raises: InvalidRequestError, UnknownWorkloadError, UnknownKeyError, TrackerUnreachableError,
+    OSError for a file that cannot be read, and what else `request_device` raises; never an error
+    of a candidate.
     """
-    keys = _keys(devices)
+    keys = keys_of(devices)
     listed = [tasks] if isinstance(tasks, str | Tuned | Custom) else list(tasks)
-    wanted = [Tuned(one) if isinstance(one, str) else one for one in listed]
-    if trials < 1 or not keys or not wanted:
+    wanted = once([Tuned(one) if isinstance(one, str) else one for one in listed])
+    if not 1 <= trials <= MOST_TRIALS or not keys or not wanted:
         raise errors.InvalidRequestError(
-            f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys", "give 1 or more"
+            f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys",
+            f"give 1 or more, and at most {MOST_TRIALS} trials",
+        )
+    if seed < 0 or seed >= 1 << 63 or (workers is not None and workers < 1):
+        raise errors.InvalidRequestError(
+            f"seed {seed}, {workers} workers", "a seed is 0 or more, workers are 1 or more"
         )
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise errors.InvalidRequestError(
@@ -145,9 +139,9 @@ def tune(
             f"no scheduler {scheduler!r} with patience {patience}",
             f"known are {', '.join(SCHEDULERS)}; a patience is 0 or more",
         )
-    for one in wanted:
-        if isinstance(one, Tuned):
-            workload.parse(one.workload)
+    known = [one for other in transfer for one in experience_of(read(there(other)))]
+    if best is not None:
+        Database.read(best)  # what is wrong with it is said now, not at the end
     asked = Asked(tracker, priority, timeout, wait_for_key, where)
     wish = Wish(
         screen=screen or Screen(),
@@ -167,26 +161,11 @@ def tune(
             proposer.start()
         run = Run(file, pool, proposer, plan, wish=wish, asked=asked)
         run.on_record, run.on_progress = on_record, on_progress
-        for other in transfer:
-            run.known += experience_of(read(Path(other)))
+        run.known += known
         result = run.go()
         if best is not None:
-            entries = Database.read(best)
-            if entries.merge(entries_of(file.records)):
-                entries.write(best)
+            Database.put(best, entries_of(file.records))
         return result
-
-
-def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
-    if isinstance(devices, str):
-        return {devices: 1}
-    keys = dict(devices) if isinstance(devices, Mapping) else dict(Counter(devices))
-    for key, count in keys.items():
-        if not key or count < 1:
-            raise errors.InvalidRequestError(
-                f"{count} devices of key {key!r}", 'name keys, as in {"rasp4b": 3}'
-            )
-    return keys
 
 
 @dataclass(frozen=True)
@@ -476,3 +455,6 @@ def _median(one: Finalist) -> float:
     samples = sorted(one.timing.samples_s) if one.timing is not None else []
     middle = len(samples) // 2
     return (samples[middle] + samples[-1 - middle]) / 2 if samples else float("inf")
+
+
+__all__ = ["Asked", "MakeStrategy", "Tuned", "Wanted", "tune"]

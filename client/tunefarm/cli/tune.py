@@ -10,6 +10,7 @@ from tunefarm_proto.exits import Exit
 
 from tunefarm.cli.links import page_of, show
 from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
+from tunefarm.cli.parsing import whole
 from tunefarm.timing import format_seconds
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_request(parser, several=True)
     parser.add_argument(
-        "--trials", type=int, default=64, help="candidates of each workload (default 64)"
+        "--trials", type=whole(1), default=64, help="candidates of each workload (default 64)"
     )
     parser.add_argument(
         "--records", type=Path, required=True, metavar="FILE", help="JSON lines; goes on from there"
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="end a workload after so many trials without gain (default 0: never)",
@@ -57,8 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", type=Path, metavar="FILE", help="database of the winners (see `tunefarm best`)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of whatever is random (default 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that build")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, help="of whatever is random (default 0)"
+    )
+    parser.add_argument("--workers", type=whole(1), metavar="N", help="processes that build")
     parser.add_argument(
         "--quick", action="store_true", help="do not time the best again by the full protocol"
     )
