@@ -31,7 +31,8 @@ class Listed:
 
 
 def task(name: tuple[str, str, str] = NAME) -> Any:
-    return SimpleNamespace(name=name, workload=name[0], key=name[1], target=name[2])
+    workload, key, target = name
+    return SimpleNamespace(name=name, workload=workload, key=key, target=target, threads=1)
 
 
 def record_of(trial: Trial, error: str = "", seconds: float = 1.0, **more: Any) -> Record:

@@ -12,10 +12,11 @@ from faulty_kernels import build_libraries, expected_error, kernels
 from tunefarm import Bundle, Tracker
 from tunefarm.cli import main
 from tunefarm.cli.processes import LocalFarm, free_port
-from tunefarm_compiler import build, workload
+from tunefarm_compiler import Schedule, build, workload
 from tunefarm_proto.errors import InvalidRequestError, UnknownKeyError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
+from tunefarm_tuner.database import Database
 from tunefarm_tuner.records import FULL, SCREEN, read
 from tunefarm_tuner.search import RandomSearch
 from tunefarm_tuner.tasks import Custom
@@ -123,7 +124,14 @@ def test_what_makes_no_sense_is_one_error(farm, tmp_path):
     for trials, keys in ((0, "pair"), (1 << 40, "pair"), (1, {}), (1, {"pair": 0})):
         with pytest.raises(InvalidRequestError):
             tune("add:n=16", keys, trials=trials, records=tmp_path / "r", tracker=farm)
-    for more in ({"seed": -1}, {"workers": -1}, {"workers": 0}, {"patience": -1}):
+    for more in (
+        {"threads": 0},
+        {"threads": 65},
+        {"seed": -1},
+        {"workers": -1},
+        {"workers": 0},
+        {"patience": -1},
+    ):
         with pytest.raises(InvalidRequestError):
             tune("add:n=16", "pair", trials=1, records=tmp_path / "r", tracker=farm, **more)
     with pytest.raises(InvalidRequestError, match="0 is no weight"):
@@ -141,6 +149,20 @@ def test_a_workload_named_twice_is_one_task_of_both_weights(farm, tmp_path):
     assert (task.weight, task.trials) == (3, 2)
     ids = [one.id for one in read(tmp_path / "r.jsonl")]
     assert len(set(ids)) == len(ids)
+
+
+def test_loops_are_dealt_out_to_threads_by_a_search_of_their_own(farm, tmp_path):
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "finals": False, "trials": 3}
+    text, best = "matmul:m=64,n=64,k=64", tmp_path / "best.jsonl"
+    tune(text, "pair", best=best, **words)
+    (task,) = tune(text, "pair", best=best, threads=2, **words).tasks
+    assert task.trials == 3 and task.best and Schedule.from_json(task.best).threads == 2
+    held = list(read(tmp_path / "r.jsonl"))
+    (again,) = tune(text, "pair", best=best, threads=2, **words).tasks
+    assert again.trials == 3 and list(read(tmp_path / "r.jsonl")) == held
+    assert {one.threads for one in held} == {1, 2} and not any(one.error for one in held)
+    assert len({one.id for one in held}) == len(held)
+    assert {one.threads for one in Database.read(best)} == {1, 2}
 
 
 def test_files_are_looked_at_before_anything_is_measured(farm, tmp_path):

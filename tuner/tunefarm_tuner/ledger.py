@@ -127,7 +127,8 @@ class Ledger:
         """A task, with the records that there are of it."""
         line = Line(task, strategy, wanted, patience)
         for record in held:
-            if record.task == task.name and record.tier == SCREEN:
+            same = record.task == task.name and record.threads == task.threads
+            if same and record.tier == SCREEN:
                 line.keep(record)
                 if line.best is record:
                     line.points.append((line.trials, record.median_s, 0.0))
@@ -176,7 +177,7 @@ class Ledger:
         line.asked -= asked
         trials = []
         for candidate in found:
-            name = trial_id(*line.task.name, candidate)
+            name = trial_id(*line.task.name, candidate, line.task.threads)
             if name not in line.records and name not in line.open:
                 line.open[name] = Trial(name, line, candidate)
                 trials.append(line.open[name])

@@ -25,9 +25,10 @@ VERSION = 2
 SCREEN, FULL = "screen", "full"
 
 
-def trial_id(workload: str, device_key: str, target: str, schedule: str) -> str:
+def trial_id(workload: str, device_key: str, target: str, schedule: str, threads: int = 1) -> str:
     """The name of a trial: the same for the same candidate of the same task, in every run."""
-    text = "\0".join((workload, device_key, target, schedule))
+    words = (workload, device_key, target, schedule, *([str(threads)] if threads > 1 else []))
+    text = "\0".join(words)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -43,6 +44,7 @@ class Record:
         tier: "screen", or "full" for the re-measurement of the best.
         abandoned: it was far slower than the best, so that its one sample is enough.
         duplicate_of: the trial whose library has the same bytes, and whose samples these are.
+        threads: how many the search dealt loops out to; 1 for searches without any.
         resources: of a GPU's kernels, see `tunefarm_tuner.resources`.
         queue_s: from built to its turn on the device; `run_s` of that turn its kernel ran.
     """
@@ -81,6 +83,7 @@ class Record:
     run_s: float = 0.0
     faults: int = 0
     seed: int = 0
+    threads: int = 1
     resources: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -92,7 +95,7 @@ class Record:
     @property
     def trial(self) -> str:
         """Its name; for records of older versions too."""
-        return self.id or trial_id(*self.task, self.schedule)
+        return self.id or trial_id(*self.task, self.schedule, self.threads)
 
     @property
     def median_s(self) -> float:

@@ -27,6 +27,7 @@ KNOWN_OUTPUTS = 32  # digests that travel with each candidate
 class Task:
     """One workload on one target and key, in a space of candidates. `target` is its name.
 
+    `threads` is how many the candidates' loops are dealt out to.
     `weight` is how much a second of it counts in the whole, as in how often a model calls it.
     Subclasses say how a candidate is built (`submit`), what the kernel takes (`signature`), what is
     right (`reference`, of inputs; `agrees`).
@@ -43,6 +44,7 @@ class Task:
         target: str,
         weight: float = 1.0,
         seed: int = 0,
+        threads: int = 1,
     ) -> None:
         self.workload = workload
         self.signature = signature
@@ -54,6 +56,7 @@ class Task:
         self.space = space
         self.weight = weight
         self.seed = seed
+        self.threads = threads
         self._answers: OrderedDict[str, bool] = OrderedDict()
         self._expected: list[Array] | None = None
         self._computing = threading.Lock()

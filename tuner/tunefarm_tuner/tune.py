@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ from tunefarm.request import Where, current_user
 from tunefarm_compiler import targets, workload
 from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.threads import MOST_THREADS
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -87,6 +89,8 @@ def tune(
     screen: Screen | None = None,
     finals: bool = True,
     workers: int | None = None,
+    executor: Executor | None = None,
+    threads: int = 1,
     tracker: str | None = None,
     priority: int = 0,
     timeout: float | None = None,
@@ -110,6 +114,9 @@ def tune(
     never). The model begins with what `records`, and the files in `transfer`, say of other shapes
     and targets. The winners go into the database `best`.
 
+    Loops are dealt out to so many `threads`: each number is a search of its own. An `executor`, a
+    cluster's say, builds the candidates in place of `workers` processes of this machine.
+
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
     trials done and each record, `on_progress` of the whole, about twice a second.
@@ -130,6 +137,8 @@ def tune(
         raise errors.InvalidRequestError(
             f"seed {seed}, {workers} workers", "a seed is 0 or more, workers are 1 or more"
         )
+    if not 1 <= threads <= MOST_THREADS:
+        raise errors.InvalidRequestError(f"{threads} threads", f"give 1 to {MOST_THREADS}")
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise errors.InvalidRequestError(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
@@ -150,11 +159,11 @@ def tune(
         run=uuid.uuid4().hex[:12],
         seed=seed,
     )
-    plan = Plan(wanted, keys, trials, strategy, scheduler, patience)
+    plan = Plan(wanted, keys, trials, strategy, scheduler, patience, threads)
     cache = default_cache()
     with (
         RecordFile(Path(records)) as file,
-        BuildPool(workers=wish.workers, cache=cache) as pool,
+        BuildPool(workers=wish.workers, cache=cache, executor=executor) as pool,
         Proposer() as proposer,
     ):
         if strategy in THINKING and any(isinstance(one, Tuned) for one in wanted):
@@ -178,6 +187,7 @@ class Plan:
     strategy: str | MakeStrategy
     scheduler: str
     patience: int
+    threads: int = 1
 
     @property
     def strategy_name(self) -> str:
@@ -282,23 +292,40 @@ class Run:
                 found = self._strategy(task.space, WarmStart())
             else:
                 parsed = workload.parse(one.workload)
-                space = ScheduleSpace(parsed, spec)
+                space = ScheduleSpace(parsed, spec, self._threads(spec))
                 task = WorkloadTask(
-                    parsed, spec, space, key=key, target=text, weight=one.weight, seed=seed
+                    parsed,
+                    spec,
+                    space,
+                    key=key,
+                    target=text,
+                    weight=one.weight,
+                    seed=seed,
+                    threads=space.threads,
                 )
                 found = self._search(task, space)
             self._add(task, found, alike=one.name.partition(":")[0])
 
+    def _threads(self, spec: targets.TargetSpec) -> int:
+        if self._plan.threads > 1 and (spec.gpu or spec.arch == "wasm32"):
+            raise errors.InvalidRequestError(
+                f"{self._plan.threads} threads, and {spec.cpu} {spec.arch} has none to deal out to",
+                "leave threads out",
+            )
+        return self._plan.threads
+
     def _search(self, task: Task, space: ScheduleSpace) -> Strategy:
         """The strategy of a workload, in the process beside this one where it thinks much."""
         # The records of its own task are told to the strategy.
-        here = (space.workload, space.spec)
-        known = [one for one in self.known if (one.workload, one.spec) != here]
+        here = (space.workload, space.spec, space.threads)
+        known = [one for one in self.known if (one.workload, one.spec, one.threads) != here]
         name, seed = self._plan.strategy, self._wish.seed
         if name not in THINKING:
             return self._strategy(space, warm_start(space, known, seed=seed))
         assert isinstance(name, str)  # noqa: S101 (one of those)
-        return self._proposer.strategy(Search(task.workload, space.spec, name, seed, known))
+        return self._proposer.strategy(
+            Search(task.workload, space.spec, name, seed, known, space.threads)
+        )
 
     def _strategy(self, space: Space, start: WarmStart) -> Strategy:
         make, seed = self._plan.strategy, self._wish.seed

@@ -63,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=whole(1), metavar="N", help="processes that build")
     parser.add_argument(
+        "--threads",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="deal loops out to so many (default 1); no more run than the device has cores",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="do not time the best again by the full protocol"
     )
     parser.add_argument(
@@ -102,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             best=arguments.best or default_path(),
             seed=arguments.seed,
             workers=arguments.workers,
+            threads=arguments.threads,
             finals=not arguments.quick,
             tracker=arguments.tracker,
             priority=arguments.priority,
