@@ -16,6 +16,7 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler import te
 from tunefarm_compiler.operators import OPERATORS, Array, Field, Operator
+from tunefarm_compiler.sound import check
 from tunefarm_compiler.stages import inputs
 
 MAX_ELEMENTS = 1 << 30
@@ -194,6 +195,8 @@ def _checked(text: str, made: Workload) -> Workload:
         output = made.output
     except ValueError as error:
         raise UnknownWorkloadError(f"{text}: {error}", "give fields that fit together") from None
+    if 0 not in output.shape:  # said below
+        check(output)
     for tensor in (*inputs(output), output):
         elements = int(np.prod([float(extent) for extent in tensor.shape]))
         if elements > MAX_ELEMENTS:

@@ -82,7 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_schedule(text: str | None) -> str | None:
     """The schedule's JSON: as given, or from a file where it starts with @."""
     if text is not None and text.startswith("@"):
-        return Path(text[1:]).read_text()
+        try:
+            return Path(text[1:]).read_text()
+        except UnicodeDecodeError:
+            raise InvalidRequestError(f"{text[1:]} is no text", "name a schedule's file") from None
     return text
 
 
