@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 from tunefarm_proto.errors import InvalidRequestError
@@ -92,6 +93,23 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(InvalidRequestError, match=r"r\.jsonl:1"):
         list(read(path))
+
+
+def test_what_is_no_plain_file_is_no_file_of_records():
+    with pytest.raises(InvalidRequestError, match="/dev/null is no plain file"):
+        RecordFile(Path("/dev/null"))
+
+
+def test_a_table_that_takes_no_more_says_so_and_the_lines_are_kept(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with RecordFile(path) as file:
+        file._table._connection.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(OSError, match=r"full.*r\.jsonl\.sqlite"):
+            for n in range(100):
+                file.add([record(str(n), 1.0, message="x" * 4000)])
+    held = list(read(path))
+    RecordFile(path).close()
+    assert len(rows(path)) == len(held) > 0
 
 
 def test_every_beginning_of_a_record_is_mended(tmp_path):

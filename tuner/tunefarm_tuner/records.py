@@ -6,12 +6,14 @@ with the lines whenever the file is opened.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import sqlite3
+import stat
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -181,6 +183,8 @@ class RecordFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise InvalidRequestError(f"{path} is no plain file", _HINT)
             self._lock()
             self._mend()
             self._table = Table(path.with_name(path.name + ".sqlite"))
@@ -210,11 +214,14 @@ class RecordFile:
             os.write(self._file, b"\n")
 
     def add(self, records: Iterable[Record]) -> None:
-        """Append them, in order: they are in the file when this returns."""
+        """Append them, in order: they are in the file when this returns. Raises: OSError."""
         new = list(records)
         lines = "".join(json.dumps(asdict(one), sort_keys=True) + "\n" for one in new).encode()
-        while lines:
-            lines = lines[os.write(self._file, lines) :]
+        try:
+            while lines:
+                lines = lines[os.write(self._file, lines) :]
+        except OSError as error:  # that knows no name
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.records += new
         self._table.add(new)
 
@@ -239,6 +246,7 @@ class Table:
     _EXTRA = ("median_s", "gflops")
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._columns = [one.name for one in fields(Record)]
         names = ", ".join(f'"{name}"' for name in (*self._columns, *self._EXTRA) if name != "id")
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -266,15 +274,18 @@ class Table:
             self.add(records)
 
     def add(self, records: list[Record]) -> None:
-        """Add rows; those of names that are there stay."""
+        """Add rows; those of names that are there stay. Raises: OSError."""
         marks = ", ".join("?" * (len(self._columns) + len(self._EXTRA)))
         names = ", ".join(f'"{name}"' for name in (*self._columns, *self._EXTRA))
-        self._connection.execute("BEGIN")
-        self._connection.executemany(
-            f"INSERT OR IGNORE INTO trials ({names}) VALUES ({marks})",  # noqa: S608
-            [self._row(one) for one in records],
-        )
-        self._connection.execute("COMMIT")
+        try:
+            self._connection.execute("BEGIN")
+            self._connection.executemany(
+                f"INSERT OR IGNORE INTO trials ({names}) VALUES ({marks})",  # noqa: S608
+                [self._row(one) for one in records],
+            )
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:  # the disk is full, say
+            raise OSError(errno.EIO, str(error), str(self._path)) from None
 
     def _row(self, record: Record) -> list[Any]:
         values = asdict(record) | {"id": record.trial}
