@@ -5,7 +5,7 @@ from dataclasses import replace
 from threading import Thread
 
 import pytest
-from tunefarm_compiler import targets, workload
+from tunefarm_compiler import Schedule, build, targets, workload
 from tunefarm_compiler.spaces import ScheduleRules, default_schedule
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_tuner.database import Database, Entry
@@ -90,6 +90,18 @@ def test_files_are_read_as_they_were_written(tmp_path):
     part = found.select(cpu=PI.cpu)
     assert len(part) == 1 and len(found.select("conv2d")) == 0
     assert Database([entry(3, 1.0)]).merge(found) == 2
+
+
+def test_a_bundle_is_built_by_the_best_known(tmp_path):
+    small = workload.parse("matmul:m=64,n=64,k=64")
+    best = schedule(7, small)
+    known = Database([Entry.of(small, ZEN4, best.to_json(), 0.1)])
+    bundle = build("matmul:m=64,n=64,k=64", [ZEN4, PI], tuned=known)
+    held = [Schedule.from_json(one.schedules["matmul"]) for one in bundle.manifest.libraries]
+    assert held == [best, default_schedule(small, PI)]
+    given = default_schedule(small, ZEN4)
+    bundle = build("matmul:m=64,n=64,k=64", ZEN4, given, tuned=known)
+    assert Schedule.from_json(bundle.manifest.schedule) == given
 
 
 def test_what_two_searches_add_at_once_is_all_kept(tmp_path):

@@ -48,7 +48,7 @@ from tunefarm_tuner.search import (
 )
 from tunefarm_tuner.search import Task as Scheduled
 from tunefarm_tuner.search import strategy as strategy_of
-from tunefarm_tuner.seats import Seat
+from tunefarm_tuner.seats import MOST_WINDOW, Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
 from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, once, there
 
@@ -275,7 +275,8 @@ class Run:
                 purpose=f"tune {', '.join(one.name for one in self._wanted)}"[:200],
             )
 
-        return Seat(key, request, pipeline.post)
+        # What loads meanwhile would take the cores of threads that are timed.
+        return Seat(key, request, pipeline.post, MOST_WINDOW if self._plan.threads == 1 else 1)
 
     def _add_tasks(self, key: str, target: pb.Target) -> None:
         """The tasks of a key's devices of a target, with the records that there are of them."""
