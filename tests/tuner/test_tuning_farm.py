@@ -172,6 +172,8 @@ def test_files_are_looked_at_before_anything_is_measured(farm, tmp_path):
         tune("add:n=16", "pair", best=tmp_path / "bad", **words)
     with pytest.raises(InvalidRequestError, match="bad:1"):
         tune("add:n=16", "pair", transfer=[tmp_path / "bad"], **words)
+    with pytest.raises(OSError, match="bad"):
+        tune("add:n=16", "pair", best=tmp_path / "bad" / "best", **words)
     with pytest.raises(FileNotFoundError):
         tune("add:n=16", "pair", transfer=[tmp_path / "nosuch"], **words)
     assert not (tmp_path / "r").exists()

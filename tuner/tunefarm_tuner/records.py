@@ -120,7 +120,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     for name, hint in get_type_hints(Record).items()
 }
 _TORN = re.compile(r'\{("(?P<name>\w*)(?P<rest>".*)?)?')
-_HINT = "name another file by --records"
+_HINT = "name a file that `tunefarm tune --records` wrote, or a new one"
 
 
 def read(path: Path) -> Iterator[Record]:

@@ -150,7 +150,7 @@ def tune(
         )
     known = [one for other in transfer for one in experience_of(read(there(other)))]
     if best is not None:
-        Database.read(best)  # what is wrong with it is said now, not at the end
+        Database.put(best, [])  # what is wrong with it is said now, not at the end
     asked = Asked(tracker, priority, timeout, wait_for_key, where)
     wish = Wish(
         screen=screen or Screen(),

@@ -118,8 +118,6 @@ def run(arguments: argparse.Namespace) -> int:
             where=where_of(arguments.where),
             on_progress=progress,
         )
-    if arguments.plot:
-        result.plot(arguments.plot)
     if arguments.json:
         print_json({**result.as_dict(), "url": told[0] if told else ""})
     else:
@@ -127,6 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"records in {arguments.records}")
         for task in result.tasks:
             print(f"{task.workload} on {task.device_key}: {task.best or 'no candidate worked'}")
+    if arguments.plot:
+        result.plot(arguments.plot)
     if result.interrupted:
         print("interrupted; the same command goes on", file=sys.stderr)
         return Exit.INTERRUPTED
