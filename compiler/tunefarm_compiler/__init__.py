@@ -13,7 +13,7 @@ from tunefarm_compiler import targets
 from tunefarm_compiler.building import Kernel, Schedules, compile_many
 from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import default_schedule, space
+from tunefarm_compiler.spaces import Tuned, default_schedule, space
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
@@ -27,11 +27,13 @@ def build(
     workload: str | Workload,
     target: str | TargetSpec | Sequence[str | TargetSpec],
     schedule: Schedules = None,
+    tuned: Tuned | None = None,
 ) -> Bundle:
     """Compile a workload for a target or several, in this process.
 
-    The default schedule of each target is taken unless one is given: one for all, or one by the
-    target's name. LLVM may abort the process: `pool.BuildPool` does this in processes of its own.
+    Without a schedule, one for all targets or one by the target's name, it is the best that `tuned`
+    knows, a `tunefarm_tuner.database.Database` say, else the target's default one. LLVM may abort
+    the process: `pool.BuildPool` does this in processes of its own.
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError.
     """
-    return compile_many([Kernel(workload, schedule)], target)
+    return compile_many([Kernel(workload, schedule)], target, tuned)

@@ -31,7 +31,7 @@ from tunefarm_compiler.gpu import GpuCode, compile_function
 from tunefarm_compiler.gpu import assemble as ptxas
 from tunefarm_compiler.linker import link
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import default_schedule
+from tunefarm_compiler.spaces import Tuned, default_schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
@@ -154,7 +154,7 @@ def _tools() -> str:
     return json.dumps([toolchain(), zig, ptxas.version(), texts.hexdigest()], sort_keys=True)
 
 
-def job(kernels: Sequence[Kernel], target: Targets) -> Job:
+def job(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) -> Job:
     """What `compile_many` is to do, checked as far as it can be without compiling.
 
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidRequestError.
@@ -163,15 +163,23 @@ def job(kernels: Sequence[Kernel], target: Targets) -> Job:
     if not kernels or not given:
         raise InvalidRequestError("a bundle of nothing", "give a workload and a target at least")
     specs = {one: registry.resolve(one) if isinstance(one, str) else one for one in given}
-    texts = [
-        str(k.workload if isinstance(k.workload, Workload) else workloads.parse(k.workload))
+    parsed = [
+        k.workload if isinstance(k.workload, Workload) else workloads.parse(k.workload)
         for k in kernels
     ]
+    texts = [str(one) for one in parsed]
     libraries: list[tuple[TargetSpec, tuple[str, ...]]] = []
     for name, spec in specs.items():
         if spec in dict(libraries):
             raise InvalidRequestError(f"target {name} is given twice", "name each once")
-        libraries.append((spec, tuple(_schedule(kernel, name, given) for kernel in kernels)))
+        schedules = [_schedule(kernel, name, given) for kernel in kernels]
+        if tuned is not None:
+            known = [tuned.schedule(one, spec, 1) for one in parsed]
+            schedules = [
+                text or (best.to_json() if best is not None else "")
+                for text, best in zip(schedules, known, strict=True)
+            ]
+        libraries.append((spec, tuple(schedules)))
     return Job(tuple(zip(_names(kernels, texts), texts, strict=True)), tuple(libraries))
 
 
@@ -209,12 +217,13 @@ def _names(kernels: Sequence[Kernel], texts: Sequence[str]) -> list[str]:
     return found
 
 
-def compile_many(kernels: Sequence[Kernel], target: Targets) -> Bundle:
+def compile_many(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) -> Bundle:
     """One bundle of several kernels for one target or several, compiled in this process.
 
     Functions without a name bear their workload's, with _0, _1, ... where several have it. All
-    are linked at once, and every target's library has all of them.
+    are linked at once, and every target's library has all of them. Where no schedule is given it is
+    the best that `tuned` knows, a `tunefarm_tuner.database.Database` say, else the default one.
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError,
     InvalidRequestError.
     """
-    return job(kernels, target).run()
+    return job(kernels, target, tuned).run()

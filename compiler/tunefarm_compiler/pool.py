@@ -16,6 +16,7 @@ from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.errors import (
     BuildFailedError,
     CompilerCrashedError,
+    InvalidRequestError,
     TunefarmError,
     from_proto,
 )
@@ -46,6 +47,7 @@ class BuildPool:
     that dies takes only its candidate along. `timeout` is in seconds for one candidate. What
     `cache` has is not built again. An `executor`, a cluster's say, does the building where one is
     given: its processes need tunefarm[host], and the time limit is its own.
+    Raises: InvalidRequestError for less than one worker.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class BuildPool:
         cache: BuildCache | None = None,
         executor: Executor | None = None,
     ) -> None:
+        if workers is not None and workers < 1:
+            raise InvalidRequestError(f"{workers} workers", "give 1 or more, or leave it out")
         self._limit = workers or len(os.sched_getaffinity(0))
         self._timeout = timeout
         self._cache = cache
@@ -199,10 +203,13 @@ def _call(function: Callable[[], Bundle], future: Build) -> None:
     """What it raises is the candidate's failure."""
     began = time.perf_counter()
     try:
-        found = function()
+        found: object = function()
+        if not isinstance(found, Bundle):
+            raise BuildFailedError(f"{type(found).__name__} is no bundle", "return a Bundle")
+        _ = found.manifest  # raises where it is damaged
     except TunefarmError as error:
         future.set_exception(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of somebody's; nobody ends our thread
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         future.set_exception(BuildFailedError(said))
     else:

@@ -114,30 +114,48 @@ class Schedule:
         """Read what `to_json` wrote. Raises: InvalidScheduleError."""
         try:
             return cls._read(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            said = f"not a schedule: {error!r}".splitlines()[0]
-            raise InvalidScheduleError(said, _HINT) from None
+        except KeyError as error:
+            said = f"it has no {error.args[0]}"
+        except (TypeError, AttributeError):
+            said = "a list, an object or a number is not where it should be"
+        except (ValueError, OverflowError, RecursionError) as error:
+            said = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidScheduleError(f"not a schedule: {said}", _HINT)
 
     @classmethod
     def _read(cls, data: Any) -> "Schedule":
+        if not isinstance(data, dict):
+            raise ValueError(f"{json.dumps(data)[:40]} is no object")
         if unknown := set(data) - {field.name for field in fields(cls)}:
             raise ValueError(f"unknown field {min(unknown)!r}")
+        for loop in data["loops"]:
+            if not isinstance(loop, list) or len(loop) != 2:
+                raise ValueError(f"loop {json.dumps(loop)[:40]} is none: write [axis, block]")
         return cls(
-            loops=tuple((str(axis), int(block)) for axis, block in data["loops"]),
-            lanes=int(data["lanes"]),
-            unroll=int(data.get("unroll", 1)),
-            packs=tuple(Pack(str(p["tensor"]), int(p["depth"])) for p in data.get("packs", [])),
+            loops=tuple(
+                (str(axis), _whole(block, f"block of {axis}")) for axis, block in data["loops"]
+            ),
+            lanes=_whole(data["lanes"], "lanes"),
+            unroll=_whole(data.get("unroll", 1), "unroll"),
+            packs=tuple(
+                Pack(str(p["tensor"]), _whole(p["depth"], "depth")) for p in data.get("packs", [])
+            ),
             vector=str(data.get("vector", "")),
             order=tuple(str(axis) for axis in data.get("order", [])),
             stages=tuple(
-                Attach(str(s["stage"]), int(s["depth"]), cls._read(s["schedule"]))
+                Attach(str(s["stage"]), _whole(s["depth"], "depth"), cls._read(s["schedule"]))
                 for s in data.get("stages", [])
             ),
-            group=int(data.get("group", 1)),
-            threads=int(data.get("threads", 1)),
+            group=_whole(data.get("group", 1), "group"),
+            threads=_whole(data.get("threads", 1), "threads"),
             parallel=str(data.get("parallel", "")),
             prefetches=tuple(
-                Prefetch(str(p["tensor"]), str(p["axis"]), int(p["ahead"]), int(p["cache"]))
+                Prefetch(
+                    str(p["tensor"]),
+                    str(p["axis"]),
+                    _whole(p["ahead"], "ahead"),
+                    _whole(p["cache"], "cache"),
+                )
                 for p in data.get("prefetches", [])
             ),
             gpu=Gpu.read(data["gpu"]) if data.get("gpu") is not None else None,
@@ -158,6 +176,12 @@ class Schedule:
         """The reduce axes as they are nested inside the tile, the outermost first."""
         names = tuple(axis.name for axis in stage.reduce_axes)
         return self.order or names
+
+
+def _whole(value: Any, what: str) -> int:
+    if type(value) is not int:  # neither true nor 4.5, which would be another number
+        raise ValueError(f"{what} is {json.dumps(value)[:40]}, which is no whole number")
+    return value
 
 
 def blocks(schedule: Schedule, stage: Stage) -> list[int]:

@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+from tunefarm_compiler.defaults import default
 from tunefarm_compiler.gpu import compile_function
 from tunefarm_compiler.lower import Lowering
 from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.sound import check
 from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -31,8 +33,13 @@ _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "gt": ">", 
 _NAMES = {"add": "sum", "max": "max", "min": "min"}
 
 
-def show(output: Tensor, schedule: Schedule, spec: TargetSpec) -> str:
-    """The loops before a schedule, and after it. Raises: InvalidScheduleError."""
+def show(output: Tensor, schedule: Schedule | None, spec: TargetSpec) -> str:
+    """The loops before a schedule, the default one if none is given, and after it.
+
+    Raises: InvalidRequestError, InvalidScheduleError.
+    """
+    check(output)
+    schedule = schedule or default(output, spec)
     kept = [attach.stage for attach in schedule.stages]
     after = _after(output, schedule, spec)
     before = [line for stage in plan(suited(output, spec), kept) for line in plainly(stage)]

@@ -108,7 +108,9 @@ class Axis(Affine):
 
 
 def as_index(value: Affine | int) -> Index:
-    """An index from an axis, a number or an index."""
+    """An index from an axis, a number or an index. Raises: ValueError."""
+    if not isinstance(value, int | Affine):
+        raise ValueError(f"{value!r} is no index: give axes, whole numbers and their sums")
     return Index((), value) if isinstance(value, int) else value.index()
 
 
@@ -477,12 +479,12 @@ def cast(value: Expr, dtype: str) -> Expr:
 def compute(
     name: str,
     axes: Sequence[tuple[str, int]],
-    body: Callable[..., Expr],
+    body: Callable[..., Operand],
     view: Sequence[int] = (),
 ) -> Tensor:
     """A tensor with the given (name, extent) axes; `body` gets an Axis for each."""
     made = tuple(Axis(axis, extent) for axis, extent in axes)
-    expr = body(*made)
+    expr = as_expr(body(*made), "float32")
     shape = tuple(axis.extent for axis in made)
     return Tensor(name, shape, expr.dtype, Compute(made, expr), tuple(view))
 
@@ -490,10 +492,9 @@ def compute(
 def show(output: Tensor, schedule: Any = None, target: str = "local") -> str:
     """The loops of an expression before a schedule and after it; the default one if none is given.
 
-    Raises: InvalidScheduleError, UnknownTargetError.
+    Raises: InvalidRequestError, InvalidScheduleError, UnknownTargetError.
     """
-    from tunefarm_compiler import defaults, targets
+    from tunefarm_compiler import targets
     from tunefarm_compiler.show import show as loops
 
-    spec = targets.resolve(target)
-    return loops(output, schedule or defaults.default(output, spec), spec)
+    return loops(output, schedule, targets.resolve(target))

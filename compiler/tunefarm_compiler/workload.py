@@ -3,6 +3,7 @@
 A workload is written `matmul:m=512,n=512,k=512`, optionally with `,dtype=float32`.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,6 +16,7 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 
 from tunefarm_compiler import te
 from tunefarm_compiler.operators import OPERATORS, Array, Field, Operator
+from tunefarm_compiler.sound import check
 from tunefarm_compiler.stages import inputs
 
 MAX_ELEMENTS = 1 << 30
@@ -125,8 +127,7 @@ def parse(text: str) -> Workload:
     name, _, rest = text.partition(":")
     operator = OPERATORS.get(name)
     if operator is None:
-        known = "; ".join(f"{n}:{_form(o, False)}" for n, o in OPERATORS.items())
-        raise UnknownWorkloadError(f"no workload {name!r}", f"known are {known}")
+        raise UnknownWorkloadError(f"no workload {name[:60]!r}", _nearest(name))
     hint = f"write {name}:{_form(operator, True)}"
     known_fields = {field.name: field for field in operator.fields}
     given: dict[str, str] = {}
@@ -147,6 +148,16 @@ def parse(text: str) -> Workload:
         (field.name, _value(name, field, given.get(field.name))) for field in operator.fields
     )
     return _checked(text, Workload(name, sizes, dtype))
+
+
+def _nearest(name: str) -> str:
+    """How those most like it are written; where there are none, what all are called."""
+    close = difflib.get_close_matches(name, OPERATORS, 3, 0.6)
+    close = close or [one for one in OPERATORS if len(name) > 2 and (name in one or one in name)]
+    if close:
+        forms = " or ".join(f"{one}:{_form(OPERATORS[one], False)}" for one in close[:3])
+        return f"did you mean {forms}?"
+    return f"known are {', '.join(OPERATORS)}; matmul:{_form(OPERATORS['matmul'], False)}, say"
 
 
 def _form(operator: Operator, whole: bool) -> str:
@@ -184,6 +195,8 @@ def _checked(text: str, made: Workload) -> Workload:
         output = made.output
     except ValueError as error:
         raise UnknownWorkloadError(f"{text}: {error}", "give fields that fit together") from None
+    if 0 not in output.shape:  # said below
+        check(output)
     for tensor in (*inputs(output), output):
         elements = int(np.prod([float(extent) for extent in tensor.shape]))
         if elements > MAX_ELEMENTS:

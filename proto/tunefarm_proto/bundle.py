@@ -70,8 +70,12 @@ class Bundle:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the archive to a file, in one step. Raises: OSError."""
         part = Path(f"{os.fspath(path)}.part")
-        part.write_bytes(self.data)
-        part.replace(path)
+        try:
+            part.write_bytes(self.data)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 class Library(NamedTuple):

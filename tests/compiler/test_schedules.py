@@ -136,6 +136,38 @@ def right_or_refused(text, examples, longest=LONG):
     check()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{bad", "Expecting property name"),
+        ("[]", "[] is no object"),
+        ("null", "null is no object"),
+        ("{}", "it has no loops"),
+        ('{"loops":[]}', "it has no lanes"),
+        ('{"loops":[["i"]],"lanes":4}', 'loop ["i"] is none: write [axis, block]'),
+        ('{"loops":["i"],"lanes":4}', 'loop "i" is none'),
+        ('{"loops":5,"lanes":4}', "is not where it should be"),
+        ('{"loops":[["i",4.5]],"lanes":4}', "block of i is 4.5, which is no whole number"),
+        ('{"loops":[["i",true]],"lanes":4}', "block of i is true"),
+        ('{"loops":[["i","x"]],"lanes":4}', 'block of i is "x"'),
+        ('{"loops":[["i",1e400]],"lanes":4}', "block of i is Infinity"),
+        ('{"loops":[],"lanes":NaN}', "lanes is NaN"),
+        ('{"loops":[],"lanes":4,"packs":5}', "is not where it should be"),
+        ('{"loops":[],"lanes":4,"packs":[{}]}', "it has no tensor"),
+        ('{"loops":[],"lanes":4,"gpu":{"binds":[],"pad":1e400}}', "infinity"),
+        ('{"loops":[],"lanes":4,"lane":4}', "unknown field 'lane'"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_what_is_no_schedule_is_said_in_a_line(text, said):
+    with pytest.raises(InvalidScheduleError) as raised:
+        Schedule.from_json(text)
+    assert str(raised.value).startswith("not a schedule: ")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "Error" not in str(raised.value)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_random_schedule_is_right_or_refused(text):
     right_or_refused(text, 15)

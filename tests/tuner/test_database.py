@@ -2,9 +2,10 @@
 
 import random
 from dataclasses import replace
+from threading import Thread
 
 import pytest
-from tunefarm_compiler import targets, workload
+from tunefarm_compiler import Schedule, build, targets, workload
 from tunefarm_compiler.spaces import ScheduleRules, default_schedule
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_tuner.database import Database, Entry
@@ -91,14 +92,47 @@ def test_files_are_read_as_they_were_written(tmp_path):
     assert Database([entry(3, 1.0)]).merge(found) == 2
 
 
+def test_a_bundle_is_built_by_the_best_known(tmp_path):
+    small = workload.parse("matmul:m=64,n=64,k=64")
+    best = schedule(7, small)
+    known = Database([Entry.of(small, ZEN4, best.to_json(), 0.1)])
+    bundle = build("matmul:m=64,n=64,k=64", [ZEN4, PI], tuned=known)
+    held = [Schedule.from_json(one.schedules["matmul"]) for one in bundle.manifest.libraries]
+    assert held == [best, default_schedule(small, PI)]
+    given = default_schedule(small, ZEN4)
+    bundle = build("matmul:m=64,n=64,k=64", ZEN4, given, tuned=known)
+    assert Schedule.from_json(bundle.manifest.schedule) == given
+
+
+def test_what_two_searches_add_at_once_is_all_kept(tmp_path):
+    path = tmp_path / "deep" / "best.jsonl"
+    shapes = [workload.parse(f"matmul:m={n},n=64,k=64") for n in range(64, 72)]
+    found = [[entry(1, 1.0, parsed)] for parsed in shapes]
+    threads = [Thread(target=Database.put, args=(path, one)) for one in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Database.read(path)) == 8
+    assert [one.name for one in path.parent.iterdir()] == ["best.jsonl"]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
+
+
 @pytest.mark.parametrize(
     "line",
     ["{", "[]", "{}", '{"workload":1}', "null",
      '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":0}',
+     '{"workload":5,"triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":1}',
+     '{"workload":"m","triple":"t","cpu":"c","features":5,"schedule":{"loops":[],"lanes":1},"seconds":1}',
+     '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[["i",1e400]],"lanes":1},"seconds":1}',
+     '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":"1"}',
+     '{"version":1e400}', "\udcff",
      '{"version":2,"workload":"m"}'],
 )  # fmt: skip
 def test_other_files_are_refused_by_their_line(tmp_path, line):
     path = tmp_path / "x.jsonl"
-    path.write_text(entry(1, 0.5).to_json() + "\n\n" + line + "\n")
+    text = entry(1, 0.5).to_json() + "\n\n" + line + "\n"
+    path.write_text(text, errors="surrogateescape")
     with pytest.raises(InvalidRequestError, match=r"x\.jsonl:3 is no tuned schedule"):
         Database.read(path)

@@ -63,3 +63,44 @@ def test_what_is_no_log_is_one_clear_error(tmp_path):
             list(read_autotvm(bad))
         with pytest.raises(InvalidRequestError, match=r"bad\.json:1"):
             list(read_metaschedule(bad, bad))
+    for reader in (lambda: read_autotvm(bad), lambda: read_metaschedule(bad, bad)):
+        bad.write_bytes(b"\xff\xfe\n")
+        with pytest.raises(InvalidRequestError, match=r"bad\.json:1"):
+            list(reader())
+
+
+JUNK = (None, -1, math.inf, math.nan, "x", [], {}, [[1]], {"a": 1}, True)
+
+
+def places(data, path=()):
+    yield path
+    inside = enumerate(data) if isinstance(data, list) else ()
+    for key, value in data.items() if isinstance(data, dict) else inside:
+        yield from places(value, (*path, key))
+
+
+def spoilt(text, path, junk):
+    data = {"": json.loads(text)}
+    here, *inside = ("", *path)
+    held = data
+    for key in inside:
+        held, here = held[here], key
+    held[here] = junk
+    return json.dumps(data[""]) + "\n"
+
+
+def test_junk_anywhere_in_a_log_is_one_clear_error_or_no_harm(tmp_path):
+    log, known = tmp_path / "log.json", tmp_path / "known.json"
+    known.write_text('["9593177933350849261","nEYAAAA"]\n')
+    shapes = [["TENSOR", "float32", one] for one in ([64, 32], [32, 16], [64, 16])]
+    ours = autotvm_line("dense_nopack.x86", DENSE, [[0.001, 0.003], 0, 1.5, 1.0])
+    theirs = json.dumps([0, [[[], []], [0.001], {"kind": "llvm"}, shapes]])
+    readers = ((ours, lambda: read_autotvm(log)), (theirs, lambda: read_metaschedule(known, log)))
+    for text, reader in readers:
+        for path in places(json.loads(text)):
+            for junk in JUNK:
+                log.write_text(spoilt(text, path, junk))
+                try:
+                    assert all(one.cost_s > 0 for one in reader())
+                except InvalidRequestError as error:
+                    assert "log.json:1" in str(error)

@@ -31,7 +31,8 @@ class Listed:
 
 
 def task(name: tuple[str, str, str] = NAME) -> Any:
-    return SimpleNamespace(name=name, workload=name[0], key=name[1], target=name[2])
+    workload, key, target = name
+    return SimpleNamespace(name=name, workload=workload, key=key, target=target, threads=1)
 
 
 def record_of(trial: Trial, error: str = "", seconds: float = 1.0, **more: Any) -> Record:
@@ -130,6 +131,17 @@ def test_a_strategy_that_finds_nothing_more_ends_its_task():
     line = ledger.add(task(), Listed(["a"]), 5, [])
     (one,) = ask(ledger, 5)
     assert ask(ledger, 5) == [] and line.through and not ledger.over
+    ledger.done(one, record_of(one))
+    assert ledger.over
+
+
+def test_a_strategy_that_says_the_same_for_ever_ends_its_task():
+    ledger = Ledger()
+    line = ledger.add(task(), Listed(["a"] * 1000), 5, [])
+    (one,) = ask(ledger, 5)
+    while not line.through:
+        assert ask(ledger, 1) == []
+    assert len(line.strategy.left) > 800
     ledger.done(one, record_of(one))
     assert ledger.over
 

@@ -62,11 +62,13 @@ def test_nothing_is_measured_twice_while_there_is_other_work():
 
 
 def test_a_slow_board_has_few_trials_before_it_and_a_fast_one_many():
-    def window(turn_s: float) -> int:
-        return Seat.window.fget(SimpleNamespace(turn_s=turn_s))  # type: ignore[attr-defined]
+    def window(turn_s: float, most: int = MOST_WINDOW) -> int:
+        one = SimpleNamespace(turn_s=turn_s, _most=most)
+        return Seat.window.fget(one)  # type: ignore[attr-defined]
 
     assert window(0.0) == window(5.0) == 2
     assert window(0.1) == 4 and window(0.001) == MOST_WINDOW
+    assert window(0.0, most=1) == window(0.001, most=1) == 1
 
 
 def test_a_refused_request_ends_a_run_only_where_no_board_works():

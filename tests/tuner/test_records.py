@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 from tunefarm_proto.errors import InvalidRequestError
@@ -56,6 +57,71 @@ def test_a_line_that_a_kill_cut_off_is_mended_and_the_table_catches_up(tmp_path)
     assert len(rows(path)) == 2
 
 
+def test_a_record_that_lacks_no_more_than_its_end_is_kept(tmp_path):
+    path = tmp_path / "r.jsonl"
+    append(path, record("a", 1.0))
+    path.write_text(path.read_text().removesuffix("\n"))
+    assert [one.schedule for one in read(path)] == ["a"]
+    append(path, record("b", 1.0))
+    assert [one.schedule for one in read(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my notes",
+        "one line\nmy notes",
+        '{"loops":[["i",4]],"lanes":16}',
+        '{"loops":[["i",4',
+        '{"error": "of somebody"}',
+        '[]\n{"workload": "x',
+        "\0\0\0",
+        '{"workload":"x","target":"t","device":"d","device_key":"k","emulated":false,'
+        '"schedule":"s","samples_s":"abc"}\n',
+    ],
+)
+def test_a_file_of_something_else_stays_as_it_is(tmp_path, text):
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(InvalidRequestError, match=r"notes\.txt:\d is not a tuning record"):
+        RecordFile(path)
+    assert path.read_text() == text
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(InvalidRequestError, match=r"r\.jsonl:1"):
+        list(read(path))
+
+
+def test_what_is_no_plain_file_is_no_file_of_records():
+    with pytest.raises(InvalidRequestError, match="/dev/null is no plain file"):
+        RecordFile(Path("/dev/null"))
+
+
+def test_a_table_that_takes_no_more_says_so_and_the_lines_are_kept(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with RecordFile(path) as file:
+        file._table._connection.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(OSError, match=r"full.*r\.jsonl\.sqlite"):
+            for n in range(100):
+                file.add([record(str(n), 1.0, message="x" * 4000)])
+    held = list(read(path))
+    RecordFile(path).close()
+    assert len(rows(path)) == len(held) > 0
+
+
+def test_every_beginning_of_a_record_is_mended(tmp_path):
+    path = tmp_path / "r.jsonl"
+    append(path, record("a", 1.0))
+    line = path.read_text()
+    for length in range(1, len(line) - 1):
+        path.write_text(line + line[:length])
+        RecordFile(path).close()
+        assert path.read_text() == line
+
+
 def test_two_runs_do_not_write_one_file(tmp_path):
     path = tmp_path / "r.jsonl"
     with RecordFile(path), pytest.raises(InvalidRequestError, match="another run"):
@@ -97,3 +163,5 @@ def test_experience_and_the_database_take_what_worked():
     assert [one.cost_s for one in known] == [1.0, float("inf")]
     assert [one.seconds for one in entries_of([screened, final, bad, custom, emulated])] == [1.2]
     assert [one.seconds for one in entries_of([screened])] == [1.0]
+    newer = record('{"loops":[],"lanes":4,"mode":"new"}', 0.5, features=features)
+    assert [one.seconds for one in entries_of([screened, newer])] == [1.0]

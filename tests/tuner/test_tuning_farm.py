@@ -2,20 +2,25 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from faulty_kernels import build_libraries, expected_error, kernels
-from tunefarm import Tracker
+from tunefarm import Bundle, Tracker
 from tunefarm.cli import main
 from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm_compiler import Schedule, build, workload
 from tunefarm_proto.errors import InvalidRequestError, UnknownKeyError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
+from tunefarm_tuner.database import Database
 from tunefarm_tuner.records import FULL, SCREEN, read
 from tunefarm_tuner.search import RandomSearch
+from tunefarm_tuner.tasks import Custom
+from tunefarm_tuner.templates import TemplateSpace
 from tunefarm_tuner.tune import Tuned, tune
 
 
@@ -116,13 +121,103 @@ def test_ctrl_c_keeps_all_and_the_same_call_goes_on(farm, tmp_path):
 
 
 def test_what_makes_no_sense_is_one_error(farm, tmp_path):
-    for trials, keys in ((0, "pair"), (1, {}), (1, {"pair": 0})):
+    for trials, keys in ((0, "pair"), (1 << 40, "pair"), (1, {}), (1, {"pair": 0})):
         with pytest.raises(InvalidRequestError):
             tune("add:n=16", keys, trials=trials, records=tmp_path / "r", tracker=farm)
+    for more in (
+        {"threads": 0},
+        {"threads": 65},
+        {"seed": -1},
+        {"workers": -1},
+        {"workers": 0},
+        {"patience": -1},
+    ):
+        with pytest.raises(InvalidRequestError):
+            tune("add:n=16", "pair", trials=1, records=tmp_path / "r", tracker=farm, **more)
+    with pytest.raises(InvalidRequestError, match="0 is no weight"):
+        tune(Tuned("add:n=16", 0), "pair", trials=1, records=tmp_path / "r", tracker=farm)
     with pytest.raises(InvalidRequestError, match="model"):
         tune("add:n=16", "pair", trials=1, records=tmp_path / "r", strategy="no", tracker=farm)
     with pytest.raises(UnknownKeyError):
         tune("add:n=16", "nosuch", trials=1, records=tmp_path / "r", tracker=farm)
+
+
+def test_a_workload_named_twice_is_one_task_of_both_weights(farm, tmp_path):
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "finals": False, "workers": 1}
+    twice = ["add:n=16", Tuned("add:n=16,dtype=float32", weight=2)]
+    (task,) = tune(twice, "pair", trials=2, strategy="random", **words).tasks
+    assert (task.weight, task.trials) == (3, 2)
+    ids = [one.id for one in read(tmp_path / "r.jsonl")]
+    assert len(set(ids)) == len(ids)
+
+
+def test_loops_are_dealt_out_to_threads_by_a_search_of_their_own(farm, tmp_path):
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "finals": False, "trials": 3}
+    text, best = "matmul:m=64,n=64,k=64", tmp_path / "best.jsonl"
+    tune(text, "pair", best=best, **words)
+    (task,) = tune(text, "pair", best=best, threads=2, **words).tasks
+    assert task.trials == 3 and task.best and Schedule.from_json(task.best).threads == 2
+    held = list(read(tmp_path / "r.jsonl"))
+    (again,) = tune(text, "pair", best=best, threads=2, **words).tasks
+    assert again.trials == 3 and list(read(tmp_path / "r.jsonl")) == held
+    assert {one.threads for one in held} == {1, 2} and not any(one.error for one in held)
+    assert len({one.id for one in held}) == len(held)
+    assert {one.threads for one in Database.read(best)} == {1, 2}
+
+
+def test_files_are_looked_at_before_anything_is_measured(farm, tmp_path):
+    words = {"trials": 1, "records": tmp_path / "r", "tracker": farm}
+    (tmp_path / "bad").write_text("nonsense\n")
+    with pytest.raises(InvalidRequestError, match="bad:1"):
+        tune("add:n=16", "pair", best=tmp_path / "bad", **words)
+    with pytest.raises(InvalidRequestError, match="bad:1"):
+        tune("add:n=16", "pair", transfer=[tmp_path / "bad"], **words)
+    with pytest.raises(OSError, match="bad"):
+        tune("add:n=16", "pair", best=tmp_path / "bad" / "best", **words)
+    with pytest.raises(FileNotFoundError):
+        tune("add:n=16", "pair", transfer=[tmp_path / "nosuch"], **words)
+    assert not (tmp_path / "r").exists()
+
+
+class Says:
+    """Proposes the same for ever."""
+
+    def __init__(self, *candidates):
+        self.candidates = list(candidates)
+
+    def propose(self, count):
+        return self.candidates[:count]
+
+    def observe(self, results):
+        pass
+
+
+@pytest.mark.parametrize("made", [lambda: None, lambda: Bundle(b"junk"), sys.exit])
+def test_what_builds_no_bundle_is_a_record(farm, tmp_path, made):
+    space = TemplateSpace(lambda cfg: None, {"a": [1, 2]})
+    signature = workload.parse("add:n=16").signature()
+    custom = Custom("mine", space, lambda candidate, spec: made(), signature, lambda x: [x[0]])
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "strategy": "grid"}
+    result = tune(custom, "pair", trials=2, **words)
+    assert result.tasks[0].failed == 2 and result.tasks[0].best is None
+
+
+def test_a_candidate_that_is_no_schedule_is_a_record(farm, tmp_path):
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "finals": False}
+    strange = Says("junk", "{}")
+    result = tune("add:n=16", "pair", trials=3, strategy=lambda *_: strange, **words)
+    assert result.tasks[0].errors == {"InvalidScheduleError": 2}
+
+
+def test_a_reference_that_fails_on_a_seat_ends_the_run(farm, tmp_path):
+    space = TemplateSpace(lambda cfg: None, {"a": [1, 2]})
+    parsed = workload.parse("add:n=16")
+    custom = Custom(
+        "mine", space, lambda candidate, spec: build("add:n=16", spec), parsed.signature(),
+        lambda inputs: [object()],
+    )  # fmt: skip
+    with pytest.raises(Exception, match="object"):
+        tune(custom, "pair", trials=2, records=tmp_path / "r.jsonl", tracker=farm)
 
 
 def test_the_best_is_shown_shipped_and_built(farm, tmp_path, monkeypatch, capsys):

@@ -5,9 +5,10 @@
 One line for each workload, target and number of threads, sorted: two files compare line by line.
 """
 
+import fcntl
 import json
+import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -28,6 +29,10 @@ VARIABLE = "TUNEFARM_BEST"
 NEAR = 4.0  # powers of two that the sizes of a shape in place of another may differ by in all
 
 
+BAD = (
+    ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+    InvalidScheduleError,
+)  # fmt: skip
 Key = tuple[str, TargetSpec, int]
 
 
@@ -90,7 +95,11 @@ class Entry:
         schedule = Schedule.from_json(json.dumps(data["schedule"]))
         known |= {"schedule": schedule.to_json(), "features": tuple(data["features"])}
         made = cls(**known)
-        if not made.seconds > 0:
+        if not all(isinstance(one, str) for one in (made.workload, made.triple, made.cpu)):
+            raise ValueError("workload, triple and cpu are words")
+        if not all(isinstance(one, str) for one in made.features):
+            raise ValueError("features are words")
+        if not isinstance(made.seconds, int | float) or not 0 < made.seconds < math.inf:
             raise ValueError(f"{made.seconds} seconds")
         return made
 
@@ -122,14 +131,16 @@ class Database:
     def read(cls, path: str | os.PathLike[str]) -> "Database":
         """What a file holds; nothing where there is none. Raises: InvalidRequestError, OSError."""
         file, found = Path(path), []
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 found.append(Entry.from_json(line))
-            except (ValueError, TypeError, KeyError, AttributeError, InvalidScheduleError) as error:
+            except BAD as error:
                 said = str(error).splitlines()[0]
+                if isinstance(error, KeyError):
+                    said = f"it has no {error.args[0]}"
                 raise InvalidRequestError(
                     f"{file}:{number} is no tuned schedule: {said}",
                     "name a file that `tunefarm best` exported",
@@ -140,9 +151,30 @@ class Database:
         """Replace a file, whole or not at all. Raises: OSError."""
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as made:
-            made.writelines(entry.to_json() + "\n" for entry in self)
-        Path(made.name).replace(file)
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")  # others may read it, as the file
+        try:
+            part.write_text("".join(entry.to_json() + "\n" for entry in self))
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def put(cls, path: str | os.PathLike[str], entries: Iterable[Entry]) -> int:
+        """Add entries to a file that others may be adding to; how many were taken.
+
+        Raises: InvalidRequestError, OSError.
+        """
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            held = cls.read(file)
+            if taken := held.merge(entries):
+                held.write(file)
+            return taken
+        finally:
+            os.close(folder)
 
     def add(self, entry: Entry) -> bool:
         """Keep an entry if it is the fastest of its workload, target and threads; whether it is.

@@ -1,11 +1,13 @@
 """What records of earlier searches are for a new one: experience, and entries of the database."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from tunefarm_compiler import workload
+from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.errors import UnknownWorkloadError
+from tunefarm_proto.errors import InvalidScheduleError, UnknownWorkloadError
 
 from tunefarm_tuner.database import Entry, replace
 from tunefarm_tuner.records import Record
@@ -33,8 +35,19 @@ def experience_of(records: Iterable[Record]) -> list[Experience]:
         parsed = workload_of(record)
         if parsed is not None and record.schedule and record.features:
             spec, cost = spec_of(record), record.median_s
-            found.append(Experience(parsed, spec, record.schedule, cost, record.device_key))
+            found.append(
+                Experience(parsed, spec, record.schedule, cost, record.device_key, record.threads)
+            )
     return found
+
+
+def readable(record: Record) -> bool:
+    """Whether its schedule is one of this version's."""
+    try:
+        Schedule.from_json(record.schedule)
+    except InvalidScheduleError:
+        return False
+    return True
 
 
 def entries_of(records: Iterable[Record]) -> list[Entry]:
@@ -43,14 +56,14 @@ def entries_of(records: Iterable[Record]) -> list[Entry]:
     Those timed by the full protocol count before those that were only screened.
     """
     good = [one for one in records if one.samples_s and not one.error and not one.emulated]
-    trials: dict[tuple[str, str, str], int] = {}
-    for record in good:
-        trials[record.task] = trials.get(record.task, 0) + 1
-    full = {record.task for record in good if record.tier == "full"}
+    trials = Counter((record.task, record.threads) for record in good)
+    full = {(record.task, record.threads) for record in good if record.tier == "full"}
     entries = []
     for record in good:
-        parsed = workload_of(record)
-        if parsed is None or (record.task in full and record.tier != "full"):
+        parsed, search = workload_of(record), (record.task, record.threads)
+        if parsed is None or (search in full and record.tier != "full"):
+            continue
+        if not readable(record):  # of a newer version, say
             continue
         entry = Entry.of(parsed, spec_of(record), record.schedule, record.median_s)
         entries.append(
@@ -58,7 +71,7 @@ def entries_of(records: Iterable[Record]) -> list[Entry]:
                 entry,
                 device=record.device,
                 device_key=record.device_key,
-                trials=trials[record.task],
+                trials=trials[search],
                 recorded_at=record.recorded_at,
             )
         )

@@ -16,6 +16,7 @@ from tunefarm_compiler import workload
 from tunefarm_proto.errors import InvalidRequestError, UnknownWorkloadError
 
 HINT = "name a log of AutoTVM (JSON lines), or both database_*.json files of MetaSchedule"
+BAD = (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ForeignRecord:
 
 def read_autotvm(path: Path) -> Iterator[ForeignRecord]:
     """The lines of an AutoTVM log. Raises: InvalidRequestError for one that is none, OSError."""
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
@@ -45,7 +46,7 @@ def read_autotvm(path: Path) -> Iterator[ForeignRecord]:
             target, task, arguments = row["input"][:3]
             costs, error, *_ = row["result"]
             failed = bool(error)
-            samples = () if failed else tuple(float(one) for one in costs)
+            samples = () if failed else tuple(_seconds(one) for one in costs)
             yield ForeignRecord(
                 tuner="autotvm",
                 task=f"{task} {json.dumps(arguments)}",
@@ -55,7 +56,7 @@ def read_autotvm(path: Path) -> Iterator[ForeignRecord]:
                 samples_s=samples,
                 error=f"autotvm error {error}" if failed else "",
             )
-        except (ValueError, KeyError, TypeError, IndexError):
+        except BAD:
             raise InvalidRequestError(f"{path}:{number} is no line of AutoTVM", HINT) from None
 
 
@@ -65,16 +66,16 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
     Raises: InvalidRequestError for a line that is none, OSError.
     """
     known = []
-    for number, line in enumerate(workloads.read_text().splitlines(), 1):
+    for number, line in enumerate(_lines(workloads), 1):
         known.append(_parsed(line, f"{workloads}:{number}"))
-    for number, line in enumerate(records.read_text().splitlines(), 1):
+    for number, line in enumerate(_lines(records), 1):
         where = f"{records}:{number}"
         row = _parsed(line, where)
         try:
-            index, (_, runs, target, arguments) = int(row[0]), row[1]
+            index, (_, runs, target, arguments) = range(len(known))[row[0]], row[1]
             shapes = [[int(n) for n in one[-1]] for one in arguments]
             dtypes = [str(one[-2]) for one in arguments]
-            samples = tuple(float(one) for one in runs or () if float(one) < 1e9)
+            samples = tuple(_seconds(one) for one in runs or () if float(one) < 1e9)
             kind = target if isinstance(target, str) else json.dumps(target, sort_keys=True)
             yield ForeignRecord(
                 tuner="metaschedule",
@@ -85,8 +86,21 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
                 samples_s=samples,
                 error="" if samples else "no run succeeded",
             )
-        except (ValueError, TypeError, IndexError):
+        except BAD:
             raise InvalidRequestError(f"{where} is no record of MetaSchedule", HINT) from None
+
+
+def _lines(path: Path) -> list[str]:
+    """Its lines; what is no text is no line of a log either."""
+    return path.read_text(errors="replace").splitlines()
+
+
+def _seconds(value: Any) -> float:
+    """What a run took. Raises: ValueError, TypeError for what no run can take."""
+    seconds = float(value)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{seconds} seconds")
+    return seconds
 
 
 def _parsed(line: str, where: str) -> Any:
@@ -95,7 +109,7 @@ def _parsed(line: str, where: str) -> Any:
         if not isinstance(row, list) or len(row) != 2:
             raise ValueError(line)
         return row
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequestError(f"{where} is no line of MetaSchedule", HINT) from None
 
 
@@ -109,7 +123,7 @@ def _autotvm_workload(task: str, arguments: Any) -> str:
             return _matmul(m, n, k, dtypes[0]) if len(shapes[1]) == 2 else ""
         if task.startswith("conv2d_nchw") and "winograd" not in task:
             return _convolution(shapes, dtypes, arguments[2:])
-    except (ValueError, TypeError, IndexError):
+    except BAD:
         pass
     return ""
 

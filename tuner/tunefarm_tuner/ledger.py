@@ -22,6 +22,7 @@ from tunefarm_tuner.tasks import Task
 
 MOST_FAULTS = 4  # of devices, with the same trial under way: then the trial is to blame
 BATCH = 8  # candidates that are asked of one task before another has its turn
+MOST_KNOWN = 64  # answers in a row with nothing new: such a strategy is through as well
 MOST_TWINS = 8  # for each trial: a strategy that finds nothing else is through
 
 
@@ -55,6 +56,7 @@ class Line:
         self.failed = 0
         self.twins = 0
         self.through = False
+        self.known = 0  # answers of the strategy since one had anything new
         self.asked = 0  # candidates that the strategy is being asked for
         self.open: dict[str, Trial] = {}
         self.ready: deque[Trial] = deque()
@@ -125,7 +127,8 @@ class Ledger:
         """A task, with the records that there are of it."""
         line = Line(task, strategy, wanted, patience)
         for record in held:
-            if record.task == task.name and record.tier == SCREEN:
+            same = record.task == task.name and record.threads == task.threads
+            if same and record.tier == SCREEN:
                 line.keep(record)
                 if line.best is record:
                     line.points.append((line.trials, record.median_s, 0.0))
@@ -172,14 +175,14 @@ class Ledger:
     def proposed(self, line: Line, asked: int, found: Sequence[Candidate]) -> list[Trial]:
         """Candidates that a strategy proposed: those to build. None at all: it is through."""
         line.asked -= asked
-        if not found:
-            line.through = True
         trials = []
         for candidate in found:
-            name = trial_id(*line.task.name, candidate)
+            name = trial_id(*line.task.name, candidate, line.task.threads)
             if name not in line.records and name not in line.open:
                 line.open[name] = Trial(name, line, candidate)
                 trials.append(line.open[name])
+        line.known = 0 if trials else line.known + 1
+        line.through = line.through or not found or line.known >= MOST_KNOWN
         return trials
 
     def built(self, trial: Trial, bundle: Bundle, object_digest: str) -> Trial | None:

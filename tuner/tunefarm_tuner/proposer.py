@@ -45,31 +45,39 @@ class Search:
     strategy: str
     seed: int
     known: Sequence[Experience] = ()
+    threads: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         known = [
-            [str(one.workload), _target(one.spec), one.candidate, one.cost_s, one.device]
+            [
+                str(one.workload),
+                _target(one.spec),
+                one.candidate,
+                one.cost_s,
+                one.device,
+                one.threads,
+            ]
             for one in self.known
         ]
         return {
             "workload": self.workload, "target": _target(self.spec), "strategy": self.strategy,
-            "seed": self.seed, "known": known,
+            "seed": self.seed, "known": known, "threads": self.threads,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Search":
         """As `to_json` wrote it."""
         known = [
-            Experience(workload.parse(text), _spec(target), candidate, cost, device)
-            for text, target, candidate, cost, device in data["known"]
+            Experience(workload.parse(text), _spec(target), candidate, cost, device, threads)
+            for text, target, candidate, cost, device, threads in data["known"]
         ]
         spec = _spec(data["target"])
-        return cls(data["workload"], spec, data["strategy"], data["seed"], known)
+        return cls(data["workload"], spec, data["strategy"], data["seed"], known, data["threads"])
 
     def begin(self) -> Strategy:
         """The strategy, that knows nothing of its own yet."""
-        space = ScheduleSpace(workload.parse(self.workload), self.spec)
+        space = ScheduleSpace(workload.parse(self.workload), self.spec, self.threads)
         return strategy(
             self.strategy, space, self.seed, warm_start(space, self.known, seed=self.seed)
         )

@@ -94,6 +94,7 @@ def _begun(trial: Trial, wish: "Wish") -> Record:
         build_s=trial.build_s,
         faults=trial.faults,
         seed=task.seed,
+        threads=task.threads,
         resources=resources(trial.bundle) if trial.bundle is not None else [],
         versions=versions(),
         recorded_at=_moment(),

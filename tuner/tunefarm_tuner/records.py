@@ -5,16 +5,20 @@ beside them is for questions (`SELECT schedule, median_s FROM trials WHERE ...`)
 with the lines whenever the file is opened.
 """
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import sqlite3
+import stat
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_origin, get_type_hints
 
 from tunefarm.timing import format_seconds
 from tunefarm_proto.errors import InvalidRequestError
@@ -23,9 +27,10 @@ VERSION = 2
 SCREEN, FULL = "screen", "full"
 
 
-def trial_id(workload: str, device_key: str, target: str, schedule: str) -> str:
+def trial_id(workload: str, device_key: str, target: str, schedule: str, threads: int = 1) -> str:
     """The name of a trial: the same for the same candidate of the same task, in every run."""
-    text = "\0".join((workload, device_key, target, schedule))
+    words = (workload, device_key, target, schedule, *([str(threads)] if threads > 1 else []))
+    text = "\0".join(words)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -41,6 +46,7 @@ class Record:
         tier: "screen", or "full" for the re-measurement of the best.
         abandoned: it was far slower than the best, so that its one sample is enough.
         duplicate_of: the trial whose library has the same bytes, and whose samples these are.
+        threads: how many the search dealt loops out to; 1 for searches without any.
         resources: of a GPU's kernels, see `tunefarm_tuner.resources`.
         queue_s: from built to its turn on the device; `run_s` of that turn its kernel ran.
     """
@@ -79,6 +85,7 @@ class Record:
     run_s: float = 0.0
     faults: int = 0
     seed: int = 0
+    threads: int = 1
     resources: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -90,7 +97,7 @@ class Record:
     @property
     def trial(self) -> str:
         """Its name; for records of older versions too."""
-        return self.id or trial_id(*self.task, self.schedule)
+        return self.id or trial_id(*self.task, self.schedule, self.threads)
 
     @property
     def median_s(self) -> float:
@@ -107,28 +114,55 @@ class Record:
         return self.error or format_seconds(self.median_s)
 
 
-_NAMES = frozenset(one.name for one in fields(Record))
+# The types of the fields, without what is in lists; a whole number is a number too.
+_TYPES: dict[str, tuple[type, ...]] = {
+    name: (int, float) if hint is float else (get_origin(hint) or hint,)
+    for name, hint in get_type_hints(Record).items()
+}
+_TORN = re.compile(r'\{("(?P<name>\w*)(?P<rest>".*)?)?')
+_HINT = "name a file that `tunefarm tune --records` wrote, or a new one"
 
 
 def read(path: Path) -> Iterator[Record]:
     """The records of a file, none where there is no file.
 
-    A last line without its end, as a killed run leaves it, is passed over.
+    A last line that a killed run cut short is passed over.
     Raises: InvalidRequestError for any other line that is no record.
     """
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
+    *lines, tail = path.read_bytes().split(b"\n")
+    if tail and not _torn(tail):
+        lines.append(tail)
+    for number, line in enumerate(lines, 1):
         yield _parsed(line, f"{path}:{number}")
 
 
-def _parsed(line: str, where: str) -> Record:
+def _parsed(line: bytes, where: str) -> Record:
     try:
-        return Record(**{k: v for k, v in json.loads(line).items() if k in _NAMES})
-    except (ValueError, TypeError, AttributeError):
-        raise InvalidRequestError(
-            f"{where} is not a tuning record", "name another file by --records"
-        ) from None
+        given = {k: v for k, v in json.loads(line).items() if k in _TYPES}
+        for name, value in given.items():
+            if not isinstance(value, _TYPES[name]):
+                raise TypeError(name)
+        record = Record(**given)
+        if not all(isinstance(one, int | float) for one in record.samples_s):
+            raise TypeError("samples_s")
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise InvalidRequestError(f"{where} is not a tuning record", _HINT) from None
+    return record
+
+
+def _torn(tail: bytes) -> bool:
+    """Whether a line is the beginning of a record, and no more."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(tail)
+        return False
+    found = _TORN.fullmatch(tail.decode(errors="replace"))
+    if found is None or not found["name"]:
+        return found is not None
+    if found["rest"]:
+        return found["name"] in _TYPES
+    return any(name.startswith(found["name"]) for name in _TYPES)
 
 
 def append(path: Path, record: Record) -> None:
@@ -149,9 +183,10 @@ class RecordFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise InvalidRequestError(f"{path} is no plain file", _HINT)
             self._lock()
             self._mend()
-            self.records = list(read(path))
             self._table = Table(path.with_name(path.name + ".sqlite"))
             self._table.catch_up(self.records)
         except BaseException:
@@ -167,16 +202,26 @@ class RecordFile:
             ) from None
 
     def _mend(self) -> None:
+        """Cut off a record that was not written to its end; what is no record stays as it is."""
+        self.records = list(read(self.path))
         data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.ftruncate(self._file, data.rfind(b"\n") + 1)
+        whole = data.rfind(b"\n") + 1
+        if whole == len(data):
+            return
+        if _torn(data[whole:]):
+            os.ftruncate(self._file, whole)
+        else:  # all but its end is there
+            os.write(self._file, b"\n")
 
     def add(self, records: Iterable[Record]) -> None:
-        """Append them, in order: they are in the file when this returns."""
+        """Append them, in order: they are in the file when this returns. Raises: OSError."""
         new = list(records)
         lines = "".join(json.dumps(asdict(one), sort_keys=True) + "\n" for one in new).encode()
-        while lines:
-            lines = lines[os.write(self._file, lines) :]
+        try:
+            while lines:
+                lines = lines[os.write(self._file, lines) :]
+        except OSError as error:  # that knows no name
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.records += new
         self._table.add(new)
 
@@ -201,6 +246,7 @@ class Table:
     _EXTRA = ("median_s", "gflops")
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._columns = [one.name for one in fields(Record)]
         names = ", ".join(f'"{name}"' for name in (*self._columns, *self._EXTRA) if name != "id")
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -228,15 +274,18 @@ class Table:
             self.add(records)
 
     def add(self, records: list[Record]) -> None:
-        """Add rows; those of names that are there stay."""
+        """Add rows; those of names that are there stay. Raises: OSError."""
         marks = ", ".join("?" * (len(self._columns) + len(self._EXTRA)))
         names = ", ".join(f'"{name}"' for name in (*self._columns, *self._EXTRA))
-        self._connection.execute("BEGIN")
-        self._connection.executemany(
-            f"INSERT OR IGNORE INTO trials ({names}) VALUES ({marks})",  # noqa: S608
-            [self._row(one) for one in records],
-        )
-        self._connection.execute("COMMIT")
+        try:
+            self._connection.execute("BEGIN")
+            self._connection.executemany(
+                f"INSERT OR IGNORE INTO trials ({names}) VALUES ({marks})",  # noqa: S608
+                [self._row(one) for one in records],
+            )
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:  # the disk is full, say
+            raise OSError(errno.EIO, str(error), str(self._path)) from None
 
     def _row(self, record: Record) -> list[Any]:
         values = asdict(record) | {"id": record.trial}

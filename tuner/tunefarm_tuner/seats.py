@@ -82,18 +82,23 @@ class Left:
 
 
 Work: TypeAlias = Job | Final | None
-Event: TypeAlias = Joined | Answered | Finished | Left
+Event: TypeAlias = Joined | Answered | Finished | Left | Exception
 
 
 class Seat:
     """One device at a time, in a thread of its own. `post` is told what happens.
 
+    It has at most `most` trials at once: with 1, nothing is loaded while another is timed.
     `flying` and `final` are what it was sent and has not answered; they and `device` are used by
     the pipeline alone.
     """
 
     def __init__(
-        self, key: str, request: Callable[[], Device], post: Callable[[Event], None]
+        self,
+        key: str,
+        request: Callable[[], Device],
+        post: Callable[[Event], None],
+        most: int = MOST_WINDOW,
     ) -> None:
         self.key = key
         self.device: Device | None = None
@@ -101,6 +106,7 @@ class Seat:
         self.final: Final | None = None
         self.turn_s = 0.0
         self.unreachable = False  # its last request found no tracker
+        self._most = most
         self._request = request
         self._post = post
         self._jobs: queue.SimpleQueue[Work] = queue.SimpleQueue()
@@ -118,8 +124,8 @@ class Seat:
     def window(self) -> int:
         """How many trials it should have: a slow device few, so that others get them."""
         if not self.turn_s:
-            return LEAST_WINDOW
-        return min(max(LEAST_WINDOW, 2 + round(AHEAD_S / self.turn_s)), MOST_WINDOW)
+            return min(LEAST_WINDOW, self._most)
+        return min(max(LEAST_WINDOW, 2 + round(AHEAD_S / self.turn_s)), self._most)
 
     def send(self, work: Job | Final) -> None:
         """Have it done."""
@@ -156,7 +162,11 @@ class Seat:
                     self._serve(device, self._jobs)
             except errors.TunefarmError as lost:
                 error = lost
-            self._device = None
+            except Exception as fault:  # of a reference of somebody's, say: the run's to raise
+                self._post(fault)
+                return
+            finally:
+                self._device = None
             self.unreachable = isinstance(error, errors.TrackerUnreachableError)
             self._post(Left(self, error, had))
             if isinstance(error, HOPELESS + REFUSED) and not had:

@@ -13,6 +13,7 @@ from tunefarm_compiler.pool import Build, BuildPool
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
+from tunefarm_proto.errors import InvalidScheduleError
 from tunefarm_proto.seeded import seeded_bytes
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
@@ -26,6 +27,7 @@ KNOWN_OUTPUTS = 32  # digests that travel with each candidate
 class Task:
     """One workload on one target and key, in a space of candidates. `target` is its name.
 
+    `threads` is how many the candidates' loops are dealt out to.
     `weight` is how much a second of it counts in the whole, as in how often a model calls it.
     Subclasses say how a candidate is built (`submit`), what the kernel takes (`signature`), what is
     right (`reference`, of inputs; `agrees`).
@@ -42,6 +44,7 @@ class Task:
         target: str,
         weight: float = 1.0,
         seed: int = 0,
+        threads: int = 1,
     ) -> None:
         self.workload = workload
         self.signature = signature
@@ -53,6 +56,7 @@ class Task:
         self.space = space
         self.weight = weight
         self.seed = seed
+        self.threads = threads
         self._answers: OrderedDict[str, bool] = OrderedDict()
         self._expected: list[Array] | None = None
         self._computing = threading.Lock()
@@ -133,7 +137,12 @@ class WorkloadTask(Task):
         self.parsed = parsed
 
     def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
-        return pool.submit(self.workload, self.spec, Schedule.from_json(candidate))
+        try:
+            return pool.submit(self.workload, self.spec, Schedule.from_json(candidate))
+        except InvalidScheduleError as error:  # a strategy of somebody's
+            build = Build()
+            build.set_exception(error)
+            return build
 
     def reference(self, inputs: list[Array]) -> list[Array]:
         return self.parsed.reference(inputs)

@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ from tunefarm.request import Where, current_user
 from tunefarm_compiler import targets, workload
 from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.pool import BuildPool
+from tunefarm_compiler.threads import MOST_THREADS
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -46,29 +48,17 @@ from tunefarm_tuner.search import (
 )
 from tunefarm_tuner.search import Task as Scheduled
 from tunefarm_tuner.search import strategy as strategy_of
-from tunefarm_tuner.seats import Seat
+from tunefarm_tuner.seats import MOST_WINDOW, Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
+from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, once, there
 
 DEFAULT_STRATEGY = "model"
 THINKING = ("model", "evolution")  # strategies that get a process of their own
 SCHEDULERS = {"gradient": TaskScheduler, "round-robin": RoundRobin}
 ANY = 1 << 40
+MOST_TRIALS = 1 << 24
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A workload to be tuned, `weight` times as important as one of weight 1."""
-
-    workload: str
-    weight: float = 1.0
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return self.workload
-
-
-Wanted: TypeAlias = str | Tuned | Custom
 # Of a space, a seed and what other searches know.
 MakeStrategy: TypeAlias = Callable[[Space, int, WarmStart], Strategy]
 
@@ -99,6 +89,8 @@ def tune(
     screen: Screen | None = None,
     finals: bool = True,
     workers: int | None = None,
+    executor: Executor | None = None,
+    threads: int = 1,
     tracker: str | None = None,
     priority: int = 0,
     timeout: float | None = None,
@@ -122,20 +114,31 @@ def tune(
     never). The model begins with what `records`, and the files in `transfer`, say of other shapes
     and targets. The winners go into the database `best`.
 
+    Loops are dealt out to so many `threads`: each number is a search of its own. An `executor`, a
+    cluster's say, builds the candidates in place of `workers` processes of this machine.
+
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
     trials done and each record, `on_progress` of the whole, about twice a second.
 
-    Raises: InvalidRequestError, UnknownWorkloadError, UnknownKeyError, TrackerUnreachableError and
-    what else `request_device` raises; never an error of a candidate.
+    Raises: InvalidRequestError, UnknownWorkloadError, UnknownKeyError, TrackerUnreachableError,
+    OSError for a file that cannot be read, and what else `request_device` raises; never an error
+    of a candidate.
     """
-    keys = _keys(devices)
+    keys = keys_of(devices)
     listed = [tasks] if isinstance(tasks, str | Tuned | Custom) else list(tasks)
-    wanted = [Tuned(one) if isinstance(one, str) else one for one in listed]
-    if trials < 1 or not keys or not wanted:
+    wanted = once([Tuned(one) if isinstance(one, str) else one for one in listed])
+    if not 1 <= trials <= MOST_TRIALS or not keys or not wanted:
         raise errors.InvalidRequestError(
-            f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys", "give 1 or more"
+            f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys",
+            f"give 1 or more, and at most {MOST_TRIALS} trials",
         )
+    if seed < 0 or seed >= 1 << 63 or (workers is not None and workers < 1):
+        raise errors.InvalidRequestError(
+            f"seed {seed}, {workers} workers", "a seed is 0 or more, workers are 1 or more"
+        )
+    if not 1 <= threads <= MOST_THREADS:
+        raise errors.InvalidRequestError(f"{threads} threads", f"give 1 to {MOST_THREADS}")
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise errors.InvalidRequestError(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
@@ -145,9 +148,9 @@ def tune(
             f"no scheduler {scheduler!r} with patience {patience}",
             f"known are {', '.join(SCHEDULERS)}; a patience is 0 or more",
         )
-    for one in wanted:
-        if isinstance(one, Tuned):
-            workload.parse(one.workload)
+    known = [one for other in transfer for one in experience_of(read(there(other)))]
+    if best is not None:
+        Database.put(best, [])  # what is wrong with it is said now, not at the end
     asked = Asked(tracker, priority, timeout, wait_for_key, where)
     wish = Wish(
         screen=screen or Screen(),
@@ -156,37 +159,22 @@ def tune(
         run=uuid.uuid4().hex[:12],
         seed=seed,
     )
-    plan = Plan(wanted, keys, trials, strategy, scheduler, patience)
+    plan = Plan(wanted, keys, trials, strategy, scheduler, patience, threads)
     cache = default_cache()
     with (
         RecordFile(Path(records)) as file,
-        BuildPool(workers=wish.workers, cache=cache) as pool,
+        BuildPool(workers=wish.workers, cache=cache, executor=executor) as pool,
         Proposer() as proposer,
     ):
         if strategy in THINKING and any(isinstance(one, Tuned) for one in wanted):
             proposer.start()
         run = Run(file, pool, proposer, plan, wish=wish, asked=asked)
         run.on_record, run.on_progress = on_record, on_progress
-        for other in transfer:
-            run.known += experience_of(read(Path(other)))
+        run.known += known
         result = run.go()
         if best is not None:
-            entries = Database.read(best)
-            if entries.merge(entries_of(file.records)):
-                entries.write(best)
+            Database.put(best, entries_of(file.records))
         return result
-
-
-def _keys(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
-    if isinstance(devices, str):
-        return {devices: 1}
-    keys = dict(devices) if isinstance(devices, Mapping) else dict(Counter(devices))
-    for key, count in keys.items():
-        if not key or count < 1:
-            raise errors.InvalidRequestError(
-                f"{count} devices of key {key!r}", 'name keys, as in {"rasp4b": 3}'
-            )
-    return keys
 
 
 @dataclass(frozen=True)
@@ -199,6 +187,7 @@ class Plan:
     strategy: str | MakeStrategy
     scheduler: str
     patience: int
+    threads: int = 1
 
     @property
     def strategy_name(self) -> str:
@@ -286,7 +275,8 @@ class Run:
                 purpose=f"tune {', '.join(one.name for one in self._wanted)}"[:200],
             )
 
-        return Seat(key, request, pipeline.post)
+        # What loads meanwhile would take the cores of threads that are timed.
+        return Seat(key, request, pipeline.post, MOST_WINDOW if self._plan.threads == 1 else 1)
 
     def _add_tasks(self, key: str, target: pb.Target) -> None:
         """The tasks of a key's devices of a target, with the records that there are of them."""
@@ -303,23 +293,40 @@ class Run:
                 found = self._strategy(task.space, WarmStart())
             else:
                 parsed = workload.parse(one.workload)
-                space = ScheduleSpace(parsed, spec)
+                space = ScheduleSpace(parsed, spec, self._threads(spec))
                 task = WorkloadTask(
-                    parsed, spec, space, key=key, target=text, weight=one.weight, seed=seed
+                    parsed,
+                    spec,
+                    space,
+                    key=key,
+                    target=text,
+                    weight=one.weight,
+                    seed=seed,
+                    threads=space.threads,
                 )
                 found = self._search(task, space)
             self._add(task, found, alike=one.name.partition(":")[0])
 
+    def _threads(self, spec: targets.TargetSpec) -> int:
+        if self._plan.threads > 1 and (spec.gpu or spec.arch == "wasm32"):
+            raise errors.InvalidRequestError(
+                f"{self._plan.threads} threads, and {spec.cpu} {spec.arch} has none to deal out to",
+                "leave threads out",
+            )
+        return self._plan.threads
+
     def _search(self, task: Task, space: ScheduleSpace) -> Strategy:
         """The strategy of a workload, in the process beside this one where it thinks much."""
         # The records of its own task are told to the strategy.
-        here = (space.workload, space.spec)
-        known = [one for one in self.known if (one.workload, one.spec) != here]
+        here = (space.workload, space.spec, space.threads)
+        known = [one for one in self.known if (one.workload, one.spec, one.threads) != here]
         name, seed = self._plan.strategy, self._wish.seed
         if name not in THINKING:
             return self._strategy(space, warm_start(space, known, seed=seed))
         assert isinstance(name, str)  # noqa: S101 (one of those)
-        return self._proposer.strategy(Search(task.workload, space.spec, name, seed, known))
+        return self._proposer.strategy(
+            Search(task.workload, space.spec, name, seed, known, space.threads)
+        )
 
     def _strategy(self, space: Space, start: WarmStart) -> Strategy:
         make, seed = self._plan.strategy, self._wish.seed
@@ -476,3 +483,6 @@ def _median(one: Finalist) -> float:
     samples = sorted(one.timing.samples_s) if one.timing is not None else []
     middle = len(samples) // 2
     return (samples[middle] + samples[-1 - middle]) / 2 if samples else float("inf")
+
+
+__all__ = ["Asked", "MakeStrategy", "Tuned", "Wanted", "tune"]

@@ -51,13 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tunefarm_tuner.records import read
 
     path = arguments.best or default_path()
-    held = Database.read(path)
-    taken = sum(held.merge(Database.read(_there(one))) for one in arguments.imported)
-    taken += sum(held.merge(entries_of(read(_there(one)))) for one in arguments.records)
-    if taken:
-        held.write(path)
+    given = [entry for one in arguments.imported for entry in Database.read(_there(one))]
+    given += [entry for one in arguments.records for entry in entries_of(read(_there(one)))]
+    if given and (taken := Database.put(path, given)):
         print(f"{taken} added to {path}")
-    selected = held.select(arguments.workload, arguments.cpu)
+    selected = Database.read(path).select(arguments.workload, arguments.cpu)
     if arguments.export is not None:
         selected.write(arguments.export)
         print(f"{len(selected)} written to {arguments.export}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
 
 from tunefarm.cli.output import add_json, print_json
+from tunefarm.cli.parsing import whole
 
 if TYPE_CHECKING:
     from tunefarm_compiler.schedule import Schedule
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FILES = (".c", ".ll", ".o", ".so")
 GPU_FILES = (".cu", ".ptx", ".cubin")
 _OF_FILES = ("args", "function", "flags")
+_OF_WORKLOADS = ("schedule", "threads")
 _OF_GPU_FILES = ("grid", "block", "shared")
 
 
@@ -51,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the default schedule, even where a better one is known (see `tunefarm best`)",
     )
+    parser.add_argument(
+        "--threads",
+        type=whole(1),
+        metavar="N",
+        help="of the default schedule (default 1); no more run than the device has cores",
+    )
     of_c = parser.add_argument_group("of a FILE")
     of_c.add_argument(
         "--args",
@@ -74,7 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_schedule(text: str | None) -> str | None:
     """The schedule's JSON: as given, or from a file where it starts with @."""
     if text is not None and text.startswith("@"):
-        return Path(text[1:]).read_text()
+        try:
+            return Path(text[1:]).read_text()
+        except UnicodeDecodeError:
+            raise InvalidRequestError(f"{text[1:]} is no text", "name a schedule's file") from None
     return text
 
 
@@ -103,17 +114,27 @@ def _schedules(arguments: argparse.Namespace) -> "Schedule | dict[str, Schedule]
     return Schedule.from_json(text)
 
 
-def _best(text: str, names: list[str]) -> "dict[str, Schedule] | None":
+def _best(text: str, names: list[str], threads: int, tuned: bool) -> "dict[str, Schedule] | None":
     """The best schedules known of a workload, by target; the default ones where there are none."""
-    from tunefarm_compiler import targets, workload
+    from tunefarm_compiler import default_schedule, targets, workload
     from tunefarm_tuner.bench import known_best
 
-    best = known_best()
-    if best is None:
+    best = known_best() if tuned else None
+    if best is None and threads == 1:
         return None
-    parsed = workload.parse(text)
-    found = {name: best.schedule(parsed, targets.resolve(name), 1) for name in names}
-    return {name: one for name, one in found.items() if one is not None} or None
+    parsed, found = workload.parse(text), dict[str, "Schedule"]()
+    for name in names:
+        spec = targets.resolve(name)
+        if threads > 1 and (spec.gpu or spec.arch == "wasm32"):
+            raise InvalidRequestError(
+                f"{threads} threads, and {name} has none to deal out to", "leave --threads out"
+            )
+        known = best.schedule(parsed, spec, threads) if best is not None else None
+        if known is None and threads > 1:
+            known = default_schedule(parsed, spec, threads)
+        if known is not None:
+            found[name] = known
+    return found or None
 
 
 def _build(arguments: argparse.Namespace) -> "Bundle":
@@ -139,9 +160,13 @@ def _build(arguments: argparse.Namespace) -> "Bundle":
     from tunefarm_compiler.pool import BuildPool
 
     schedules = _schedules(arguments)
-    tuned = schedules is None and not arguments.untuned
+    if schedules is not None and arguments.threads is not None:
+        raise InvalidRequestError(
+            "--threads is of the default schedule", "put threads into the --schedule"
+        )
+    names, threads = _targets(arguments), arguments.threads or 1
     kernels = [
-        Kernel(text, _best(text, _targets(arguments)) if tuned else schedules)
+        Kernel(text, schedules or _best(text, names, threads, not arguments.untuned))
         for text in arguments.workload
     ]
     cache = None if arguments.no_cache else default_cache()
@@ -157,8 +182,9 @@ def _build_file(arguments: argparse.Namespace) -> "Bundle":
         raise InvalidRequestError(f"{file} and {more[0]} in one bundle", "build them apart")
     if arguments.args is None:
         raise InvalidRequestError(f"{file} needs its arguments", foreign.HELP)
-    if arguments.schedule is not None:
-        raise InvalidRequestError("--schedule is of workloads, not of files", "leave it out")
+    for name in _OF_WORKLOADS:
+        if getattr(arguments, name) is not None:
+            raise InvalidRequestError(f"--{name} is of workloads, not of files", "leave it out")
 
     def log(output: str) -> None:
         if arguments.verbose:

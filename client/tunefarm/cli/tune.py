@@ -10,6 +10,7 @@ from tunefarm_proto.exits import Exit
 
 from tunefarm.cli.links import page_of, show
 from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
+from tunefarm.cli.parsing import whole
 from tunefarm.timing import format_seconds
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_request(parser, several=True)
     parser.add_argument(
-        "--trials", type=int, default=64, help="candidates of each workload (default 64)"
+        "--trials", type=whole(1), default=64, help="candidates of each workload (default 64)"
     )
     parser.add_argument(
         "--records", type=Path, required=True, metavar="FILE", help="JSON lines; goes on from there"
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="end a workload after so many trials without gain (default 0: never)",
@@ -57,8 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", type=Path, metavar="FILE", help="database of the winners (see `tunefarm best`)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of whatever is random (default 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that build")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, help="of whatever is random (default 0)"
+    )
+    parser.add_argument("--workers", type=whole(1), metavar="N", help="processes that build")
+    parser.add_argument(
+        "--threads",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="deal loops out to so many (default 1); no more run than the device has cores",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="do not time the best again by the full protocol"
     )
@@ -99,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             best=arguments.best or default_path(),
             seed=arguments.seed,
             workers=arguments.workers,
+            threads=arguments.threads,
             finals=not arguments.quick,
             tracker=arguments.tracker,
             priority=arguments.priority,
@@ -107,8 +118,6 @@ def run(arguments: argparse.Namespace) -> int:
             where=where_of(arguments.where),
             on_progress=progress,
         )
-    if arguments.plot:
-        result.plot(arguments.plot)
     if arguments.json:
         print_json({**result.as_dict(), "url": told[0] if told else ""})
     else:
@@ -116,6 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"records in {arguments.records}")
         for task in result.tasks:
             print(f"{task.workload} on {task.device_key}: {task.best or 'no candidate worked'}")
+    if arguments.plot:
+        result.plot(arguments.plot)
     if result.interrupted:
         print("interrupted; the same command goes on", file=sys.stderr)
         return Exit.INTERRUPTED

@@ -26,6 +26,7 @@ class Experience:
     candidate: Candidate
     cost_s: float  # infinite where it failed
     device: str = ""
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def warm_start(
     """
     searches: dict[tuple[Workload, TargetSpec, str], list[Experience]] = defaultdict(list)
     for one in experience:
-        if one.spec.gpu != space.spec.gpu:
-            continue  # features of GPUs are others
+        if one.spec.gpu != space.spec.gpu or one.threads != space.threads:
+            continue  # features of GPUs are others, and so is what is fast on several threads
         searches[one.workload, one.spec, one.device].append(one)
 
     def far(key: tuple[Workload, TargetSpec, str]) -> float:
@@ -80,7 +81,7 @@ def warm_start(
     groups, seeds = [], dict[Candidate, float]()
     for key in nearest:
         known = sorted(searches[key], key=lambda one: (one.cost_s, one.candidate))
-        source = ScheduleSpace(key[0], key[1])
+        source = ScheduleSpace(key[0], key[1], space.threads)
         group = _group(source, known)
         if group is not None:
             groups.append(group)

@@ -1,0 +1,160 @@
+"""Whether a tensor expression makes sense: said before any loop is made of it.
+
+What cannot be proved to lie inside a tensor is refused: an index whose range does, or one under a
+`select` whose condition says so (`row.within(0, h)`).
+"""
+
+from collections.abc import Mapping
+
+from tunefarm_proto.errors import InvalidRequestError
+
+from tunefarm_compiler.emit import SIZES
+from tunefarm_compiler.te import (
+    FLOATS,
+    INTEGERS,
+    Binary,
+    Bits,
+    Cast,
+    Compare,
+    Compute,
+    Expr,
+    Fma,
+    Index,
+    Inside,
+    Load,
+    Reduce,
+    Select,
+    Tensor,
+)
+
+DTYPES = (*FLOATS, *INTEGERS)
+Extents = Mapping[str, int]
+
+
+def check(output: Tensor) -> None:
+    """Of a tensor and all that it is computed from. Raises: InvalidRequestError."""
+    if not output.shape:
+        raise InvalidRequestError(f"{output.name} has no axes", "give it one of extent 1")
+    todo, seen = [output], dict[str, Tensor]()
+    while todo:
+        tensor = todo.pop()
+        known = seen.get(tensor.name)
+        if known is None:
+            seen[tensor.name] = tensor
+            todo += _tensor(tensor)
+        elif known is not tensor and (known != tensor or known.compute or tensor.compute):
+            raise InvalidRequestError(
+                f"two tensors are named {tensor.name}", "give each its own name"
+            )
+
+
+def _tensor(tensor: Tensor) -> list[Tensor]:
+    """Those that it reads."""
+    if tensor.dtype not in DTYPES:
+        raise InvalidRequestError(
+            f"{tensor.name} is of {tensor.dtype}", f"known are {', '.join(DTYPES)}"
+        )
+    if any(type(extent) is not int or extent < 1 for extent in tensor.shape):
+        raise InvalidRequestError(
+            f"{tensor.name} has the shape {tensor.shape}", "give whole numbers, 1 or more"
+        )
+    if tensor.compute is None:
+        return []
+    return _Body(tensor, tensor.compute).loads()
+
+
+class _Body:
+    def __init__(self, tensor: Tensor, compute: Compute) -> None:
+        self._name = tensor.name
+        self._body = compute.body
+        names = [axis.name for axis in compute.axes]
+        if len(set(names)) < len(names):
+            raise self._wrong(f"two axes of {', '.join(names)} have one name", "name each its own")
+        self._extents = {axis.name: axis.extent for axis in compute.axes}
+        self._found: dict[int, Tensor] = {}
+        self._seen: set[tuple[int, tuple[Index, ...], tuple[str, ...]]] = set()
+
+    def _wrong(self, said: str, hint: str) -> InvalidRequestError:
+        return InvalidRequestError(f"{self._name}: {said}", hint)
+
+    def loads(self) -> list[Tensor]:
+        """The tensors that the body reads, where it reads nothing outside of them."""
+        self._walk(self._body, (), self._extents)
+        return list(self._found.values())
+
+    def _walk(self, expr: Expr, true: tuple[Index, ...], extents: Extents) -> None:
+        """`true` are forms that are 0 or more wherever `expr` is computed."""
+        key = (id(expr), true, tuple(extents))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self._types(expr)
+        match expr:
+            case Select(Inside(tests) as condition, yes, no):
+                self._walk(condition, true, extents)
+                self._walk(yes, (*true, *tests), extents)
+                self._walk(no, true, extents)
+                return
+            case Reduce(_, body, axes):
+                for axis in axes:
+                    if axis.name in extents or axis.extent < 1:
+                        raise self._wrong(
+                            f"it reduces over {axis.name} of {axis.extent}",
+                            "give a reduce axis an extent of 1 or more and a name of its own",
+                        )
+                inner = {**extents, **{axis.name: axis.extent for axis in axes}}
+                self._walk(body, true, inner)
+                return
+            case Inside(tests):
+                for test in tests:
+                    self._range(test, extents)
+            case Load(tensor, indices):
+                self._found[id(tensor)] = tensor
+                for place, index in enumerate(indices):
+                    self._inside(tensor, place, index, true, extents)
+        for child in expr.children():
+            self._walk(child, true, extents)
+
+    def _types(self, expr: Expr) -> None:
+        values: list[Expr] = []
+        match expr:
+            case Cast(_, to) | Bits(_, to) if to not in SIZES:
+                raise self._wrong(f"a cast to {to}", f"known are {', '.join(SIZES)}")
+            case Binary(_, left, right) | Compare(_, left, right):
+                values = [left, right]
+            case Fma(left, right, addend):
+                values = [left, right, addend]
+            case Select(_, yes, no):
+                values = [yes, no]
+        found = dict.fromkeys(value.dtype for value in values)
+        if len(found) > 1:
+            raise self._wrong(
+                f"{type(expr).__name__.lower()} of {' and '.join(found)}", "cast one of them"
+            )
+
+    def _range(self, index: Index, extents: Extents) -> tuple[int, int]:
+        """The least and the largest that it can be."""
+        low = high = index.offset
+        for name, by in index.terms:
+            if name not in extents:
+                raise self._wrong(
+                    f"axis {name} is none of its own",
+                    f"its axes are {', '.join(extents) or 'none'}",
+                )
+            end = by * (extents[name] - 1)
+            low, high = low + min(end, 0), high + max(end, 0)
+        return low, high
+
+    def _inside(
+        self, tensor: Tensor, place: int, index: Index, true: tuple[Index, ...], extents: Extents
+    ) -> None:
+        low, high = self._range(index, extents)
+        last = tensor.shape[place] - 1
+        above = low >= 0 or any(self._range(index - one, extents)[0] >= 0 for one in true)
+        rest = index * -1 + last
+        below = high <= last or any(self._range(rest - one, extents)[0] >= 0 for one in true)
+        if not above or not below:
+            raise self._wrong(
+                f"it reads {tensor.name} at {low} to {high} of axis {place}, which has 0 to {last}",
+                "read what may lie outside under select(INDEX.within(0, EXTENT), ..., 0.0)",
+            )

@@ -1,0 +1,73 @@
+"""What is asked of a search: which workloads, on devices of which keys, by which files."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from tunefarm_compiler import workload
+from tunefarm_proto import errors
+
+from tunefarm_tuner.tasks import Custom
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A workload to be tuned, `weight` times as important as one of weight 1."""
+
+    workload: str
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.workload
+
+
+Wanted: TypeAlias = str | Tuned | Custom
+
+
+def there(path: str | os.PathLike[str]) -> Path:
+    """A file that is to be there. Raises: OSError."""
+    found = Path(path)
+    found.stat()
+    return found
+
+
+def once(wanted: Sequence[Tuned | Custom]) -> list[Tuned | Custom]:
+    """Each workload once: what is named again counts that much more.
+
+    Raises: InvalidRequestError, UnknownWorkloadError.
+    """
+    found: dict[str, Tuned | Custom] = {}
+    for one in wanted:
+        if not 0 < one.weight < math.inf:
+            raise errors.InvalidRequestError(
+                f"{one.name}: {one.weight} is no weight", "give a number above 0"
+            )
+        name = str(workload.parse(one.workload)) if isinstance(one, Tuned) else one.name
+        first = found.get(name)
+        if first is None:
+            found[name] = one
+        elif isinstance(first, Tuned) and isinstance(one, Tuned):
+            found[name] = Tuned(first.workload, first.weight + one.weight)
+        else:
+            raise errors.InvalidRequestError(
+                f"two tasks are named {name}", "give each a name of its own"
+            )
+    return list(found.values())
+
+
+def keys_of(devices: str | Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+    if isinstance(devices, str):
+        return {devices: 1}
+    keys = dict(devices) if isinstance(devices, Mapping) else dict(Counter(devices))
+    for key, count in keys.items():
+        if not key or count < 1:
+            raise errors.InvalidRequestError(
+                f"{count} devices of key {key!r}", 'name keys, as in {"rasp4b": 3}'
+            )
+    return keys
