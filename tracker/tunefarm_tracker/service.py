@@ -1,7 +1,8 @@
 """The tracker's service: turns messages into inputs, and effects into messages. No rule is here."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,6 +11,7 @@ from tunefarm_proto.errors import (
     InvalidRequestError,
     LeaseRefusedError,
     PermissionDeniedError,
+    TunefarmError,
 )
 from tunefarm_proto.identity import Role, current_identity
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -176,11 +178,14 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     ) -> tpb.RevokeLeaseResponse:
         """End somebody's lease."""
         reason = convert.text(request.reason, "reason", needed=False)
-        by = self._audited("revoke", request.lease_id, reason)
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.LeaseRevoked(box.number, request.lease_id, by, reason))
-            answer = await box.take()
-        done = isinstance(answer, CancelAnswered) and answer.cancelled
+        by = current_identity().name
+        with self._audited("revoke", request.lease_id, reason) as failed:
+            with self._hub.mailbox() as box:
+                self._hub.feed(inputs.LeaseRevoked(box.number, request.lease_id, by, reason))
+                answer = await box.take()
+            done = isinstance(answer, CancelAnswered) and answer.cancelled
+            if not done:
+                failed.append("no such lease is live")
         return tpb.RevokeLeaseResponse(revoked=done)
 
     async def ManageDevice(  # noqa: N802
@@ -189,9 +194,9 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         """Drain, enable, quarantine or retire a device."""
         action = convert.action_of(request.action)
         reason = convert.text(request.reason, "reason", needed=False)
-        by = self._audited(action.value, request.device_id, reason)
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.DeviceManaged(box.number, request.device_id, action, by, reason))
+        by, device = current_identity().name, request.device_id
+        with self._audited(action.value, device, reason), self._hub.mailbox() as box:
+            self._hub.feed(inputs.DeviceManaged(box.number, device, action, by, reason))
             return tpb.ManageDeviceResponse(device=self._device_in(await box.take()))
 
     async def RecordHealthCheck(  # noqa: N802
@@ -207,11 +212,22 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             )
             return tpb.RecordHealthCheckResponse(device=self._device_in(await box.take()))
 
-    def _audited(self, action: str, subject: str, detail: str) -> str:
-        """Write what an operator does into the audit log. Returns who it is."""
-        caller = current_identity()
-        self._accounts.audit(caller, action, subject[: convert.MAX_NAME], detail)
-        return caller.name
+    @contextlib.contextmanager
+    def _audited(self, action: str, subject: str, detail: str) -> Iterator[list[str]]:
+        """Write what an operator does into the audit log, with why it failed.
+
+        Yields the reasons for that, none at first. A caller that leaves before the answer is logged
+        as having done it: it may be so.
+        """
+        failed: list[str] = []
+        try:
+            yield failed
+        except TunefarmError as error:
+            failed.append(error.message)
+            raise
+        finally:
+            name, why = subject[: convert.MAX_NAME], "; ".join(failed)
+            self._accounts.audit(current_identity(), action, name, detail, why)
 
     def _device_in(self, answer: Message) -> tpb.Device:
         if isinstance(answer, DeviceAnswered) and answer.device is not None:
@@ -224,9 +240,9 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.SetQuotaRequest, context: Context
     ) -> tpb.SetQuotaResponse:
         """Limit a user, or lift a limit."""
-        self._audited("quota", request.user, str(convert.quota_of(request)))
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.QuotaSet(box.number, convert.quota_of(request)))
+        quota = convert.quota_of(request)
+        with self._audited("quota", request.user, str(quota)), self._hub.mailbox() as box:
+            self._hub.feed(inputs.QuotaSet(box.number, quota))
             await box.take()
         return tpb.SetQuotaResponse()
 
