@@ -180,7 +180,10 @@ def test_the_best_so_far_only_rises():
     run.tasks[0].operations = 0
     assert tuning.best_plot(run)["series"][0]["values"][-1] == pytest.approx(4)
     (task,) = tuning.task_rows(run)
-    assert task.gain == pytest.approx(4)
+    assert task.gain == pytest.approx(4) and not task.final
+    run.tasks[0].default_s = 1.5e-5  # the winner was timed in turns with the default
+    (task,) = tuning.task_rows(run)
+    assert task.gain == pytest.approx(1.5) and task.final
     assert [(one.error, one.share) for one in tuning.error_rows(run)] == [
         ("KernelCrashedError", 0.1), ("BuildFailedError", pytest.approx(1 / 30))
     ]  # fmt: skip

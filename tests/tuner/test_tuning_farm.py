@@ -11,7 +11,7 @@ from faulty_kernels import build_libraries, expected_error, kernels
 from tunefarm import Tracker
 from tunefarm.cli import main
 from tunefarm.cli.processes import LocalFarm, free_port
-from tunefarm_proto.errors import InvalidRequestError, UnknownKeyError
+from tunefarm_proto.errors import InvalidRequestError, TrackerUnreachableError, UnknownKeyError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
 from tunefarm_tuner.records import FULL, SCREEN, read
@@ -72,6 +72,9 @@ def test_several_tasks_on_several_boards(farm, tmp_path, monkeypatch):
     with Tracker(farm) as tracker:
         (told,) = [run for run in tracker.tunings() if run.trials == 32]
         assert told.state == tpb.TUNING_STATE_FINISHED and told.tasks[0].points
+        assert [(task.best_s, task.best_schedule, task.default_s) for task in told.tasks] == [
+            (task.best_s, task.best, task.default_s) for task in result.tasks
+        ]
 
 
 def test_bad_kernels_are_records_and_same_code_is_measured_once(farm, tmp_path):
@@ -121,6 +124,11 @@ def test_what_makes_no_sense_is_one_error(farm, tmp_path):
             tune("add:n=16", keys, trials=trials, records=tmp_path / "r", tracker=farm)
     with pytest.raises(InvalidRequestError, match="model"):
         tune("add:n=16", "pair", trials=1, records=tmp_path / "r", strategy="no", tracker=farm)
+    with pytest.raises(InvalidRequestError, match="--transfer"):
+        tune(
+            "add:n=16", "pair", trials=1, records=tmp_path / "r", tracker=farm,
+            transfer=[tmp_path / "nosuch"],
+        )  # fmt: skip
     with pytest.raises(UnknownKeyError):
         tune("add:n=16", "nosuch", trials=1, records=tmp_path / "r", tracker=farm)
 
@@ -150,3 +158,13 @@ def test_the_best_is_shown_shipped_and_built(farm, tmp_path, monkeypatch, capsys
     bundle = str(tmp_path / "x.tf")
     run("build", "matmul:m=40,n=40,k=8", "-o", bundle, "--json")
     assert entry["schedule"] in Path(bundle).read_bytes().decode(errors="replace").replace("\\", "")
+
+
+def test_a_winner_that_the_tracker_did_not_take_is_told_of(farm, tmp_path, monkeypatch):
+    def gone(tracker, result):
+        raise TrackerUnreachableError("no tracker answers")
+
+    monkeypatch.setattr(Tracker, "record", gone)
+    monkeypatch.setattr(finals, "ROUNDS", 2)
+    with pytest.warns(RuntimeWarning, match="add:n=64.*in the records alone"):
+        tune("add:n=64", "pair", trials=1, records=tmp_path / "r", tracker=farm)

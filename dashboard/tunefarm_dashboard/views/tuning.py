@@ -16,9 +16,13 @@ STATES = ("unspecified", "running", "finished", "interrupted", "failed", "lost")
 
 @dataclass(frozen=True)
 class RunRow:
-    """A tuning run. `time_left_s` None where nothing is known; `share` is of its trials, 0 to 1."""
+    """A tuning run. `time_left_s` None where nothing is known; `share` is of its trials, 0 to 1.
+
+    `workloads` names the first two.
+    """
 
     id: str
+    workloads: str
     user: str
     state: str
     detail: str
@@ -37,7 +41,11 @@ class RunRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task of a run: one workload on one target. Seconds of one call; None: none yet."""
+    """A task of a run: one workload on one target. Seconds of one call; None: none yet.
+
+    `final`: `best_s` and `gain` are of the winner, timed in turns with the default schedule;
+    else `best_s` is of screening, and `gain` says how many times as fast as the first trial it is.
+    """
 
     workload: str
     target: str
@@ -50,6 +58,7 @@ class TaskRow:
     best_s: float | None
     gflops: float | None
     gain: float | None
+    final: bool
     best_schedule: str
 
 
@@ -78,8 +87,10 @@ class ErrorRow:
 def run_row(run: tpb.TuningRun) -> RunRow:
     """One line of the table of runs."""
     known = run.HasField("time_left") and run.state == tpb.TUNING_STATE_RUNNING
+    names = [*dict.fromkeys(task.workload for task in run.tasks)]
     return RunRow(
         id=run.id,
+        workloads=", ".join(names[:2]) + (f" and {len(names) - 2} more" if names[2:] else ""),
         user=run.user,
         state=STATES[run.state] if 0 <= run.state < len(STATES) else f"unknown ({run.state})",
         detail=run.detail,
@@ -98,11 +109,13 @@ def run_row(run: tpb.TuningRun) -> RunRow:
 
 
 def task_rows(run: tpb.TuningRun) -> list[TaskRow]:
-    """The tasks of a run, in its order. `gain`: the first best by the last."""
+    """The tasks of a run, in its order."""
     rows = []
     for task in run.tasks:
         best = task.best_s if usable(task.best_s) else None
+        final = usable(task.default_s)
         first = next((one.best_s for one in task.points if usable(one.best_s)), None)
+        base = task.default_s if final else first
         rows.append(
             TaskRow(
                 workload=task.workload,
@@ -115,7 +128,8 @@ def task_rows(run: tpb.TuningRun) -> list[TaskRow]:
                 duplicates=task.duplicates,
                 best_s=best,
                 gflops=task.operations / best / 1e9 if best and task.operations else None,
-                gain=first / best if best and first else None,
+                gain=base / best if best and base else None,
+                final=final,
                 best_schedule=task.best_schedule,
             )
         )
