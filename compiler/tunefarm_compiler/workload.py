@@ -3,6 +3,7 @@
 A workload is written `matmul:m=512,n=512,k=512`, optionally with `,dtype=float32`.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -126,7 +127,9 @@ def parse(text: str) -> Workload:
     operator = OPERATORS.get(name)
     if operator is None:
         known = "; ".join(f"{n}:{_form(o, False)}" for n, o in OPERATORS.items())
-        raise UnknownWorkloadError(f"no workload {name!r}", f"known are {known}")
+        close = difflib.get_close_matches(name, OPERATORS, 3, 0.6)
+        near = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UnknownWorkloadError(f"no workload {name!r}", f"{near}known are {known}")
     hint = f"write {name}:{_form(operator, True)}"
     known_fields = {field.name: field for field in operator.fields}
     given: dict[str, str] = {}
