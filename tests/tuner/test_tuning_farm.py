@@ -14,6 +14,7 @@ from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm_proto.errors import InvalidRequestError, TrackerUnreachableError, UnknownKeyError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
+from tunefarm_tuner import tune as tuning
 from tunefarm_tuner.records import FULL, SCREEN, read
 from tunefarm_tuner.search import RandomSearch
 from tunefarm_tuner.tune import Tuned, tune
@@ -168,3 +169,18 @@ def test_a_winner_that_the_tracker_did_not_take_is_told_of(farm, tmp_path, monke
     monkeypatch.setattr(finals, "ROUNDS", 2)
     with pytest.warns(RuntimeWarning, match="add:n=64.*in the records alone"):
         tune("add:n=64", "pair", trials=1, records=tmp_path / "r", tracker=farm)
+
+
+def test_a_board_is_held_from_the_first_trial_to_the_last_final(farm, tmp_path, monkeypatch):
+    """Given back between finals it would be the next user's, and the rest would wait for that."""
+    monkeypatch.setattr(finals, "ROUNDS", 2)
+    requested = []
+    request = tuning.request_device
+    monkeypatch.setattr(
+        tuning,
+        "request_device",
+        lambda key, **words: (requested.append(key), request(key, **words))[1],
+    )
+    words = ["add:n=64", "mul:n=64", "relu:n=64"]
+    result = tune(words, "other", trials=2, records=tmp_path / "r", tracker=farm)
+    assert all(task.best for task in result.tasks) and requested == ["other"]

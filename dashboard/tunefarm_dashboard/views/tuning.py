@@ -45,6 +45,7 @@ class TaskRow:
 
     `final`: `best_s` and `gain` are of the winner, timed in turns with the default schedule;
     else `best_s` is of screening, and `gain` says how many times as fast as the first trial it is.
+    `trials_wanted` is None where tasks share their trials: who gets them is not known before.
     """
 
     workload: str
@@ -52,7 +53,7 @@ class TaskRow:
     emulated: bool
     weight: float
     trials: int
-    trials_wanted: int
+    trials_wanted: int | None
     failed: int
     duplicates: int
     best_s: float | None
@@ -90,7 +91,7 @@ def run_row(run: tpb.TuningRun) -> RunRow:
     names = [*dict.fromkeys(task.workload for task in run.tasks)]
     return RunRow(
         id=run.id,
-        workloads=", ".join(names[:2]) + (f" and {len(names) - 2} more" if names[2:] else ""),
+        workloads="; ".join([*names[:2], f"{len(names) - 2} more"] if names[2:] else names),
         user=run.user,
         state=STATES[run.state] if 0 <= run.state < len(STATES) else f"unknown ({run.state})",
         detail=run.detail,
@@ -111,6 +112,7 @@ def run_row(run: tpb.TuningRun) -> RunRow:
 def task_rows(run: tpb.TuningRun) -> list[TaskRow]:
     """The tasks of a run, in its order."""
     rows = []
+    shared = sum(task.trials_wanted for task in run.tasks) > run.trials_wanted
     for task in run.tasks:
         best = task.best_s if usable(task.best_s) else None
         final = usable(task.default_s)
@@ -123,7 +125,7 @@ def task_rows(run: tpb.TuningRun) -> list[TaskRow]:
                 emulated=task.emulated,
                 weight=task.weight if math.isfinite(task.weight) else 0.0,
                 trials=task.trials,
-                trials_wanted=task.trials_wanted,
+                trials_wanted=None if shared else task.trials_wanted,
                 failed=task.failed,
                 duplicates=task.duplicates,
                 best_s=best,
