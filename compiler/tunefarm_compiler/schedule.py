@@ -115,8 +115,8 @@ class Schedule:
         try:
             return cls._read(json.loads(text))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            said = f"not a schedule: {error!r}".splitlines()[0]
-            raise InvalidScheduleError(said, _HINT) from None
+            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InvalidScheduleError(f"not a schedule: {' '.join(said.split())}", _HINT) from None
 
     @classmethod
     def _read(cls, data: Any) -> "Schedule":

@@ -111,6 +111,11 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (["status", "--tls-ca", "/etc/hostname"], 2, "PEM"),
         (["build", "matmull:m=1", "-o", "x.tf"], 2, "did you mean matmul"),
         (["build", "add:n=16", "--target", "rasp9", "-o", "x.tf"], 2, "rasp3b"),
+        (
+            ["build", "add:n=16", "--schedule", '{"lanes": 4}', "-o", "x.tf"],
+            2,
+            "'loops' is missing",
+        ),
         (["build", "add:n=16", "--schedule", "@/nonexistent", "-o", "x.tf"], 2, "/nonexistent"),
         (["build", "add:n=16", "-o", "/nonexistent/x.tf"], 2, "/nonexistent"),
         (["build", "/nonexistent.c", "--args", "a:float32[1]", "-o", "x.tf"], 2, "nonexistent.c"),
