@@ -145,8 +145,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.CancelRequestRequest, context: Context
     ) -> tpb.CancelRequestResponse:
         """End a waiting request; a user its own only."""
-        self._check_own(request.request_id, "cancel")
-        with self._hub.mailbox() as box:
+        with self._audited_if_foreign("cancel", request.request_id), self._hub.mailbox() as box:
             self._hub.feed(inputs.RequestCancelled(box.number, request.request_id))
             answer = await box.take()
         done = isinstance(answer, CancelAnswered) and answer.cancelled
@@ -156,15 +155,21 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.ChangePriorityRequest, context: Context
     ) -> tpb.ChangePriorityResponse:
         """Move a waiting request; a user its own only."""
-        self._check_own(request.request_id, "move")
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.PriorityChanged(box.number, request.request_id, request.priority))
+        name, priority = request.request_id, request.priority
+        told = f"priority {priority}"
+        with self._audited_if_foreign("move", name, told), self._hub.mailbox() as box:
+            self._hub.feed(inputs.PriorityChanged(box.number, name, priority))
             answer = await box.take()
         done = isinstance(answer, CancelAnswered) and answer.cancelled
         return tpb.ChangePriorityResponse(changed=done)
 
-    def _check_own(self, request_id: str, what: str) -> None:
-        """Raises PermissionDeniedError where a request is another user's, but for operators."""
+    def _audited_if_foreign(
+        self, what: str, request_id: str, detail: str = ""
+    ) -> contextlib.AbstractContextManager[list[str]]:
+        """Log what an operator does with another user's request.
+
+        Raises: PermissionDeniedError where the caller is none.
+        """
         caller, found = current_identity(), self._state.requests.get(request_id)
         foreign = found is not None and found.wish.user != caller.name
         if foreign and not caller.role.includes(Role.OPERATOR):
@@ -172,6 +177,10 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
                 f"{caller.name} may not {what} a request of somebody else",
                 "that needs the role operator",
             )
+        subject = f"{request_id} of {found.wish.user}" if found is not None else request_id
+        if foreign:
+            return self._audited(what, subject, detail)
+        return contextlib.nullcontext([])
 
     async def RevokeLease(  # noqa: N802
         self, request: tpb.RevokeLeaseRequest, context: Context
