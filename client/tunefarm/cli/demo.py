@@ -136,6 +136,8 @@ def _tune(tracker: str, trials: int, records: Path) -> dict[str, Any]:
             timeout=60,
             on_record=lambda done, record: bar.update(done, record.summary()),
         )
+    if result.interrupted:
+        raise KeyboardInterrupt
     (task,) = result.tasks
     print(
         f"\ntuned {task.workload} on {task.device_key}: {task.trials} candidates, "
