@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a device: what it is requested by, as in rasp3b; may be given again, as in "
         "x86:cores=0-3 (options: cores, backend, gpu, unit, label.NAME)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+    )
     parser.add_argument("--port", type=_port, default=0, help="port (default 0: any free)")
     parser.add_argument("--advertise", metavar="HOST:PORT", help="where clients reach it")
     parser.add_argument(
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="native",
         metavar="NAME",
-        help="kind of device: native (default), wasm, or the path of a file that defines one",
+        help="kind of device: native (default), wasm, cuda, nullgpu, or the path of a file",
     )
     parser.add_argument(
         "--random-addresses",

@@ -50,7 +50,8 @@ def parse_key(text: str) -> Key:
     name, colon, rest = text.partition(":")
     if not _NAME.fullmatch(name) or not text.isprintable():
         raise InvalidRequestError(
-            f"{name!r} is no device key", "use letters, digits, dots and dashes, as in rasp3b"
+            f"{name!r} is no device key",
+            "use up to 64 letters, digits, dots, dashes and _, as in rasp3b",
         )
     given: dict[str, str] = {}
     for word in rest.split(",") if colon else ():

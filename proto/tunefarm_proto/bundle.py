@@ -39,6 +39,9 @@ class Bundle:
 
     data: bytes
 
+    def __repr__(self) -> str:
+        return f"<Bundle {self.digest[:16]}, {len(self.data)} bytes>"
+
     @cached_property
     def digest(self) -> str:
         """sha256 of the archive in hex: the bundle's name."""

@@ -109,8 +109,13 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (["logs", "--since", "yesterday"], 2, "7d"),
         (["status", "--token-file", "/nonexistent"], 2, "token"),
         (["status", "--tls-ca", "/etc/hostname"], 2, "PEM"),
-        (["build", "matmull:m=1", "-o", "x.tf"], 2, "matmul"),
+        (["build", "matmull:m=1", "-o", "x.tf"], 2, "did you mean matmul"),
         (["build", "add:n=16", "--target", "rasp9", "-o", "x.tf"], 2, "rasp3b"),
+        (
+            ["build", "add:n=16", "--schedule", '{"lanes": 4}', "-o", "x.tf"],
+            2,
+            "'loops' is missing",
+        ),
         (["build", "add:n=16", "--schedule", "@/nonexistent", "-o", "x.tf"], 2, "/nonexistent"),
         (["build", "add:n=16", "-o", "/nonexistent/x.tf"], 2, "/nonexistent"),
         (["build", "/nonexistent.c", "--args", "a:float32[1]", "-o", "x.tf"], 2, "nonexistent.c"),
@@ -120,6 +125,7 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (["bench", "add:n=16", "--device", "one", "--timeout", "0"], 2, "--timeout"),
         (["device"], 2, "--key"),
         (["device", "--key", "a b"], 2, "a b"),
+        (["device", "--key", "a" * 65], 2, "up to 64"),
         (["device", "--key", "a:cores=z"], 2, "cores"),
         (["device", "--key", "a", "--label", "b"], 2, "lab=berlin"),
         (["device", "--key", "a", "--backend", "cuba"], 2, "cuba"),
@@ -287,3 +293,21 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(monkeypatch):
 def test_what_others_wrote_cannot_command_the_terminal():
     shown = table(["FOR"], [["a\x1b[2Jb\rc"]])
     assert "\x1b" not in shown and "\r" not in shown
+
+
+def test_the_dashboard_tells_where_it_is(capsys, monkeypatch):
+    def serve(tracker, host, port, on_ready, *, names):
+        on_ready(4711)  # what a free one came to
+
+    monkeypatch.setattr("tunefarm_dashboard.server.serve", serve)
+    assert _run("dashboard", "--port", "0") == 0
+    assert "http://127.0.0.1:4711/" in capsys.readouterr().out
+    assert _run("dashboard", "--port", "0", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"url": "http://127.0.0.1:4711/"}
+
+
+def test_the_help_of_a_service_tells_its_own_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["device", "install", "--help"])
+    shown = capsys.readouterr().out
+    assert "port (default 9200)" in shown and "--state" not in shown

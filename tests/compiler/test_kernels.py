@@ -132,7 +132,8 @@ def test_the_same_input_gives_the_same_bytes():
     ("text", "word"),
     [
         ("", "matmul"),
-        ("conv9d:n=1", "add"),
+        ("conv9d:n=1", "did you mean conv2d:c=N"),
+        ("zyx:n=1", "add"),
         ("matmul", "m, n, k"),
         ("matmul:m=1,n=2,k=3,z=4", "z"),
         ("matmul:m=0,n=1,k=1", "m=0"),

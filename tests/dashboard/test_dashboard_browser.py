@@ -3,6 +3,7 @@
 import pytest
 from browsing import needs_browser, style, text, wait_for
 from fake_tracker import FakeTracker, device
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -31,6 +32,21 @@ def test_live_lost_and_right_again_without_a_reload(tracker: FakeTracker, url, b
     wait_for(browser, "status", "out of reach", there=False)
     wait_for(browser, "fleet", "newcomer", there=False)
     assert browser.execute_script("return window.sameDocument") is True
+
+
+def test_a_link_that_is_pressed_while_its_part_changes_is_followed(tracker, url, browser):
+    browser.get(url)
+    wait_for(browser, "fleet", "rasp4b-9c40aa")
+    link = browser.find_element(By.LINK_TEXT, "rasp4b-9c40aa")
+    ActionChains(browser).click_and_hold(link).perform()
+    tracker.devices = [*tracker.devices, device("newcomer", "zz")]
+    tracker.tell(tpb.EVENT_KIND_DEVICE, "newcomer", "online")
+    held = "return held.size > 0 || document.body.textContent.includes('newcomer')"
+    WebDriverWait(browser, 10, 0.05).until(lambda _: browser.execute_script(held))
+    ActionChains(browser).release().perform()
+    WebDriverWait(browser, 10, 0.05).until(lambda _: browser.current_url.endswith("9c40aa"))
+    browser.back()
+    wait_for(browser, "fleet", "newcomer")
 
 
 def test_the_page_says_when_the_dashboard_itself_is_gone(tracker, serve_dashboard, browser):

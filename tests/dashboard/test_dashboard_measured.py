@@ -180,11 +180,20 @@ def test_the_best_so_far_only_rises():
     run.tasks[0].operations = 0
     assert tuning.best_plot(run)["series"][0]["values"][-1] == pytest.approx(4)
     (task,) = tuning.task_rows(run)
-    assert task.gain == pytest.approx(4)
+    assert task.gain == pytest.approx(4) and not task.final
+    run.tasks[0].default_s = 1.5e-5  # the winner was timed in turns with the default
+    (task,) = tuning.task_rows(run)
+    assert task.gain == pytest.approx(1.5) and task.final
     assert [(one.error, one.share) for one in tuning.error_rows(run)] == [
         ("KernelCrashedError", 0.1), ("BuildFailedError", pytest.approx(1 / 30))
     ]  # fmt: skip
     assert tuning.device_rows(run)[0].share == 0.5
+    assert tuning.run_row(run).workloads == MATMUL and task.trials_wanted == 100
+    for name in ("add:n=1", "mul:n=1"):
+        run.tasks.add(workload=name, trials_wanted=100)
+    assert tuning.run_row(run).workloads == f"{MATMUL}; add:n=1; 1 more"
+    assert tuning.task_rows(run)[0].trials_wanted is None  # they share 100
+    del run.tasks[1:]
     run.tasks[0].points[0].best_s = nan
     run.state = 99
     assert tuning.run_row(run).state == "unknown (99)"

@@ -157,3 +157,8 @@ def test_any_bytes_are_read_as_protobuf_reads_them(data):
     assert (found.chunk if isinstance(found, dpb.UploadBlobRequest) else found) == meant.chunk
     header = dpb.UploadBlobRequest(header=dpb.UploadHeader(digest="d", size_bytes=3))
     assert chunks.decode(chunks.encode(header)) == header
+
+
+def test_a_bundle_is_shown_by_its_name_not_by_its_bytes():
+    shown = repr(Bundle(bytes(1 << 20)))
+    assert shown == f"<Bundle {Bundle(bytes(1 << 20)).digest[:16]}, 1048576 bytes>"

@@ -215,6 +215,32 @@ def test_the_audit_log_names_who_did_what_and_who_was_refused(secure: SecureFarm
     assert shown.returncode == 0 and "CancelRequest" in shown.stdout
 
 
+def test_cancelling_somebody_elses_request_is_in_the_audit_log(secure: SecureFarm):
+    user = {"tracker": secure.address, "credentials": secure.credentials("user"), "timeout": 30}
+    ended = []
+
+    def wait() -> None:
+        with pytest.raises(errors.RequestCancelledError):
+            request_device("nosuch", wait_for_key=True, **user)
+        ended.append(True)
+
+    with secure.tracker("operator") as tracker:
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        until(lambda: len(tracker.queue("nosuch")) == 1)
+        name = tracker.queue("nosuch")[0].request.request_id
+        assert tracker.cancel(name)
+        waiting.join(10)
+        logged = ("operator", "cancel", f"{name} of user", "done")
+
+        def found() -> bool:
+            entries = Accounts(tracker).audit(newest=True, limit=50)
+            return logged in [(one.who, one.action, one.subject, one.outcome) for one in entries]
+
+        until(found)
+    assert ended
+
+
 def test_no_secret_in_ps_in_logs_or_on_the_trackers_disk(secure: SecureFarm):
     secrets = [secret.encode() for secret in secure.secrets.values()]
     commands = b""

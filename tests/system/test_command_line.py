@@ -170,6 +170,10 @@ def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys, monkeypatch)
                 break
             assert time.monotonic() < limit
             time.sleep(0.2)
+        assert main(["admin", "retire", gone["name"], "--tracker", address, "--json"]) == 0
+        capsys.readouterr()
+        main(["doctor", "--only", "farm", "--tracker", address, "--json"])
+        assert gone["name"] not in capsys.readouterr().out  # it is meant to be gone
     wrong = next(one for name, one in found.items() if name.startswith("wrong-"))
     assert not wrong["ok"] and "nothing listens on its port" in wrong["detail"]
     assert "`tunefarm device`" in wrong["fix"]

@@ -60,6 +60,22 @@ def test_a_revoked_lease_cuts_off_a_running_kernel(farm, c_bundle):
         assert again.empty(16).numpy()[0] == 0
 
 
+def test_what_is_not_there_cannot_be_ended_and_the_audit_log_says_so(farm):
+    assert farm.run("admin", "revoke", "no-lease").returncode == 1
+    assert farm.run("admin", "cancel", "no-request").returncode == 1
+    assert farm.run("admin", "drain", "no-device").returncode == 6
+    wanted = {
+        ("revoke", "no-lease", "failed: no such lease is live"),
+        ("drain", "no-device", "failed: there is no device 'no-device'"),
+    }
+    limit = time.monotonic() + 30
+    while True:  # nobody waits for the log
+        entries = farm.json("audit")
+        if wanted <= {(one["action"], one["subject"], one["outcome"]) for one in entries}:
+            break
+        assert time.monotonic() < limit, entries
+
+
 def test_a_drained_device_waits_for_maintenance_and_comes_back(farm):
     with Tracker(farm.address) as tracker:
         (device,) = tracker.devices("one")

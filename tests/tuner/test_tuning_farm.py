@@ -13,9 +13,10 @@ from tunefarm import Bundle, Tracker
 from tunefarm.cli import main
 from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm_compiler import Schedule, build, workload
-from tunefarm_proto.errors import InvalidRequestError, UnknownKeyError
+from tunefarm_proto.errors import InvalidRequestError, TrackerUnreachableError, UnknownKeyError
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
+from tunefarm_tuner import tune as tuning
 from tunefarm_tuner.database import Database
 from tunefarm_tuner.records import FULL, SCREEN, read
 from tunefarm_tuner.search import RandomSearch
@@ -77,6 +78,9 @@ def test_several_tasks_on_several_boards(farm, tmp_path, monkeypatch):
     with Tracker(farm) as tracker:
         (told,) = [run for run in tracker.tunings() if run.trials == 32]
         assert told.state == tpb.TUNING_STATE_FINISHED and told.tasks[0].points
+        assert [(task.best_s, task.best_schedule, task.default_s) for task in told.tasks] == [
+            (task.best_s, task.best, task.default_s) for task in result.tasks
+        ]
 
 
 def test_bad_kernels_are_records_and_same_code_is_measured_once(farm, tmp_path):
@@ -138,6 +142,11 @@ def test_what_makes_no_sense_is_one_error(farm, tmp_path):
         tune(Tuned("add:n=16", 0), "pair", trials=1, records=tmp_path / "r", tracker=farm)
     with pytest.raises(InvalidRequestError, match="model"):
         tune("add:n=16", "pair", trials=1, records=tmp_path / "r", strategy="no", tracker=farm)
+    with pytest.raises(InvalidRequestError, match="--transfer"):
+        tune(
+            "add:n=16", "pair", trials=1, records=tmp_path / "r", tracker=farm,
+            transfer=[tmp_path / "nosuch"],
+        )  # fmt: skip
     with pytest.raises(UnknownKeyError):
         tune("add:n=16", "nosuch", trials=1, records=tmp_path / "r", tracker=farm)
 
@@ -174,7 +183,7 @@ def test_files_are_looked_at_before_anything_is_measured(farm, tmp_path):
         tune("add:n=16", "pair", transfer=[tmp_path / "bad"], **words)
     with pytest.raises(OSError, match="bad"):
         tune("add:n=16", "pair", best=tmp_path / "bad" / "best", **words)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InvalidRequestError, match="--transfer"):
         tune("add:n=16", "pair", transfer=[tmp_path / "nosuch"], **words)
     assert not (tmp_path / "r").exists()
 
@@ -245,3 +254,28 @@ def test_the_best_is_shown_shipped_and_built(farm, tmp_path, monkeypatch, capsys
     bundle = str(tmp_path / "x.tf")
     run("build", "matmul:m=40,n=40,k=8", "-o", bundle, "--json")
     assert entry["schedule"] in Path(bundle).read_bytes().decode(errors="replace").replace("\\", "")
+
+
+def test_a_winner_that_the_tracker_did_not_take_is_told_of(farm, tmp_path, monkeypatch):
+    def gone(tracker, result):
+        raise TrackerUnreachableError("no tracker answers")
+
+    monkeypatch.setattr(Tracker, "record", gone)
+    monkeypatch.setattr(finals, "ROUNDS", 2)
+    with pytest.warns(RuntimeWarning, match="add:n=64.*in the records alone"):
+        tune("add:n=64", "pair", trials=1, records=tmp_path / "r", tracker=farm)
+
+
+def test_a_board_is_held_from_the_first_trial_to_the_last_final(farm, tmp_path, monkeypatch):
+    """Given back between finals it would be the next user's, and the rest would wait for that."""
+    monkeypatch.setattr(finals, "ROUNDS", 2)
+    requested = []
+    request = tuning.request_device
+    monkeypatch.setattr(
+        tuning,
+        "request_device",
+        lambda key, **words: (requested.append(key), request(key, **words))[1],
+    )
+    words = ["add:n=64", "mul:n=64", "relu:n=64"]
+    result = tune(words, "other", trials=2, records=tmp_path / "r", tracker=farm)
+    assert all(task.best for task in result.tasks) and requested == ["other"]

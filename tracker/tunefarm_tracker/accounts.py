@@ -219,10 +219,10 @@ class Accounts:
         return self._write(apply)
 
     def audit(
-        self, identity: Identity, action: str, subject: str, detail: str = ""
+        self, identity: Identity, action: str, subject: str, detail: str = "", failure: str = ""
     ) -> "Future[None]":
-        """Log what somebody did. Returns at once; nobody needs to wait for the answer."""
-        outcome = f"done: {detail}" if detail else "done"
+        """Log what somebody did, or why it failed. Returns at once; nobody needs to wait."""
+        outcome = f"failed: {failure}" if failure else f"done: {detail}" if detail else "done"
         return self._write(lambda c: self._log(c, identity, action, subject, outcome))
 
     def audit_refusal(

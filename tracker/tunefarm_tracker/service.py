@@ -1,7 +1,8 @@
 """The tracker's service: turns messages into inputs, and effects into messages. No rule is here."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,6 +11,7 @@ from tunefarm_proto.errors import (
     InvalidRequestError,
     LeaseRefusedError,
     PermissionDeniedError,
+    TunefarmError,
 )
 from tunefarm_proto.identity import Role, current_identity
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -143,8 +145,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.CancelRequestRequest, context: Context
     ) -> tpb.CancelRequestResponse:
         """End a waiting request; a user its own only."""
-        self._check_own(request.request_id, "cancel")
-        with self._hub.mailbox() as box:
+        with self._audited_if_foreign("cancel", request.request_id), self._hub.mailbox() as box:
             self._hub.feed(inputs.RequestCancelled(box.number, request.request_id))
             answer = await box.take()
         done = isinstance(answer, CancelAnswered) and answer.cancelled
@@ -154,15 +155,21 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.ChangePriorityRequest, context: Context
     ) -> tpb.ChangePriorityResponse:
         """Move a waiting request; a user its own only."""
-        self._check_own(request.request_id, "move")
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.PriorityChanged(box.number, request.request_id, request.priority))
+        name, priority = request.request_id, request.priority
+        told = f"priority {priority}"
+        with self._audited_if_foreign("move", name, told), self._hub.mailbox() as box:
+            self._hub.feed(inputs.PriorityChanged(box.number, name, priority))
             answer = await box.take()
         done = isinstance(answer, CancelAnswered) and answer.cancelled
         return tpb.ChangePriorityResponse(changed=done)
 
-    def _check_own(self, request_id: str, what: str) -> None:
-        """Raises PermissionDeniedError where a request is another user's, but for operators."""
+    def _audited_if_foreign(
+        self, what: str, request_id: str, detail: str = ""
+    ) -> contextlib.AbstractContextManager[list[str]]:
+        """Log what an operator does with another user's request.
+
+        Raises: PermissionDeniedError where the caller is none.
+        """
         caller, found = current_identity(), self._state.requests.get(request_id)
         foreign = found is not None and found.wish.user != caller.name
         if foreign and not caller.role.includes(Role.OPERATOR):
@@ -170,17 +177,24 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
                 f"{caller.name} may not {what} a request of somebody else",
                 "that needs the role operator",
             )
+        subject = f"{request_id} of {found.wish.user}" if found is not None else request_id
+        if foreign:
+            return self._audited(what, subject, detail)
+        return contextlib.nullcontext([])
 
     async def RevokeLease(  # noqa: N802
         self, request: tpb.RevokeLeaseRequest, context: Context
     ) -> tpb.RevokeLeaseResponse:
         """End somebody's lease."""
         reason = convert.text(request.reason, "reason", needed=False)
-        by = self._audited("revoke", request.lease_id, reason)
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.LeaseRevoked(box.number, request.lease_id, by, reason))
-            answer = await box.take()
-        done = isinstance(answer, CancelAnswered) and answer.cancelled
+        by = current_identity().name
+        with self._audited("revoke", request.lease_id, reason) as failed:
+            with self._hub.mailbox() as box:
+                self._hub.feed(inputs.LeaseRevoked(box.number, request.lease_id, by, reason))
+                answer = await box.take()
+            done = isinstance(answer, CancelAnswered) and answer.cancelled
+            if not done:
+                failed.append("no such lease is live")
         return tpb.RevokeLeaseResponse(revoked=done)
 
     async def ManageDevice(  # noqa: N802
@@ -189,9 +203,9 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         """Drain, enable, quarantine or retire a device."""
         action = convert.action_of(request.action)
         reason = convert.text(request.reason, "reason", needed=False)
-        by = self._audited(action.value, request.device_id, reason)
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.DeviceManaged(box.number, request.device_id, action, by, reason))
+        by, device = current_identity().name, request.device_id
+        with self._audited(action.value, device, reason), self._hub.mailbox() as box:
+            self._hub.feed(inputs.DeviceManaged(box.number, device, action, by, reason))
             return tpb.ManageDeviceResponse(device=self._device_in(await box.take()))
 
     async def RecordHealthCheck(  # noqa: N802
@@ -207,11 +221,22 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
             )
             return tpb.RecordHealthCheckResponse(device=self._device_in(await box.take()))
 
-    def _audited(self, action: str, subject: str, detail: str) -> str:
-        """Write what an operator does into the audit log. Returns who it is."""
-        caller = current_identity()
-        self._accounts.audit(caller, action, subject[: convert.MAX_NAME], detail)
-        return caller.name
+    @contextlib.contextmanager
+    def _audited(self, action: str, subject: str, detail: str) -> Iterator[list[str]]:
+        """Write what an operator does into the audit log, with why it failed.
+
+        Yields the reasons for that, none at first. A caller that leaves before the answer is logged
+        as having done it: it may be so.
+        """
+        failed: list[str] = []
+        try:
+            yield failed
+        except TunefarmError as error:
+            failed.append(error.message)
+            raise
+        finally:
+            name, why = subject[: convert.MAX_NAME], "; ".join(failed)
+            self._accounts.audit(current_identity(), action, name, detail, why)
 
     def _device_in(self, answer: Message) -> tpb.Device:
         if isinstance(answer, DeviceAnswered) and answer.device is not None:
@@ -224,9 +249,9 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
         self, request: tpb.SetQuotaRequest, context: Context
     ) -> tpb.SetQuotaResponse:
         """Limit a user, or lift a limit."""
-        self._audited("quota", request.user, str(convert.quota_of(request)))
-        with self._hub.mailbox() as box:
-            self._hub.feed(inputs.QuotaSet(box.number, convert.quota_of(request)))
+        quota = convert.quota_of(request)
+        with self._audited("quota", request.user, str(quota)), self._hub.mailbox() as box:
+            self._hub.feed(inputs.QuotaSet(box.number, quota))
             await box.take()
         return tpb.SetQuotaResponse()
 

@@ -36,7 +36,7 @@ class Side:
 
     @classmethod
     def read(cls, text: str, of: str | None = None) -> "Side":
-        """One side from what a user wrote; `of` is the workload that a schedule is of.
+        """One side from what a user wrote; `of` is the workload that a schedule or record is of.
 
         Raises: InvalidRequestError, InvalidScheduleError, UnknownWorkloadError, OSError.
         """
@@ -44,7 +44,7 @@ class Side:
         if text.endswith(".tf"):
             return cls(text, bundle=Bundle.read(text))
         if text.endswith(".jsonl"):
-            return cls._of_record(text, _record(Path(text), None))
+            return cls._of_record(text, _best(Path(text), of))
         if name.endswith(".jsonl") and line.isdecimal():
             return cls._of_record(text, _record(Path(name), int(line)))
         if of is None:
@@ -81,17 +81,31 @@ class Side:
             return pool.submit(str(self.workload), spec, self.schedule).result()
 
 
-def _record(path: Path, line: int | None) -> records.Record:
+def _record(path: Path, line: int) -> records.Record:
     found = list(records.read(path))
-    if line is not None and 1 <= line <= len(found):
-        return found[line - 1]
-    good = [record for record in found if not record.error]
-    if line is not None or not good:
+    if not 1 <= line <= len(found):
         raise InvalidRequestError(
-            f"{path} has {len(found)} records, {len(good)} of them good",
+            f"{path} has {len(found)} records", "name one by FILE.jsonl:LINE, from 1 on"
+        )
+    return found[line - 1]
+
+
+def _best(path: Path, of: str | None) -> records.Record:
+    """The winner of a file's one workload, or of `of`: by its finals where there were any."""
+    found, name = list(records.read(path)), str(workload.parse(of)) if of is not None else ""
+    good = [one for one in found if not one.error and name in ("", one.workload)]
+    if not good:
+        raise InvalidRequestError(
+            f"{path} has {len(found)} records, none of them a good one{f' of {name}' * bool(name)}",
             "name one by FILE.jsonl:LINE, from 1 on",
         )
-    return min(good, key=lambda record: record.median_s)
+    if len(names := sorted({one.workload for one in good})) > 1:
+        raise InvalidRequestError(
+            f"{path} has records of {len(names)} workloads: {'; '.join(names)}",
+            "name one of them by --of, or a record by FILE.jsonl:LINE",
+        )
+    finals = [one for one in good if one.tier == records.FULL]
+    return min(finals or good, key=lambda one: one.median_s)
 
 
 @dataclass(frozen=True)

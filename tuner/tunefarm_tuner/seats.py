@@ -215,7 +215,8 @@ class Seat:
                 )
                 self._post(Answered(self, device, job, answer, right, now()))
         finally:
-            jobs.put(None)  # where the stream broke, the thread above still waits
+            if not after:  # the stream broke, and the thread above still waits
+                jobs.put(None)
         if broken:
             raise broken[0]
         return after[0] if after else None

@@ -6,7 +6,6 @@ import signal
 import threading
 import uuid
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -27,14 +26,13 @@ from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner.bench import target_of_key
 from tunefarm_tuner.database import Database
 from tunefarm_tuner.experience import entries_of, experience_of
-from tunefarm_tuner.finals import Finalist
 from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish
 from tunefarm_tuner.progress import Progress, Reporter
 from tunefarm_tuner.proposer import Proposer, Search
 from tunefarm_tuner.recording import target_text
 from tunefarm_tuner.records import Record, RecordFile, read
-from tunefarm_tuner.result import DeviceUse, TaskResult, TuneResult
+from tunefarm_tuner.result import DeviceUse, TuneResult
 from tunefarm_tuner.search import (
     STRATEGIES,
     Patience,
@@ -51,6 +49,7 @@ from tunefarm_tuner.search import strategy as strategy_of
 from tunefarm_tuner.seats import MOST_WINDOW, Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
 from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, once, there
+from tunefarm_tuner.winners import Winners
 
 DEFAULT_STRATEGY = "model"
 THINKING = ("model", "evolution")  # strategies that get a process of their own
@@ -143,11 +142,12 @@ def tune(
         raise errors.InvalidRequestError(
             f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
         )
-    if scheduler not in SCHEDULERS or patience < 0:
+    if scheduler not in SCHEDULERS:
         raise errors.InvalidRequestError(
-            f"no scheduler {scheduler!r} with patience {patience}",
-            f"known are {', '.join(SCHEDULERS)}; a patience is 0 or more",
+            f"no scheduler {scheduler!r}", f"known are {', '.join(SCHEDULERS)}"
         )
+    if patience < 0:
+        raise errors.InvalidRequestError(f"a patience of {patience} trials", "give 0 or more")
     known = [one for other in transfer for one in experience_of(read(there(other)))]
     if best is not None:
         Database.put(best, [])  # what is wrong with it is said now, not at the end
@@ -217,7 +217,7 @@ class Run:
         self.known = experience_of(file.records)
         self._tasks = SCHEDULERS[plan.scheduler]([])
         self._ledger = Ledger()
-        self._winners: dict[Line, list[Finalist]] = {}
+        self._winners = Winners(asked.tracker)
         self._progress = Progress(wish.run, current_user(), plan.strategy_name)
         self._known: set[tuple[str, str]] = set()
         self._notes: set[str] = set()
@@ -230,7 +230,7 @@ class Run:
                 target = target_of_key(connection, key)
                 if target is not None:
                     self._add_tasks(key, target)
-            hooks = Hooks(self._recorded, self._tick, self._winner, self._join)
+            hooks = Hooks(self._recorded, self._tick, self._winners.add, self._join)
             pipeline = Pipeline(
                 self._ledger,
                 self._pool,
@@ -254,8 +254,11 @@ class Run:
                 raise
             finally:
                 last = self._progress.run(pipeline)
+                for line, told in zip(self._ledger.lines, last.tasks, strict=True):
+                    self._winners.name(line, told)
                 last.state, last.detail = state, detail
                 reporter.close(last)
+            self._winners.warn_of_untold()
             return self._result(pipeline, state == tpb.TUNING_STATE_INTERRUPTED)
 
     def _seats(self) -> list[str]:
@@ -382,21 +385,9 @@ class Run:
         if self.on_progress is not None:
             self.on_progress(run)
 
-    def _winner(self, line: Line, found: list[Finalist], device: Device) -> None:
-        self._winners[line] = found
-        timed = [one for one in found if one.timing is not None]
-        if timed:
-            result = as_result(line, min(timed, key=_median), device)
-            threading.Thread(target=self._tell, args=[result], daemon=True).start()
-
-    def _tell(self, result: tpb.Result) -> None:
-        """The winner is a result of the farm's as any other; a tracker that is away has no say."""
-        with contextlib.suppress(errors.TunefarmError), Tracker(self._asked.tracker) as tracker:
-            tracker.record(result)
-
     def _result(self, pipeline: Pipeline, interrupted: bool) -> TuneResult:
         return TuneResult(
-            tasks=[summed(line, self._winners.get(line, [])) for line in self._ledger.lines],
+            tasks=[self._winners.summed(line) for line in self._ledger.lines],
             devices=[
                 DeviceUse(one.id, one.key, one.trials, one.busy_s, one.held_s)
                 for one in pipeline.accounts.values()
@@ -424,65 +415,9 @@ def interrupting(pipeline: Pipeline) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def as_result(line: Line, winner: Finalist, device: Device) -> tpb.Result:
-    """A winner as the tracker keeps it."""
-    result = tpb.Result(
-        id=uuid.uuid4().hex,
-        workload=line.task.workload,
-        device_id=device.id,
-        device_key=device.key,
-        target=device.target,
-        lease_id=device.lease.id,
-        user=current_user(),
-        bundle_digest=winner.bundle_digest,
-        schedule=winner.candidate,
-        timing=winner.timing,
-        correct=True,
-        operations=line.task.operations,
-    )
-    result.recorded_at.GetCurrentTime()
-    return result
-
-
 def name_of(line: Line) -> str:
     """A task's name among those of the scheduler."""
     return " ".join(line.task.name)
-
-
-def summed(line: Line, finalists: list[Finalist]) -> TaskResult:
-    """What a task came to: by its finalists, or by screening where there are none."""
-    nothing = float("nan")
-    timed = {one.candidate: _median(one) for one in finalists if one.timing is not None}
-    best, best_s = None, nothing
-    if timed:
-        best, best_s = min(timed.items(), key=lambda item: item[1])
-    elif line.best is not None:
-        best, best_s = line.best.schedule, line.best.median_s
-    default = line.task.space.default()
-    screened = {one.schedule: one.median_s for one in line.records.values() if one.samples_s}
-    default_s = timed.get(default or "", screened.get(default or "", nothing))
-    return TaskResult(
-        workload=line.task.workload,
-        device_key=line.task.key,
-        target=line.task.target,
-        operations=line.task.operations,
-        weight=line.task.weight,
-        trials=line.trials,
-        failed=line.failed,
-        duplicates=line.twins,
-        best=best,
-        best_s=best_s,
-        default_s=default_s,
-        screened_s=line.best.median_s if line.best is not None else nothing,
-        points=line.points,
-        errors=dict(Counter(one.error for one in line.records.values() if one.error)),
-    )
-
-
-def _median(one: Finalist) -> float:
-    samples = sorted(one.timing.samples_s) if one.timing is not None else []
-    middle = len(samples) // 2
-    return (samples[middle] + samples[-1 - middle]) / 2 if samples else float("inf")
 
 
 __all__ = ["Asked", "MakeStrategy", "Tuned", "Wanted", "tune"]

@@ -31,9 +31,12 @@ Wanted: TypeAlias = str | Tuned | Custom
 
 
 def there(path: str | os.PathLike[str]) -> Path:
-    """A file that is to be there. Raises: OSError."""
+    """A file of records to learn from. Raises: InvalidRequestError where there is none."""
     found = Path(path)
-    found.stat()
+    if not found.exists():
+        raise errors.InvalidRequestError(
+            f"there are no records in {found} to learn from", "name another file by --transfer"
+        )
     return found
 
 

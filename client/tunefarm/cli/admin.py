@@ -2,6 +2,7 @@
 
 import argparse
 
+from tunefarm_proto.exits import Exit
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm.cli.output import add_json, add_tracker, print_json, table
@@ -22,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (_, summary) in ACTIONS.items():
         verb = verbs.add_parser(name, help=summary)
-        verb.add_argument("devices", nargs="+", metavar="DEVICE", help="id, as `tunefarm status`")
+        verb.add_argument(
+            "devices", nargs="+", metavar="DEVICE", help="id, as `tunefarm status` shows"
+        )
         _common(verb, reason=True)
     revoke = verbs.add_parser("revoke", help="end somebody's lease and cut off what runs")
     revoke.add_argument("lease", metavar="LEASE", help="id of the lease or of its device")
@@ -50,7 +53,7 @@ def _common(parser: argparse.ArgumentParser, reason: bool = False) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it, and print what has become of it."""
+    """Do it, and print what has become of it. Exit status 1: there was nothing to end."""
     with Tracker(arguments.tracker) as tracker:
         if arguments.verb in ACTIONS:
             return _manage(tracker, arguments)
@@ -58,18 +61,19 @@ def run(arguments: argparse.Namespace) -> int:
             return _revoke(tracker, arguments)
         if arguments.verb == "cancel":
             done = tracker.cancel(arguments.request)
-            return _say(arguments, {"cancelled": done}, "cancelled" if done else "was over already")
+            text = "cancelled" if done else "no such request waits"
+            return _say(arguments, {"cancelled": done}, text, done)
         if arguments.verb == "quota":
             return _quota(tracker, arguments)
         return _users(tracker, arguments)
 
 
-def _say(arguments: argparse.Namespace, value: object, text: str) -> int:
+def _say(arguments: argparse.Namespace, value: object, text: str, done: bool = True) -> int:
     if arguments.json:
         print_json(value)
     else:
         print(text)
-    return 0
+    return Exit.DONE if done else Exit.NO
 
 
 def _manage(tracker: Tracker, arguments: argparse.Namespace) -> int:
@@ -87,7 +91,7 @@ def _revoke(tracker: Tracker, arguments: argparse.Namespace) -> int:
     held = {lease.device_id: lease.id for lease in tracker.leases()}
     lease_id = held.get(arguments.lease, arguments.lease)
     done = tracker.revoke(lease_id, arguments.reason)
-    return _say(arguments, {"revoked": done}, "revoked" if done else "no such lease is live")
+    return _say(arguments, {"revoked": done}, "revoked" if done else "no such lease is live", done)
 
 
 def _quota(tracker: Tracker, arguments: argparse.Namespace) -> int:

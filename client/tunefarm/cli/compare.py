@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--of",
         metavar="WORKLOAD",
-        help="A and B are schedules of this: JSON, @FILE, or the word default",
+        help="A and B are of this: schedules (JSON, @FILE, the word default) or records FILE.jsonl",
     )
     parser.add_argument("--function", metavar="NAME", help="of bundles that have several")
     parser.add_argument(

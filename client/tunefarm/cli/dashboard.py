@@ -10,7 +10,9 @@ from tunefarm.cli.parsing import port
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_tracker(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+    )
     parser.add_argument(
         "--name",
         action="append",
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="host name of a proxy in front, which passes it on in Host",
     )
-    parser.add_argument("--port", type=port, default=9191, help="port (default 9191)")
+    parser.add_argument("--port", type=port, default=9191, help="port (default 9191; 0: any free)")
     add_json(parser)
 
 
@@ -26,8 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from tunefarm_dashboard.server import serve
 
-    if arguments.json:
-        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        print_json({"url": f"http://{host}:{arguments.port}/"}, line=True)
-    serve(tracker_address(arguments.tracker), arguments.host, arguments.port, names=arguments.name)
+    tracker = tracker_address(arguments.tracker)
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+
+    def ready(port: int) -> None:
+        url = f"http://{host}:{port}/"
+        if arguments.json:
+            print_json({"url": url}, line=True)
+        else:
+            print(f"the dashboard of {tracker} is at {url}", flush=True)
+
+    serve(tracker, arguments.host, arguments.port, ready, names=arguments.name)
     return 0

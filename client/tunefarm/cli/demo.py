@@ -49,10 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
         found["measured"] = _measure(tracker, keys)
         correct = all(one["correct"] is True for one in found["measured"])
         found["tuned"] = _tune(tracker, arguments.trials, Path(scratch) / "records.jsonl")
-        print(f"\ndashboard: {page}")
         if arguments.keep:
-            print(f"tracker:   {tracker}\nCtrl-C ends the farm.")
+            print(f"\ndashboard: {page}\ntracker:   {tracker}\nCtrl-C ends the farm.")
             _wait_for_interrupt(farm)
+        else:
+            print(
+                "\nThe farm is gone again; `tunefarm demo --keep` leaves it up, dashboard and all."
+            )
     if arguments.json:
         print_json(found)
     return 0 if correct else 1
@@ -133,6 +136,8 @@ def _tune(tracker: str, trials: int, records: Path) -> dict[str, Any]:
             timeout=60,
             on_record=lambda done, record: bar.update(done, record.summary()),
         )
+    if result.interrupted:
+        raise KeyboardInterrupt
     (task,) = result.tasks
     print(
         f"\ntuned {task.workload} on {task.device_key}: {task.trials} candidates, "

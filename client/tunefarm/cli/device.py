@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 NAME, PORT = "tunefarm-device", 9200
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (with TLS, or where that is asked for in so many words)
+_OF_A_SERVICE = {
+    "host": "address to listen on (default 0.0.0.0; 127.0.0.1 where the tracker is here)",
+    "port": f"port (default {PORT})",
+    "state": argparse.SUPPRESS,
+}
 _SECRETS = {"token_file": "token", "tls_ca": "ca", "tls_cert": "cert", "tls_key": "key"}
 
 
@@ -34,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of_server.add_arguments(install)
     # A service is for others, and for firewalls its port must not change.
     install.set_defaults(host=None, port=PORT, parser=install)
+    for action in install._actions:
+        action.help = _OF_A_SERVICE.get(action.dest, action.help)
     service.add_arguments(install, NAME)
     service.add_removal(verbs.add_parser("uninstall", help="take the service away"), NAME)
 

@@ -116,7 +116,7 @@ def _clock(said: pb.HelloResponse, now: float) -> Finding:
         return Finding(AREA, "clock", True, "the tracker is too old to tell its own")
     apart = said.at.ToNanoseconds() * 1e-9 - now
     ok = abs(apart) <= SKEW_S
-    detail = f"the tracker's is {apart:+.1f} s from this machine's"
+    detail = f"the tracker's is {round(apart, 1) + 0.0:+.1f} s from this machine's"
     return Finding(AREA, "clock", ok, detail, "" if ok else "`timedatectl set-ntp true` on both")
 
 
@@ -155,7 +155,7 @@ def _devices(devices: Sequence[tpb.Device], version: str, tracker: Tracker) -> I
         return
     there = [one for one in devices if one.state != tpb.DEVICE_STATE_OFFLINE]
     for one in devices:
-        if one.state == tpb.DEVICE_STATE_OFFLINE:
+        if one.state == tpb.DEVICE_STATE_OFFLINE and one.health != tpb.DEVICE_HEALTH_RETIRED:
             yield _offline(one)
     # Devices of one server share its address.
     servers = {one.addresses[0]: one for one in there if one.addresses}

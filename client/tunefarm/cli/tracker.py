@@ -24,7 +24,9 @@ _SECRETS = {"tls_cert": "cert", "tls_key": "key", "tls_client_ca": "clientca"}
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+    )
     parser.add_argument("--port", type=port, default=9190, help="port (default 9190; 0: any free)")
     parser.add_argument("--state", type=Path, metavar="DIR", help="where its memory is kept")
     add_server_tls(parser)

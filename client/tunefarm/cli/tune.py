@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_request(parser, several=True)
     parser.add_argument(
-        "--trials", type=whole(1), default=64, help="candidates of each workload (default 64)"
+        "--trials",
+        type=whole(1),
+        default=64,
+        help="candidates of a workload; several share theirs (default 64)",
     )
     parser.add_argument(
         "--records", type=Path, required=True, metavar="FILE", help="JSON lines; goes on from there"

@@ -29,11 +29,15 @@ function showTimes(root) {
   }
 }
 
-// Somebody types, or has a list or a dialog open, in there: it is swapped when they are done.
+let pressed = null;
+
+// Somebody types, presses a button of the mouse, or has a list or a dialog open, in there: it is
+// swapped when they are done. A link that is replaced between press and release is not followed.
 function isBusy(section) {
   const at = document.activeElement;
   const typing = section.contains(at) && at.matches("input:not([type=hidden]), select, textarea");
-  return typing || section.querySelector("dialog[open]") !== null;
+  const pressing = pressed !== null && section.contains(pressed);
+  return typing || pressing || section.querySelector("dialog[open]") !== null;
 }
 
 const held = new Map();
@@ -101,9 +105,21 @@ async function askWhether() {
   if (answer && answer.status === 401) location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
 }
 
-document.addEventListener("focusout", () => setTimeout(() => {
+function swapHeld() {
   for (const [topic, [version, html]] of held) swap(topic, version, html);
-}, 0));
+}
+
+document.addEventListener("focusout", () => setTimeout(swapHeld, 0));
+document.addEventListener("pointerdown", (event) => {
+  pressed = event.target;
+});
+// The click comes first.
+for (const name of ["pointerup", "pointercancel"]) {
+  document.addEventListener(name, () => setTimeout(() => {
+    pressed = null;
+    swapHeld();
+  }, 0));
+}
 
 // A page that was changed by htmx shows other sections.
 document.addEventListener("htmx:afterSettle", (event) => {

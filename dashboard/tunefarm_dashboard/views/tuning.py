@@ -16,9 +16,13 @@ STATES = ("unspecified", "running", "finished", "interrupted", "failed", "lost")
 
 @dataclass(frozen=True)
 class RunRow:
-    """A tuning run. `time_left_s` None where nothing is known; `share` is of its trials, 0 to 1."""
+    """A tuning run. `time_left_s` None where nothing is known; `share` is of its trials, 0 to 1.
+
+    `workloads` names the first two.
+    """
 
     id: str
+    workloads: str
     user: str
     state: str
     detail: str
@@ -37,19 +41,25 @@ class RunRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task of a run: one workload on one target. Seconds of one call; None: none yet."""
+    """A task of a run: one workload on one target. Seconds of one call; None: none yet.
+
+    `final`: `best_s` and `gain` are of the winner, timed in turns with the default schedule;
+    else `best_s` is of screening, and `gain` says how many times as fast as the first trial it is.
+    `trials_wanted` is None where tasks share their trials: who gets them is not known before.
+    """
 
     workload: str
     target: str
     emulated: bool
     weight: float
     trials: int
-    trials_wanted: int
+    trials_wanted: int | None
     failed: int
     duplicates: int
     best_s: float | None
     gflops: float | None
     gain: float | None
+    final: bool
     best_schedule: str
 
 
@@ -78,8 +88,10 @@ class ErrorRow:
 def run_row(run: tpb.TuningRun) -> RunRow:
     """One line of the table of runs."""
     known = run.HasField("time_left") and run.state == tpb.TUNING_STATE_RUNNING
+    names = [*dict.fromkeys(task.workload for task in run.tasks)]
     return RunRow(
         id=run.id,
+        workloads="; ".join([*names[:2], f"{len(names) - 2} more"] if names[2:] else names),
         user=run.user,
         state=STATES[run.state] if 0 <= run.state < len(STATES) else f"unknown ({run.state})",
         detail=run.detail,
@@ -98,11 +110,14 @@ def run_row(run: tpb.TuningRun) -> RunRow:
 
 
 def task_rows(run: tpb.TuningRun) -> list[TaskRow]:
-    """The tasks of a run, in its order. `gain`: the first best by the last."""
+    """The tasks of a run, in its order."""
     rows = []
+    shared = sum(task.trials_wanted for task in run.tasks) > run.trials_wanted
     for task in run.tasks:
         best = task.best_s if usable(task.best_s) else None
+        final = usable(task.default_s)
         first = next((one.best_s for one in task.points if usable(one.best_s)), None)
+        base = task.default_s if final else first
         rows.append(
             TaskRow(
                 workload=task.workload,
@@ -110,12 +125,13 @@ def task_rows(run: tpb.TuningRun) -> list[TaskRow]:
                 emulated=task.emulated,
                 weight=task.weight if math.isfinite(task.weight) else 0.0,
                 trials=task.trials,
-                trials_wanted=task.trials_wanted,
+                trials_wanted=None if shared else task.trials_wanted,
                 failed=task.failed,
                 duplicates=task.duplicates,
                 best_s=best,
                 gflops=task.operations / best / 1e9 if best and task.operations else None,
-                gain=first / best if best and first else None,
+                gain=base / best if best and base else None,
+                final=final,
                 best_schedule=task.best_schedule,
             )
         )

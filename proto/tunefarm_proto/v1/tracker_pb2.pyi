@@ -2335,6 +2335,7 @@ class TuningTask(_message.Message):
     BEST_SCHEDULE_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     EMULATED_FIELD_NUMBER: _builtins.int
+    DEFAULT_S_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """What is computed."""
     weight: _builtins.float
@@ -2350,11 +2351,15 @@ class TuningTask(_message.Message):
     duplicates: _builtins.int
     """Candidates whose code was that of an earlier one, and was not timed again; not among the trials."""
     best_s: _builtins.float
-    """Seconds of one call of the best so far; 0 where there is none."""
+    """Seconds of one call of the best so far; 0 where there is none. Of the winner, where `default_s`."""
     best_schedule: _builtins.str
     """Its schedule."""
     emulated: _builtins.bool
     """Measured on an emulated processor."""
+    default_s: _builtins.float
+    """Seconds of one call of the default schedule, timed in turns with the winner at the end of the
+    search; 0 where that was not done.
+    """
     @_builtins.property
     def target(self) -> _common_pb2.Target:
         """For what."""
@@ -2378,10 +2383,11 @@ class TuningTask(_message.Message):
         best_schedule: _builtins.str = ...,
         points: _abc.Iterable[Global___TuningPoint] | None = ...,
         emulated: _builtins.bool = ...,
+        default_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_s", b"best_s", "best_schedule", b"best_schedule", "duplicates", b"duplicates", "emulated", b"emulated", "failed", b"failed", "operations", b"operations", "points", b"points", "target", b"target", "trials", b"trials", "trials_wanted", b"trials_wanted", "weight", b"weight", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_s", b"best_s", "best_schedule", b"best_schedule", "default_s", b"default_s", "duplicates", b"duplicates", "emulated", b"emulated", "failed", b"failed", "operations", b"operations", "points", b"points", "target", b"target", "trials", b"trials", "trials_wanted", b"trials_wanted", "weight", b"weight", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
