@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -140,8 +141,9 @@ class Runner:
         """The last of what it printed, also when it has ended."""
         if self._output < 0:
             return self._said[-most:]
-        size = os.fstat(self._output).st_size
-        return os.pread(self._output, most, max(size - most, 0))
+        end = min(os.lseek(self._output, 0, os.SEEK_CUR), OUTPUT_BYTES)
+        start = max(end - most, 0)
+        return os.pread(self._output, end - start, start)
 
     def kill(self) -> None:
         """Kill it and its process group."""
@@ -166,6 +168,17 @@ class Runner:
         self.drop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.ended), END_S)
+
+
+def output_file() -> int:
+    """A file in memory for what a runner prints, which nobody can make longer or shorter.
+
+    Its size is always the most; how far it is written is where its descriptor stands.
+    """
+    made = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(made, OUTPUT_BYTES)
+    fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return made
 
 
 def _too_long(doing: str, limit_s: float) -> KernelTimeoutError:
@@ -240,7 +253,7 @@ class Zygote:
 
     async def spawn(self, folder: Path | None) -> Runner:
         """A new runner in `folder`, an absolute path; ready. Raises: InternalError."""
-        output = os.memfd_create("output", os.MFD_CLOEXEC)
+        output = output_file()
         runner = Runner(output, self._grace_s)
         ours, theirs = socket.socketpair()
         identity = self._next_id

@@ -48,8 +48,11 @@ NUMBER = b', "id": '  # what each header ends with
 ISOLATION = ("own-process", "process-group", "rlimits", "no-new-privileges")
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
-FILE_BYTES = 1 << 20  # most that a kernel can write to any file, its own output included
-MOST_FILES = 512  # at once, each of 1 MiB in memory at most
+FILE_BYTES = 1 << 20  # most that a kernel can write to any file
+# Where a driver begins: it has files in memory of its own (64 MiB of libcuda's), which the limit
+# cannot tell from others.
+DRIVER_FILE_BYTES = 1 << 30
+MOST_FILES = 512  # at once
 MOST_PROCESSES = 8192  # of this server's user, threads too; root is not held by it
 MEMORY_SHARE = 0.9
 WARMUP_S = 0.2
@@ -350,8 +353,8 @@ def _libm() -> ctypes.CDLL:
     return ctypes.CDLL("libm.so.6")
 
 
-def isolate(parent: int) -> None:
-    """Put this process where it can do little harm and leaves nothing."""
+def isolate(parent: int, driver: bool = False) -> None:
+    """Put this process where it can do little harm and leaves nothing. `driver`: one begins here."""
     os.setsid()
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -359,7 +362,7 @@ def isolate(parent: int) -> None:
         os._exit(70)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    limit(resource.RLIMIT_FSIZE, DRIVER_FILE_BYTES if driver else FILE_BYTES)
     limit(resource.RLIMIT_NOFILE, MOST_FILES)
     limit(resource.RLIMIT_NPROC, MOST_PROCESSES)
     with contextlib.suppress(OSError, ValueError):
@@ -382,7 +385,7 @@ def main(session_fd: int, parent: int, shut_in: Callable[[], None], backend: Bac
     `shut_in` applies the sandbox, after all that needs the rest of the system and before all that
     makes threads: it holds the thread that it is applied to, and those that this one starts.
     """
-    isolate(parent)
+    isolate(parent, backend.driver)
     device = backend.open()
     counters = Counters()  # the sandbox lets nobody open any
     shut_in()

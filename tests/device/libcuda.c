@@ -46,14 +46,14 @@ static const char *setting(const char *name, const char *otherwise) {
 }
 
 // What the real one asks of the system, and does not begin without: a thread with a name, which it
-// writes to /proc/self/task (from 570 on), memory in a file, and an abstract socket that it hands
-// descriptors out by.
+// writes to /proc/self/task (from 570 on), 64 MiB of memory in a file, and an abstract socket that it
+// hands descriptors out by.
 static R asks(void) {
   pthread_t thread;
   if (pthread_create(&thread, NULL, waits, NULL)) return 999;
   if (pthread_setname_np(thread, "cuda-EvtHandlr")) return OPERATING_SYSTEM;
   int memory = memfd_create("cuda", MFD_CLOEXEC);
-  if (memory < 0 || ftruncate(memory, 1 << 16)) return OPERATING_SYSTEM;
+  if (memory < 0 || ftruncate(memory, 64 << 20)) return OPERATING_SYSTEM;
   struct sockaddr_un name = {AF_UNIX};
   int length = snprintf(name.sun_path + 1, 90, "cuda-uvmfd-%d", getpid());
   int out = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -180,6 +180,8 @@ static void run(const Work *work) {
   }
   static int calls = 40;
   if (!strcmp(name, "remember")) *(int *)x = ++calls;
+  if (!strcmp(name, "prints")) for (int i = 0; i < 48; ++i) printf("%065535d\n", i);
+  fflush(stdout);
   if (!strcmp(name, "loop")) for (;;) pause();
   if (strstr("trap wild_write wild_read scribble misaligned wild_shared", name)) dead = ILLEGAL_ADDRESS;
 }

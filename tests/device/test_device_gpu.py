@@ -16,12 +16,14 @@ from tunefarm_compiler.linker import zig_program
 from tunefarm_device.cuda import probe
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import bundle_pb2 as bpb
+from tunefarm_proto.v1 import device_pb2 as dpb
 
 pytest.importorskip("cuda.bindings", reason="the extra `cuda` is not installed")
 pytest.importorskip("pynvml", reason="the extra `cuda` is not installed")
 
 HERE = Path(__file__).parent
-GREEDY = ".visible .entry greedy(.param .u64 x)\n{\n  ret;\n}\n"
+HEAD = ".version 7.8\n.target sm_75\n.address_size 64\n"
+OTHER = HEAD + ".visible .entry NAME(.param .u64 x)\n{\n  ret;\n}\n"
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +72,6 @@ def counted(session: SessionClient) -> list[float]:
 
 def launched(session: SessionClient) -> list[str]:
     """What the driver was told to launch in this session."""
-    from tunefarm_proto.v1 import device_pb2 as dpb
-
     answer = session.ask(read_file=dpb.ReadFile(name="launched.txt"))
     pieces = [answer.data.data]
     while not answer.data.last:
@@ -232,11 +232,25 @@ def test_what_cannot_be_loaded_is_told_in_the_drivers_words(client, plan, text, 
 
 def test_a_launch_that_is_refused_harms_nothing(client):
     session = client.session()
-    text = ".version 7.8\n.target sm_75\n.address_size 64\n" + GREEDY
+    text = OTHER.replace("NAME", "greedy")
     module, x = loaded(session, bundle({"f": launch("greedy")}, text)), session.empty(16)
     with pytest.raises(errors.BundleInvalidError, match="LAUNCH_OUT_OF_RESOURCES"):
         session.call(module, "f", x)
     assert session.read(x) == bytes(64)
+
+
+def test_what_kernels_print_is_kept_and_has_an_end(box, client):
+    """A driver's runner may have large files; its output, which the server holds, is none."""
+    session = client.session()
+    text = OTHER.replace("NAME", "prints")
+    module, x = loaded(session, bundle({"f": launch("prints")}, text)), session.empty(16)
+    for _ in range(2):
+        session.call(module, "f", x)
+    said = session.ask(log=dpb.ReadLog(source=dpb.ReadLog.SOURCE_RUNNER)).data.data
+    assert len(said) == 1 << 20 and said.splitlines()[14] == b"%065535d" % 14
+    held = [one.stat() for one in Path(f"/proc/{box.device.process.pid}/fd").iterdir()
+            if "memfd:output" in str(one.readlink())]  # fmt: skip
+    assert held and max(one.st_blocks * 512 for one in held) <= 2 << 20
 
 
 def probed(driver: Path, **env: str) -> dict[str, object]:
