@@ -21,7 +21,7 @@ def launch(kernel: str, arguments: Sequence[int] = (0,), **other: object) -> bpb
 
 def bundle(
     plans: Mapping[str, bpb.LaunchPlan | bpb.Launch],
-    text: str = PTX,
+    code: str | bytes = PTX,
     *,
     shapes: Sequence[Sequence[int]] = ((16,),),
     target: pb.Target = TARGET,
@@ -37,6 +37,5 @@ def bundle(
             function.arguments.add(
                 name=f"x{place}", dtype="float32", shape=shape, output=place == len(shapes) - 1
             )
-    return bundle_file.pack(
-        manifest, [bundle_file.Library(target, text.encode(), launches=launches)]
-    )
+    data = code.encode() if isinstance(code, str) else code
+    return bundle_file.pack(manifest, [bundle_file.Library(target, data, launches=launches)])

@@ -2,6 +2,7 @@
 // process's own; kernels are known by their names; a file tells what was launched.
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <elf.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,9 +15,12 @@
 #include <unistd.h>
 
 typedef int R;
-enum { OK, INVALID_VALUE = 1, OOM = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_PTX = 218, OPERATING_SYSTEM = 304,
+enum { OK, INVALID_VALUE = 1, OOM = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_IMAGE = 200,
+       NO_BINARY_FOR_GPU = 209, INVALID_PTX = 218, OPERATING_SYSTEM = 304,
        NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701 };
 #define MOST (1ull << 30)
+#define MAJOR 9
+#define MINOR 0
 #define ALIVE if (dead) return dead
 
 static R dead;       // after a kernel that crashed every call says so
@@ -77,8 +81,8 @@ R cuDeviceGetPCIBusId(char *id, int size, int device) { snprintf(id, size, "0000
 R cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = MOST; return OK; }
 R cuDeviceGetAttribute(int *value, int which, int device) {
   switch (which) {
-    case 75: *value = 9; break;   // compute capability, major
-    case 76: *value = 0; break;
+    case 75: *value = MAJOR; break; // compute capability, major
+    case 76: *value = MINOR; break;
     case 16: *value = 132; break; // multiprocessors
     case 38: *value = 1 << 20; break;  // L2
     case 97: *value = 232448; break;   // shared memory
@@ -123,9 +127,40 @@ R cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream)
 R cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream) { ALIVE; memcpy(to, (void *)from, size); return OK; }
 R cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void *stream) { ALIVE; memcpy((void *)to, (void *)from, size); return OK; }
 
+// A cubin, as ptxas writes it: code for one level, a section .text.NAME for each kernel, and
+// .nv.info.NAME with an attribute (format 4, number 0x17) for each parameter. The file's size is not
+// told here, as it is not to the real one.
+static R cubin(Module **module, const char *image) {
+  const Elf64_Ehdr *head = (const void *)image;
+  const Elf64_Shdr *sections = (const void *)(image + head->e_shoff);
+  const char *names = image + sections[head->e_shstrndx].sh_offset;
+  int level = image[8] >= 8 ? head->e_flags >> 8 & 0xff : head->e_flags & 0xff;
+  if (head->e_machine != 190) return INVALID_IMAGE;
+  if (level / 10 != MAJOR || level % 10 > MINOR) return NO_BINARY_FOR_GPU;
+  Module *made = calloc(1, sizeof *made);
+  for (int i = 0; i < head->e_shnum; ++i) {
+    const char *name = names + sections[i].sh_name;
+    if (strncmp(name, ".text.", 6)) continue;
+    Function *one = &made->functions[made->count++];
+    snprintf(one->name, sizeof one->name, "%s", name + 6);
+    for (int j = 0; j < head->e_shnum; ++j) {
+      const char *other = names + sections[j].sh_name;
+      if (strncmp(other, ".nv.info.", 9) || strcmp(other + 9, name + 6)) continue;
+      const unsigned char *at = (const void *)(image + sections[j].sh_offset), *end = at + sections[j].sh_size;
+      for (; at < end; at += at[0] == 4 ? 4 + (at[2] | at[3] << 8) : 4) one->parameters += at[0] == 4 && at[1] == 0x17;
+    }
+  }
+  char line[64];
+  snprintf(line, sizeof line, "cubin for sm_%d", level);
+  say(line);
+  *module = made;
+  return OK;
+}
+
 R cuModuleLoadDataEx(void **module, const void *image, unsigned count, int *options, void **values) {
   ALIVE;
   const char *text = image;
+  if (!memcmp(text, "\x7f" "ELF", 4)) return cubin((Module **)module, image);
   if (strncmp(text, "//", 2) && strncmp(text + (text[0] == '\n'), ".version", 8)) {
     for (unsigned i = 0; i < count; ++i)
       if (options[i] == 5) strcpy(values[i], "ptxas fatal: no\n  .version  here");

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from device_harness import Box, Client, SessionClient, boxed
-from gpu_bundles import bundle, launch
+from gpu_bundles import TARGET, bundle, launch
+from tunefarm_compiler.gpu import own
 from tunefarm_compiler.linker import zig_program
 from tunefarm_device.cuda import probe
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import bundle_pb2 as bpb
+from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 pytest.importorskip("cuda.bindings", reason="the extra `cuda` is not installed")
@@ -132,6 +134,53 @@ def test_launches_get_what_the_plan_says(client):
     session.call(module, "both", x, y)
     assert list(array.array("f", session.read(y))) == [2.0 * n for n in range(16)]
     assert launched(session) == ["count 2 3 4 32 2 1 0", "add 1 1 1 16 1 1 100000"]
+
+
+def test_a_cubin_is_chosen_loaded_and_launched(client, tmp_path):
+    """Of real ones, for three levels: CUDA C by NVRTC, as `tunefarm build` makes its bundles."""
+    source = tmp_path / "add.cu"
+    source.write_text(
+        'extern "C" __global__ void add(const float *a, const float *b, float *c) {\n'
+        "  c[threadIdx.x] = a[threadIdx.x] + b[threadIdx.x];\n}\n"
+    )
+    words = "a:float32[16] b:float32[16] c:out:float32[16]"
+    try:
+        made = own.build(source, ["sm_80", "sm_90", "sm_100"], words, grid=1, block=16)
+    except errors.BuildFailedError as error:
+        pytest.skip(error.message)
+    session = client.session()
+    module = loaded(session, made)
+    a, b, c = (session.empty(16) for _ in range(3))
+    session.write(a, array.array("f", range(16)).tobytes())
+    session.write(b, array.array("f", range(0, 160, 10)).tobytes())
+    session.call(module, "add", a, b, c)
+    assert list(array.array("f", session.read(c))) == [11.0 * n for n in range(16)]
+    assert launched(session) == ["cubin for sm_90", "add 1 1 1 16 1 1 0"]
+    # Machine code is for its generation; of an older one's bundle the PTX is taken.
+    older = own.build(source, "sm_80", words, grid=1, block=16)
+    module = loaded(session, older)
+    session.call(module, "add", a, b, c)
+    assert launched(session)[2:] == ["add 1 1 1 16 1 1 0"]
+    (of_80,) = (one for one in older.manifest.libraries if one.path.endswith(".cubin"))
+    (tmp_path / "add.cubin").write_bytes(older.library(of_80))
+    alone = own.build(tmp_path / "add.cubin", "sm_80", words, grid=1, block=16)
+    with pytest.raises(errors.TargetMismatchError, match="cubin_8"):
+        loaded(session, alone)
+
+
+def test_a_cubin_that_is_none_for_this_gpu_is_refused_in_the_drivers_words(client):
+    """What its bundle says of it is not true."""
+    target = pb.Target(triple=TARGET.triple, cpu="sm_90", features=["cubin_9"])
+    head = bytearray(128)
+    head[:5], head[18] = b"\x7fELF\x02", 190
+    head[40], head[48], head[60] = 64, 80, 1  # sections, level, how many
+    session = client.session()
+    for changed, words in ((18, "INVALID_IMAGE"), (None, "NO_BINARY_FOR_GPU")):
+        data = bytes(0 if place == changed else byte for place, byte in enumerate(head))
+        made = bundle({"count": launch("count")}, data, target=target)
+        with pytest.raises(errors.BundleInvalidError, match=f"CUDA_ERROR_{words}"):
+            loaded(session, made)
+    assert counted(session) == [3, 0]
 
 
 def test_many_calls_are_graphs_and_no_call_is_lost(client):
