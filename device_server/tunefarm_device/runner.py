@@ -354,7 +354,7 @@ def _libm() -> ctypes.CDLL:
 
 
 def isolate(parent: int, driver: bool = False) -> None:
-    """Put this process where it can do little harm and leaves nothing; `driver`: one begins here."""
+    """Put this process where it can do little harm and leaves nothing. `driver`: begins in it."""
     os.setsid()
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

@@ -471,10 +471,10 @@ def named(error: RunnerError) -> TunefarmError:
     if error.kind == "memory":
         return OutOfMemoryError(f"the device could not get the memory: {text}")
     if error.kind == "library":
-        return BundleInvalidError(
-            f"the library in the bundle cannot be loaded: {text}",
-            "give it each function of the manifest, and nothing undefined",
-        )
+        hint = "give it each function of the manifest, and nothing undefined"
+        if "CUDA_ERROR_" in text:  # a driver says itself what it wants
+            hint = ""
+        return BundleInvalidError(f"the library in the bundle cannot be loaded: {text}", hint)
     return InternalError(f"{error.kind}: {text}")
 
 

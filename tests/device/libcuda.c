@@ -16,8 +16,8 @@
 
 typedef int R;
 enum { OK, INVALID_VALUE = 1, OOM = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_IMAGE = 200,
-       NO_BINARY_FOR_GPU = 209, INVALID_PTX = 218, OPERATING_SYSTEM = 304,
-       NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701 };
+       NO_BINARY_FOR_GPU = 209, INVALID_PTX = 218, UNSUPPORTED_PTX_VERSION = 222,
+       OPERATING_SYSTEM = 304, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701 };
 #define MOST (1ull << 30)
 #define MAJOR 9
 #define MINOR 0
@@ -166,6 +166,9 @@ R cuModuleLoadDataEx(void **module, const void *image, unsigned count, int *opti
       if (options[i] == 5) strcpy(values[i], "ptxas fatal: no\n  .version  here");
     return INVALID_PTX;
   }
+  double version = 0;
+  sscanf(strstr(text, ".version"), ".version %lf", &version);
+  if (version > 9.0) return UNSUPPORTED_PTX_VERSION;  // CUDA 13.0 knows 9.0
   Module *made = calloc(1, sizeof *made);
   snprintf(made->text, sizeof made->text, "%s", text);
   for (char *at = made->text; (at = strstr(at, ".entry ")); ++at) {

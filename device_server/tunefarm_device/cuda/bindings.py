@@ -7,14 +7,18 @@ whose children could not use it, and not before the sandbox, which the driver's 
 import contextlib
 import ctypes
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunefarm_device.cuda.driver import Driver, DriverError, Traits
+from tunefarm_device.cuda.facts import level
 from tunefarm_device.launches import Launch
 
 INSTALL = "`pip install 'tunefarm[cuda]'` installs it"
+TOO_NEW = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
 LOG_BYTES = 8192
+_PARTS = ("MAJOR", "MINOR")
 BUSY_CYCLES = 100_000
 # What the driver reads at its start: its own order of GPUs, kernels loaded when they are asked for,
 # not when they are first launched, and no cache of compiled PTX, which it could not write.
@@ -87,7 +91,7 @@ class Bindings(Driver):
             self._do("cuInit", 0)
         except RuntimeError as error:  # no library of that name
             raise DriverError("the CUDA driver cannot be loaded", first_line(error)) from None
-        device = self._do("cuDeviceGet", 0)
+        device = self._device = self._do("cuDeviceGet", 0)
         # The time of a call is the GPU's own, so how this thread waits is not in it.
         self._do("cuDevicePrimaryCtxSetFlags", device, cu.CUctx_flags.CU_CTX_SCHED_SPIN)
         self._context = self._do("cuDevicePrimaryCtxRetain", device)
@@ -135,8 +139,22 @@ class Bindings(Driver):
         found = self._cu.cuModuleLoadDataEx(image + b"\0", 2, options, [log, LOG_BYTES])
         if found[0]:
             said = bytes(log).partition(b"\0")[0].decode(errors="replace")
+            if getattr(found[0], "name", "") == TOO_NEW:
+                said = self._too_new(image)
             raise self._error(found[0], " ".join(said.split()))
         return found[1]
+
+    def _too_new(self, image: bytes) -> str:
+        """What helps where the driver is older than what made this PTX."""
+        version = re.search(rb"\.version\s+([\d.]+)", image)
+        written = f" {version[1].decode()}" if version else ""
+        cuda = self._do("cuDriverGetVersion")
+        own = level(*(self._attribute(self._device, f"COMPUTE_CAPABILITY_{one}") for one in _PARTS))
+        return (
+            f"the bundle's PTX is of version{written}, which this driver, of CUDA "
+            f"{cuda // 1000}.{cuda % 1000 // 10}, does not know: build it for this GPU's own level "
+            f"(--target sm_{own}), so that it holds machine code too, or update the driver"
+        )
 
     def function(self, module: Any, name: str) -> Any:
         return self._do("cuModuleGetFunction", module, name.encode())

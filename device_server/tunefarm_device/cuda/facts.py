@@ -12,6 +12,11 @@ OLDEST = LEVELS[0]
 TEGRA = (87,)
 
 
+def level(major: int, minor: int) -> int:
+    """The last of LEVELS that a GPU of that compute capability runs: 100 of 10.3."""
+    return max(one for one in LEVELS if one <= 10 * major + minor)
+
+
 def features(major: int, minor: int, cubins: bool = True) -> tuple[str, ...]:
     """What a GPU of that compute capability runs.
 
@@ -19,7 +24,7 @@ def features(major: int, minor: int, cubins: bool = True) -> tuple[str, ...]:
     9.0 on, PTX of just its own architecture ("sm_90a").
     """
     own = 10 * major + minor
-    found = [f"sm_{level}" for level in LEVELS if level <= own]
+    found = [f"sm_{one}" for one in LEVELS if one <= own]
     if cubins:
         found.append(f"cubin_{own}" if own in TEGRA else f"cubin_{major}")
     if own >= 90:
@@ -46,10 +51,9 @@ def describe(
         "cuda": cuda,
         **more,
     }
-    levels = [level for level in LEVELS if level <= 10 * major + minor]
     return Description(
         triple=TRIPLE,
-        cpu=f"sm_{levels[-1]}",
+        cpu=f"sm_{level(major, minor)}",
         features=features(major, minor, cubins=not emulator),
         name=gpu["name"],
         memory_bytes=gpu["memory_bytes"],
