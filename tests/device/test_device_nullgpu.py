@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from gpu_bundles import bundle, launch
+from tunefarm_compiler import targets
 from tunefarm_device.backend import KernelEnded, RunnerError, find
 from tunefarm_device.building import Options
 from tunefarm_device.cuda import anchors
 from tunefarm_device.cuda.device import CHUNK_BYTES, Array, Device, Graphs, Kernel
 from tunefarm_device.cuda.driver import DriverError, named
-from tunefarm_device.cuda.facts import features
+from tunefarm_device.cuda.facts import LEVELS, SHARED_KIB, features
 from tunefarm_device.cuda.fake import FakeDriver
 from tunefarm_device.launches import Plan, plan_of
 from tunefarm_device.plans import plans
@@ -48,6 +49,31 @@ def kernel(device: Device, tmp_path, made: Bundle, name: str, arrays: list[Array
     path = tmp_path / "x.ptx"
     path.write_bytes(made.library(made.manifest.libraries[0]))
     return device.load_plans(str(path), plans_of(made)).kernel(name, arrays)
+
+
+@pytest.mark.parametrize(
+    ("capability", "kib"),
+    [("7.5", 64), ("8.0", 163), ("8.6", 99), ("8.7", 163), ("8.9", 99), ("9.0", 227),
+     ("10.0", 227), ("10.3", 227), ("12.0", 99), ("12.1", 99)],
+)  # fmt: skip
+def test_a_block_gets_the_shared_memory_of_its_level(monkeypatch, tmp_path, capability, kib):
+    """As CUDA's programming guide tells, and as the compiler counts on."""
+    monkeypatch.setenv("TUNEFARM_NULL_GPUS", f"1:{capability}")
+    backend = find("nullgpu")
+    description = backend.describe()
+    assert description.facts["shared_bytes"] == str(kib << 10)
+    assert targets.resolve(description.cpu).shared_bytes == kib << 10
+    device = backend.open()
+    device.begin()
+    x = device.array(64)
+    for more in (0, 16):
+        made = bundle({"count": launch("count", shared_bytes=(kib << 10) + more)})
+        if more:
+            with pytest.raises(RunnerError, match=f"shared memory of {kib << 10}"):
+                kernel(device, tmp_path, made, "count", [x])
+        else:
+            kernel(device, tmp_path, made, "count", [x]).run(1)
+    assert floats(x, 1) == [1]
 
 
 def floats(of: Array, number: int) -> list[float]:
@@ -266,6 +292,13 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, key, words):
 def test_a_setting_without_sense_is_said(monkeypatch, setting, words):
     monkeypatch.setenv("TUNEFARM_NULL_GPUS", setting)
     assert words in find("nullgpu").lacking()
+
+
+def test_levels_and_their_shared_memory_are_those_of_the_compiler():
+    """The device server imports no compiler, so each has its table."""
+    assert tuple(f"sm_{level}" for level in LEVELS) == targets.GPU_LEVELS
+    counted = {level: targets.resolve(f"sm_{level}").shared_bytes >> 10 for level in LEVELS}
+    assert counted == SHARED_KIB
 
 
 def test_nothing_of_cuda_is_imported_by_the_base(tmp_path):

@@ -51,4 +51,5 @@ class Backend(backend.Backend):
         fake.ptx()
 
     def open(self) -> Device:
-        return Device(fake.FakeDriver())
+        _, major, minor = _setting()
+        return Device(fake.FakeDriver((major, minor)))

@@ -10,11 +10,19 @@ TRIPLE = "nvptx64-nvidia-cuda"
 LEVELS = (75, 80, 86, 87, 89, 90, 100, 120)  # of compute capability, that bundles are made for
 OLDEST = LEVELS[0]
 TEGRA = (87,)
+# KiB of shared memory that a block may have where its kernel asks for it, by level.
+SHARED_KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 
 
 def level(major: int, minor: int) -> int:
-    """The last of LEVELS that a GPU of that compute capability runs: 100 of 10.3."""
-    return max(one for one in LEVELS if one <= 10 * major + minor)
+    """The last of LEVELS that a GPU of that compute capability runs: 100 of 10.3. The oldest of
+    those that are too old."""
+    return max((one for one in LEVELS if one <= 10 * major + minor), default=OLDEST)
+
+
+def shared_bytes(major: int, minor: int) -> int:
+    """Shared memory that a block may have, of a GPU of that compute capability."""
+    return SHARED_KIB[level(major, minor)] << 10
 
 
 def features(major: int, minor: int, cubins: bool = True) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tunefarm_device.cuda.driver import OUT_OF_MEMORY, Driver, DriverError, Traits
+from tunefarm_device.cuda.facts import shared_bytes
 from tunefarm_device.launches import Launch
 
 MEMORY_BYTES = 1 << 30
-TRAITS = Traits(multiprocessors=2, cache_bytes=1 << 20, shared_bytes=163 << 10)
+MULTIPROCESSORS, CACHE_BYTES = 2, 1 << 20
 ENDLESS = 1 << 62  # the server ends a runner whose kernel takes too long
 ILLEGAL_ADDRESS = "CUDA_ERROR_ILLEGAL_ADDRESS"
 LAUNCH_FAILED = "CUDA_ERROR_LAUNCH_FAILED"
@@ -44,8 +45,8 @@ def gpu(major: int, minor: int) -> dict[str, Any]:
     """As `probe.py` tells of real ones."""
     return {
         "name": "null GPU", "uuid": "", "pci": "", "major": major, "minor": minor,
-        "multiprocessors": TRAITS.multiprocessors, "cache_bytes": TRAITS.cache_bytes,
-        "shared_bytes": TRAITS.shared_bytes, "memory_bytes": MEMORY_BYTES, "clock_khz": 0,
+        "multiprocessors": MULTIPROCESSORS, "cache_bytes": CACHE_BYTES,
+        "shared_bytes": shared_bytes(major, minor), "memory_bytes": MEMORY_BYTES, "clock_khz": 0,
         "memory_clock_khz": 0, "memory_bus_bits": 0, "integrated": 1, "ecc": 0,
     }  # fmt: skip
 
@@ -57,11 +58,12 @@ class Event:
 
 
 class FakeDriver(Driver):
-    """One GPU with a memory of its own, `memory_bytes` of it."""
+    """One GPU of that compute capability, with a memory of its own of `memory_bytes`."""
 
-    traits = TRAITS
-
-    def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, capability: tuple[int, int] = (8, 0), memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        self.traits = Traits(MULTIPROCESSORS, CACHE_BYTES, shared_bytes(*capability))
         self._memory_bytes = memory_bytes
         self._failed: DriverError | None = None
         self._capturing: list[Work] | None = None
