@@ -1,6 +1,8 @@
 """CUDA C made PTX and machine code by NVRTC, in a process of its own. No GPU is needed."""
 
 import base64
+import contextlib
+import importlib.metadata
 import json
 import os
 import re
@@ -17,7 +19,6 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_compiler.gpu.assemble import parse
 
 COMPILE_S = 300.0
-INSTALL = "pip install 'tunefarm[nvrtc]'"
 # NVRTC's own defaults: multiplications fuse with additions, nothing else is relaxed.
 _FLAGS = ("--std=c++17", "--ptxas-options=-v")
 _AT_LINE = re.compile(
@@ -71,13 +72,21 @@ def compile_cuda(file: Path, level: str, flags: Sequence[str] = ()) -> Compiled:
         raise CompilerCrashedError(f"{file}: NVRTC's process ended with status {done.returncode}")
     made = json.loads(done.stdout)
     if "missing" in made:
-        raise BuildFailedError(f"{file}: CUDA C needs NVRTC, and {made['missing']}", INSTALL)
+        raise BuildFailedError(f"{file}: CUDA C needs NVRTC, and {made['missing']}", install())
     if "ptx" not in made:
         failed = BuildFailedError(first_error(file, made["log"]) or f"{file}: {made['status']}")
         failed.add_note(made["log"])
         raise failed
     ptx, cubin = (base64.b64decode(made[part]) for part in ("ptx", "cubin"))
     return Compiled(ptx, cubin, made["version"], made["log"])
+
+
+def install() -> str:
+    """How NVRTC is installed: that of CUDA 12 where `cuda.bindings` is of CUDA 12."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        if importlib.metadata.version("cuda-bindings").startswith("12."):
+            return "pip install 'tunefarm[nvrtc12]'"
+    return "pip install 'tunefarm[nvrtc]'"
 
 
 def first_error(file: Path, log: str) -> str:
@@ -108,5 +117,9 @@ def _includes(toolkits: Sequence[Path]) -> list[Path]:
     packages = [*site.getsitepackages(), site.getusersitepackages()]
     found = [path for base in packages for path in sorted(Path(base).glob("nvidia/*/include"))]
     found += [base / "include" for base in (*named, *toolkits)]
-    found = [path for path in found if (path / "cuda_fp16.h").exists()][:1]
-    return [*found, *(path / "cccl" for path in found if (path / "cccl").exists())]
+    whole = [path for path in found if (path / "cuda_fp16.h").exists()][:1]
+    # Packages of CUDA 12 have what those headers include in a folder beside it.
+    homes = {path.parents[1] for path in whole if not (path / "crt").exists()}
+    beside = [path for path in found if (path / "crt").exists() and path.parents[1] in homes]
+    more = [path / "cccl" for path in whole if (path / "cccl").exists()]
+    return [*whole, *beside[:1], *more]

@@ -108,6 +108,31 @@ def device(level: str, *more: str) -> pb.Target:
     )
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("cu13/include/cuda_fp16.h", "cu13/include/crt/mma.h", "cu13/include/cccl/cub.h",
+          "cuda_nvcc/include/crt/mma.h"), ["cu13/include", "cu13/include/cccl"]),
+        (("cuda_runtime/include/cuda_fp16.h", "cuda_nvcc/include/crt/mma.h",
+          "cuda_nvrtc/include/nvrtc.h"), ["cuda_runtime/include", "cuda_nvcc/include"]),
+    ],
+)  # fmt: skip
+def test_headers_of_packages_are_found(monkeypatch, tmp_path, files, expected):
+    """Those of CUDA 13 lie in one folder, those of CUDA 12 in one for each package."""
+    for name in files:
+        tmp_path.joinpath("nvidia", name).parent.mkdir(parents=True, exist_ok=True)
+        tmp_path.joinpath("nvidia", name).touch()
+    monkeypatch.setattr(nvrtc.site, "getsitepackages", lambda: [str(tmp_path)])
+    found = nvrtc._includes([])
+    assert found == [tmp_path / "nvidia" / name for name in expected]
+
+
+@pytest.mark.parametrize(("bindings", "extra"), [("12.9.10", "nvrtc12"), ("13.0.1", "nvrtc")])
+def test_the_nvrtc_that_goes_with_the_bindings_is_asked_for(monkeypatch, bindings, extra):
+    monkeypatch.setattr(nvrtc.importlib.metadata, "version", lambda name: bindings)
+    assert nvrtc.install() == f"pip install 'tunefarm[{extra}]'"
+
+
 @needs_nvrtc
 def test_cuda_c_is_compiled_for_several_targets_to_the_same_bytes(axpy, tmp_path):
     def made(path: Path) -> Bundle:
@@ -316,7 +341,7 @@ def test_without_nvrtc_one_line_says_what_to_install(axpy, monkeypatch, tmp_path
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(errors.BuildFailedError, match="needs NVRTC, and cuda-bindings") as caught:
         build(axpy, "sm_80", ARGS, grid=8, block=128)
-    assert caught.value.hint == "pip install 'tunefarm[nvrtc]'"
+    assert caught.value.hint == nvrtc.install()
 
 
 Metadata = namedtuple("Metadata", "name num_warps shared num_ctas global_scratch_size")
