@@ -2,8 +2,8 @@
 
 Reads a JSON object a line, `{"what": ..., "m": ...}`, and answers each with a line: `seconds` of
 one call, the median of its samples by the GPU's own events, or `lacking`. The copy is the CUDA
-driver's, through the device server's driver interface; the rest are torch's, and Triton's tutorial
-matmul.
+driver's, through the device server's driver interface, and is to be asked of a process that is
+asked nothing else; the rest are torch's, and Triton's tutorial matmul.
 """
 
 import json
@@ -87,6 +87,8 @@ def versions() -> dict[str, str]:
             found[name] = __import__(name).__version__
         except Exception as error:
             found[name] = f"none ({type(error).__name__})"
+    if "torch" in sys.modules:  # cuBLAS comes with it
+        found["torch's CUDA"] = str(sys.modules["torch"].version.cuda)
     return found
 
 

@@ -1,21 +1,24 @@
 """What kernels reach on a GPU, through the farm, beside a copy, cuBLAS and Triton on the same card.
 
     python bench/gpu.py [--device KEY --tracker HOST:PORT] [--check] [--tune TRIALS] [--rounds N]
-                        [--backend cuda] [--tiny] [--into bench/results]
+                        [--backend cuda] [--tiny] [--only WORD] [--into bench/results]
 
 Without --device it starts a farm of its own, with this machine's first GPU. Rounds are taken in
-turns: each kernel through the farm, then what it is compared with, in a process of its own; figures
+turns: each kernel through the farm, then what it is compared with, in processes of its own; figures
 are medians of the rounds' ratios. Every kernel's answer is compared with numpy first; --check does
 that for every operator and type on small shapes. --tune looks for schedules of the matmuls on the
-device first. --tiny is for a trial without a GPU (--backend nullgpu): its figures mean nothing.
-What is not there to compare with (torch, Triton) is left out, saying so. Writes a table, and
-INTO/gpu-DEVICE.json with date, versions, command, facts and every sample.
+device first; it goes on from INTO/gpu-DEVICE-tuning.jsonl, the winners are in -best.json beside it.
+--only takes the workloads that have such a word in them. --tiny is for a trial without a GPU
+(--backend nullgpu): its figures mean nothing. What is not there to compare with (torch, Triton) is
+left out, saying so. Writes a table, and INTO/gpu-DEVICE.json with date, versions, command, facts
+and every sample.
 """
 
 import argparse
 import contextlib
 import datetime
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -79,27 +82,38 @@ def farm(backend: str) -> Iterator[tuple[str, str]]:
 
 
 class Peers:
-    """The process of what is compared with."""
+    """The processes of what is compared with.
+
+    The copy has one of its own: there the driver begins as it does for the device server, which
+    would have torch load all of its kernels. Both count GPUs as the device server does.
+    """
 
     def __init__(self) -> None:
+        self.copies, self.others = self._start(), self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, str(HERE / "_gpu_peers.py")]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE
-        )
+        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE,
+            env=os.environ | order,
+        )  # fmt: skip
 
     def ask(self, what: str, **more: Any) -> dict[str, Any]:
         """Its answer; `lacking` where it has none, or has ended."""
+        process = self.copies if what == "copy" else self.others
         try:
-            self.process.stdin.write(json.dumps({"what": what, **more}) + "\n")
-            self.process.stdin.flush()
-            return dict(json.loads(self.process.stdout.readline()))
+            process.stdin.write(json.dumps({"what": what, **more}) + "\n")
+            process.stdin.flush()
+            return dict(json.loads(process.stdout.readline()))
         except (OSError, ValueError):
             return {"lacking": f"the process for {what} ended"}
 
     def close(self) -> None:
-        """End it."""
-        self.process.stdin.close()
-        self.process.wait(30)
+        """End them."""
+        for process in (self.copies, self.others):
+            process.stdin.close()
+            process.wait(30)
 
 
 class Subject:
@@ -208,6 +222,22 @@ def smaller(text: str) -> str:
     return text
 
 
+def named(device: Device) -> str:
+    """The GPU's name, as in "nvidia-h100-pcie"."""
+    name = device.facts.extra.get("gpu", "none")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def tuned(texts: list[str], key: str, trials: int, tracker: str, into: Path) -> Database | None:
+    """The best schedules that a search on the device finds, its records kept beside the results."""
+    with request_device(key, tracker=tracker, timeout=120) as device:
+        stem = into / f"gpu-{named(device)}"
+    records, best = Path(f"{stem}-tuning.jsonl"), Path(f"{stem}-best.json")
+    if texts:
+        print(tune(texts, key, trials=trials, records=records, best=best, tracker=tracker))
+    return Database.read(best) if best.exists() else None
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -218,22 +248,19 @@ def main() -> None:
     parser.add_argument("--tune", type=int, default=0, metavar="TRIALS")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--into", type=Path, default=HERE / "results")
     given = parser.parse_args()
     shrink = smaller if given.tiny else str
+    given.into.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         key, tracker = given.device, given.tracker
         if key is None:
             key, tracker = stack.enter_context(farm(given.backend))
         best = None
         if given.tune:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            texts = list(dict.fromkeys(shrink(text) for text, _, _ in PRODUCTS))
-            print(tune(
-                texts, key, trials=given.tune, records=folder / "records.jsonl",
-                best=folder / "best.json", tracker=tracker,
-            ))  # fmt: skip
-            best = Database.read(folder / "best.json")
+            texts = list(dict.fromkeys(shrink(text) for text, *_ in PRODUCTS if given.only in text))
+            best = tuned(texts, key, given.tune, tracker, given.into)
         peers = Peers()
         stack.callback(peers.close)
         device = stack.enter_context(request_device(key, tracker=tracker, timeout=120))
@@ -243,7 +270,7 @@ def main() -> None:
             print(right, *wrong, sep="\n  ")
         wanted = [(text, "copy", OF_COPY) for text in MEMORY] + list(PRODUCTS)
         rows = []
-        for text, *rest in wanted:
+        for text, *rest in (one for one in wanted if given.only in one[0]):
             try:
                 rows.append(compare(device, peers, (shrink(text), *rest), best, given.rounds))
             except errors.TunefarmError as error:  # the others' figures are kept
@@ -262,9 +289,7 @@ def main() -> None:
             "tuned_trials": given.tune,
             "rows": rows,
         }
-    name = re.sub(r"[^a-z0-9]+", "-", facts.extra.get("gpu", "none").lower()).strip("-")
-    given.into.mkdir(parents=True, exist_ok=True)
-    path = given.into / f"gpu-{name}.json"
+    path = given.into / f"gpu-{named(device)}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written to {path}")
 
