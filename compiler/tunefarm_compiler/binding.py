@@ -32,6 +32,8 @@ class Gpu:
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> "Gpu":
         """Of what `data` gave. Raises: ValueError, TypeError, KeyError."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{str(data)[:40]!r} is where gpu is to be an object")
         if unknown := set(data) - {field.name for field in fields(cls)}:
             raise ValueError(f"unknown field {min(unknown)!r} of gpu")
         contract = data.get("contract")

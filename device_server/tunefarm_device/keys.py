@@ -122,7 +122,7 @@ def _units(key: Key, there: Sequence[str]) -> Sequence[str]:
     if key.unit and key.unit not in there:
         raise InvalidRequestError(
             f"--key {key.name}: its backend has no unit {key.unit!r}",
-            f"it has {', '.join(there)}" if there else "it has no units: leave unit= out",
+            f"its units are {', '.join(there)}" if there else "it has no units: leave unit= out",
         )
     return [key.unit] if key.unit else there or [""]
 

@@ -11,6 +11,7 @@ from tunefarm.cli.output import table
 from tunefarm.cli.parsing import Parser, leaves, number, whole
 from tunefarm.cli.processes import free_port
 from tunefarm_proto import errors
+from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.exits import MEANING, Exit, exit_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -160,6 +161,16 @@ def test_nonsense_gets_one_line(words, status, said, capsys, tmp_path, monkeypat
     given = [str(tmp_path / "state") if word == "@" else word for word in words]
     assert _run(*given) == status
     assert said in _one_line(capsys)
+
+
+def test_every_target_of_a_build_counts(capsys, tmp_path):
+    """However they are named."""
+    words = ["--target", "x86-64-v3,znver4", "--target", "rasp4b"]
+    out = tmp_path / "x.tf"
+    assert _run("build", "add:n=16", *words, "-o", str(out), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["target"] == "x86-64-v3,znver4,rasp4b"
+    made = Bundle.read(out).manifest.libraries
+    assert [one.target.cpu for one in made] == ["x86-64-v3", "znver4", "cortex-a72"]
 
 
 def test_a_failure_is_an_object_where_json_is_asked_for(capsys):

@@ -70,6 +70,20 @@ def test_a_key_without_cores_has_what_the_others_leave() -> None:
 
 
 @pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["0"], "its backend has no unit '5' (its units are 0)"),
+        (["0", "1"], "its backend has no unit '5' (its units are 0, 1)"),
+        ([], "its backend has no unit '5' (it has no units: leave unit= out)"),
+    ],
+)
+def test_a_unit_that_is_not_there_is_told_with_those_that_are(there, said) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        place([parse_key("a:unit=5")], range(8), lambda key: there)
+    assert str(caught.value) == f"--key a: {said}"
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("a:cores=0-2", "b:cores=2-3"), "a and b are both given processor 2 "),
@@ -105,7 +119,7 @@ def test_a_device_for_each_unit_or_for_the_one_named() -> None:
     assert names("gpu", "cpu") == ["gpu unit 0", "gpu unit 1", "cpu"]
     assert names("gpu:unit=1") == ["gpu unit 1"]
     assert names("gpu:unit=1", "gpu:unit=0") == ["gpu unit 1", "gpu unit 0"]
-    with pytest.raises(InvalidRequestError, match=r"no unit '2' \(it has 0, 1\)"):
+    with pytest.raises(InvalidRequestError, match=r"no unit '2' \(its units are 0, 1\)"):
         names("gpu:unit=2")
     with pytest.raises(InvalidRequestError, match="offered twice"):
         names("gpu", "gpu:unit=0")

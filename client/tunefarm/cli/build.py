@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
-        default="local",
+        action="append",
         metavar="T[,T...]",
-        help="what to compile for, as in rasp4b or x86-64-v3,znver4: a device takes the best that "
-        "it can run (default local; `tunefarm targets` lists all)",
+        help="what to compile for, as in rasp4b or x86-64-v3,znver4, or several times: a device "
+        "takes the best that it can run (default local; `tunefarm targets` lists all)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     parser.add_argument(
@@ -90,7 +90,8 @@ def read_schedule(text: str | None) -> str | None:
 
 
 def _targets(arguments: argparse.Namespace) -> list[str]:
-    return [name.strip() for name in arguments.target.split(",") if name.strip()]
+    given = ",".join(arguments.target or ["local"])
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 def _schedules(arguments: argparse.Namespace) -> "Schedule | dict[str, Schedule] | None":
@@ -230,8 +231,9 @@ def _build_gpu_file(arguments: argparse.Namespace, log: Callable[[str], object])
 
 def _shown(arguments: argparse.Namespace, bundle: "Bundle") -> str:
     """The targets as they were named; of a file for GPUs that names its own, that one."""
-    if arguments.target != "local" or Path(arguments.workload[0]).suffix not in GPU_FILES:
-        return str(arguments.target)
+    names = _targets(arguments)
+    if names != ["local"] or Path(arguments.workload[0]).suffix not in GPU_FILES:
+        return ",".join(names)
     return ",".join(dict.fromkeys(entry.target.cpu for entry in bundle.manifest.libraries))
 
 

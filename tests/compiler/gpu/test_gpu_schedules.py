@@ -61,16 +61,23 @@ def test_the_text_of_a_schedule_is_read_back():
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "says"),
     [
-        '{"loops": [], "lanes": 1, "gpu": {}}',
-        '{"loops": [], "lanes": 1, "gpu": {"binds": [], "warps": 2}}',
-        '{"loops": [], "lanes": 1, "gpu": 5}',
+        ('{"loops": [], "lanes": 1, "gpu": {}}', "it has no binds"),
+        ('{"loops": [], "lanes": 1, "gpu": {"binds": [], "warps": 2}}',
+         "unknown field 'warps' of gpu"),
+        ('{"loops": [], "lanes": 1, "gpu": 5}', "'5' is where gpu is to be an object"),
+        ('{"loops": [], "lines": 1}', "unknown field 'lines'"),
+        ("{loops}", "Expecting property name"),
+        ("[1]", r"\[1\] is no object"),
+        ("[" * 100_000, "recursion"),
+        ('{"loops": 5, "lanes": 1}', "is not where it should be"),
     ],
-)
-def test_what_is_no_gpu_schedule_is_refused(text):
-    with pytest.raises(InvalidScheduleError, match="not a schedule"):
+)  # fmt: skip
+def test_what_is_no_gpu_schedule_is_refused(text, says):
+    with pytest.raises(InvalidScheduleError, match=f"^not a schedule: .*{says}") as caught:
         Schedule.from_json(text)
+    assert "\n" not in str(caught.value) and "Error(" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
