@@ -325,6 +325,46 @@ def test_what_is_lacking_is_said_in_one_line(driver, tmp_path):
         assert without.startswith("the CUDA driver cannot be loaded: ") and "\n" not in without
 
 
+def examined(*command: str, **env: str) -> dict[str, dict[str, object]]:
+    """What the doctor says of GPUs, by name."""
+    ended = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, **env}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = {one["name"]: one for one in json.loads(ended.stdout) if "GPU" in one["area"]}
+    assert all(bool(one["fix"]) != one["ok"] for one in found.values())
+    return found
+
+
+def test_the_doctor_tells_what_a_gpu_box_has(driver):
+    words = ("-m", "tunefarm", "doctor", "--only", "machine", "--json")
+    told = examined(*words, LD_LIBRARY_PATH=str(driver), STUB_GPUS="2")
+    lines = {name: (one["ok"], one["detail"]) for name, one in told.items()}
+    assert lines["driver"] == (True, "of CUDA 13.0")
+    assert lines["GPU 1"] == (True, "Stub 1, compute capability 9.0")
+    assert lines["NVML"] == (True, "of driver 580.1")
+    assert {"ptxas", "NVRTC"} <= set(lines)
+
+
+def test_the_doctor_tells_what_installs_what_a_gpu_box_lacks(driver, tmp_path):
+    """Here packages that are not there, and so no NVRTC; and a driver that shows no GPU."""
+    for name in ("cuda", "pynvml"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('no')\n")
+    script = (
+        "import json, dataclasses; from tunefarm.cli import doctor\n"
+        "print(json.dumps([dataclasses.asdict(one) for one in doctor._gpus()]))"
+    )
+    told = examined(
+        "-c", script, LD_LIBRARY_PATH=str(driver), STUB_GPUS="0",
+        PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    )  # fmt: skip
+    assert told["driver"]["detail"] == "the CUDA driver says CUDA_ERROR_NO_DEVICE: cuInit"
+    assert told["driver"]["fix"] == "NVIDIA's driver, and see docs/gpu.md"
+    assert not told["NVML"]["ok"]
+    assert told["NVRTC"]["detail"] == "cuda-bindings is not installed; it compiles CUDA C"
+    assert told["NVRTC"]["fix"].startswith("pip install 'tunefarm[nvrtc")
+
+
 def test_a_driver_that_begins_only_outside_of_a_runner_is_told_at_the_start(driver, tmp_path):
     """As where it lacks a file in the sandbox: better now than in every session."""
     command = [sys.executable, "-m", "tunefarm_device", "--key", "rtx:gpu=0", "--state", tmp_path]

@@ -3,9 +3,9 @@
 import argparse
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     findings: list[Finding] = []
     if arguments.only != "farm":
-        findings += [*_python(), *_packages(), *_tools(), *_emulators(), *_isolation()]
+        findings += [*_python(), *_packages(), _compiles(), *_gpus(), *_emulators(), *_isolation()]
     if arguments.only == "farm" or (
         arguments.only is None and (arguments.tracker or os.environ.get(TRACKER_VARIABLE))
     ):
@@ -95,7 +95,6 @@ def _packages() -> Iterator[Finding]:
         ("wasmtime", "wasm", "`tunefarm device --backend wasm`"),
         ("cuda-bindings", "cuda", "GPU boxes"),
         ("nvidia-ml-py", "cuda", "GPU boxes"),
-        ("nvidia-cuda-nvrtc", "nvrtc", "CUDA C on this host"),
         ("cryptography", "tls", "`tunefarm tls`"),
         ("fastapi", "dashboard", "the dashboard"),
         ("uvicorn", "dashboard", "the dashboard"),
@@ -110,31 +109,46 @@ def _packages() -> Iterator[Finding]:
             yield Finding(area, name, False, detail, f"pip install {package}")
 
 
-def _tools() -> Iterator[Finding]:
-    yield _compiles()
-    try:
-        from tunefarm_compiler.gpu.assemble import ptxas
-
-        path = ptxas()
-    except ImportError:  # without [host] there is no compiler that could ask for it
-        path = shutil.which("ptxas") or ""
-    detail = path or "not found; without it nothing is known of GPU kernels before they run"
-    yield Finding(
-        "tools", "ptxas", bool(path), detail, "" if path else "pip install nvidia-cuda-nvcc"
-    )
-    yield from _gpus()
-
-
 def _gpus() -> Iterator[Finding]:
-    """Those that the CUDA driver shows; where there are none and no driver, nothing."""
-    from tunefarm_device.cuda import probe
+    """What GPUs need: the driver and those that it shows, NVML; on any host ptxas and NVRTC."""
+    from tunefarm_device.cuda import nvml, probe
 
-    told = probe.found()
+    area, told = "GPUs, where there are any", probe.found()
+    lacking = str(told.get("lacking", ""))
+    extra = "pip install 'tunefarm[cuda]'"
+    fix = extra if "pip install" in lacking else "NVIDIA's driver, and see docs/gpu.md"
+    detail = lacking.partition(": `pip")[0] or f"of CUDA {told['cuda']}"
+    yield Finding(area, "driver", not lacking, detail, fix if lacking else "")
     for number, gpu in enumerate(told.get("gpus", [])):
         capability = f"compute capability {gpu['major']}.{gpu['minor']}"
-        yield Finding("tools", f"GPU {number}", True, f"{gpu['name']}, {capability}")
-    if "lacking" in told and any(Path("/dev").glob("nvidia[0-9]*")):
-        yield Finding("tools", "GPUs", False, str(told["lacking"]), "see docs/gpu.md")
+        yield Finding(area, f"GPU {number}", True, f"{gpu['name']}, {capability}")
+    version = nvml.driver_version()
+    if version:
+        yield Finding(area, "NVML", True, f"of driver {version}")
+    else:
+        package = importlib.util.find_spec("pynvml") is not None
+        detail = "does not answer" if package else "nvidia-ml-py is not installed"
+        detail += "; without it clocks, power and temperature are not known"
+        yield Finding(area, "NVML", False, detail, fix if package else extra)
+    try:
+        yield from _gpu_compilers(area)
+    except ImportError:
+        detail = "without the compiler of tunefarm they are not asked for"
+        yield Finding(area, "ptxas, NVRTC", False, detail, "pip install 'tunefarm[host]'")
+
+
+def _gpu_compilers(area: str) -> Iterator[Finding]:
+    from tunefarm_compiler.gpu import assemble, nvrtc
+
+    path = assemble.ptxas()
+    detail = "not found; without it nothing is known of GPU kernels before they run"
+    fix = "" if path else "pip install nvidia-cuda-nvcc"
+    yield Finding(
+        area, "ptxas", bool(path), f"{assemble.version()}, {path}" if path else detail, fix
+    )
+    version, missing = nvrtc.found()
+    detail = version or f"{missing}; it compiles CUDA C"
+    yield Finding(area, "NVRTC", bool(version), detail, "" if version else nvrtc.install())
 
 
 def _compiles() -> Finding:

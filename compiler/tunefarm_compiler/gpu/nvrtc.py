@@ -51,21 +51,9 @@ def compile_cuda(file: Path, level: str, flags: Sequence[str] = ()) -> Compiled:
     toolkits = _toolkits()
     includes = [f"-I{folder}" for folder in _includes(toolkits)]
     options = [f"--gpu-architecture={level}", *_FLAGS, "-I.", *flags, *includes]
-    worker = Path(__file__).with_name("nvrtc_worker.py")
-    environment = dict(os.environ)
-    if toolkits and not {"CUDA_PATH", "CUDA_HOME"} & set(environment):
-        environment["CUDA_PATH"] = str(toolkits[0])  # where cuda.bindings looks after its own
     try:
-        done = subprocess.run(
-            # In its own folder and by its name alone: no path gets into the code.
-            [sys.executable, "-P", str(worker), file.name, *options],
-            cwd=file.absolute().parent,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COMPILE_S,
-            check=False,
-        )
+        # In its own folder and by its name alone: no path gets into the code.
+        done = _work(toolkits, [file.name, *options], file.absolute().parent)
     except subprocess.TimeoutExpired:
         raise CompilerCrashedError(f"{file}: NVRTC took over {COMPILE_S:g} s") from None
     if done.returncode != 0:
@@ -79,6 +67,35 @@ def compile_cuda(file: Path, level: str, flags: Sequence[str] = ()) -> Compiled:
         raise failed
     ptx, cubin = (base64.b64decode(made[part]) for part in ("ptx", "cubin"))
     return Compiled(ptx, cubin, made["version"], made["log"])
+
+
+def found() -> tuple[str, str]:
+    """NVRTC's version, or "", and what is missing for it."""
+    try:
+        done = _work(_toolkits(), [])
+        told = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return "", "its process ended without an answer"
+    return told.get("version", ""), told.get("missing", "")
+
+
+def _work(
+    toolkits: Sequence[Path], words: Sequence[str], folder: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """What the worker does with these words. Raises: OSError, subprocess.TimeoutExpired."""
+    worker = Path(__file__).with_name("nvrtc_worker.py")
+    environment = dict(os.environ)
+    if toolkits and not {"CUDA_PATH", "CUDA_HOME"} & set(environment):
+        environment["CUDA_PATH"] = str(toolkits[0])  # where cuda.bindings looks after its own
+    return subprocess.run(
+        [sys.executable, "-P", str(worker), *words],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=COMPILE_S,
+        check=False,
+    )
 
 
 def install() -> str:

@@ -40,6 +40,16 @@ def library() -> Any:
     return pynvml
 
 
+def driver_version() -> str:
+    """The driver's own, as in "580.82"; "" where NVML does not tell."""
+    nvml = library()
+    if nvml is None:
+        return ""
+    with contextlib.suppress(nvml.NVMLError):
+        return _text(nvml.nvmlSystemGetDriverVersion())
+    return ""
+
+
 class Card:
     """A GPU by its UUID, as the CUDA driver tells it."""
 
