@@ -50,7 +50,11 @@ hostile: install
 	$(BIN)/pytest -m hostile -s --timeout 3600 tests/hostile
 
 # Needs an NVIDIA GPU: leases, crashes and answers on it, every operator, and figures.
+NO_GPU := import sys; from tunefarm_device.backend import find; said = find('cuda').lacking(); \
+	sys.exit(f'make gpu needs a GPU: {said}' if said else 0)
+
 gpu: install
+	@$(BIN)/python -c "$(NO_GPU)"
 	$(BIN)/pytest -rs tests/device/conformance -k GPU
 	$(BIN)/python bench/gpu.py --check
 

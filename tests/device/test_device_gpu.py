@@ -3,6 +3,7 @@
 import array
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -393,6 +394,20 @@ print(bool(os.listdir("/etc/alternatives")))
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert ended.stdout == "True\n", ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_gpu_fails_where_there_is_no_gpu(driver):
+    """Its tests would all be skipped."""
+    root, programs = Path(__file__).parents[2], Path(sys.executable).parent
+    env = {**os.environ, "LD_LIBRARY_PATH": str(driver), "STUB_GPUS": "0"}
+    command = ["make", "-o", "install", "gpu", f"BIN={programs}"]
+    ended = subprocess.run(
+        command, cwd=root, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode != 0
+    said = "make gpu needs a GPU: the CUDA driver says CUDA_ERROR_NO_DEVICE: cuInit"
+    assert ended.stderr.splitlines()[0] == said
 
 
 def test_without_a_driver_the_server_says_so_and_ends(tmp_path):
