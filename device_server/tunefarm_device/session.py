@@ -259,6 +259,7 @@ class DeviceSession:
         packed = array.array("I", order).tobytes()
         async with self._bench.timing:
             answer, data = await self._run(frame, packed, limit_s=limit_s, doing="the batch")
+        self._called.update((call["module"], call["function"]) for call in calls)
         elapsed = array.array("d", data).tolist()
         failed = [
             (int(index), named(RunnerError(str(kind), str(text))))

@@ -115,7 +115,7 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (
             ["build", "add:n=16", "--schedule", '{"lanes": 4}', "-o", "x.tf"],
             2,
-            "'loops' is missing",
+            "it has no loops",
         ),
         (["build", "add:n=16", "--schedule", "@/nonexistent", "-o", "x.tf"], 2, "/nonexistent"),
         (["build", "add:n=16", "-o", "/nonexistent/x.tf"], 2, "/nonexistent"),
