@@ -48,9 +48,11 @@ class NestRules:
         self.spec = facts.spec
         stage = facts.stage
         self.blocked_sums = stage.reduce is None or stage.reduce.dtype == stage.tensor.dtype
-        self.group = dots.group_of(stage.reduce) if dots.available(stage.reduce, self.spec) else 1
         # Axes of windows at edges, where a sum runs over more than a window.
         moved = {axis for test in stage.tests for axis, _ in test.terms}
+        whole = moved.isdisjoint(facts.summed[-1:])
+        available = whole and dots.available(stage.reduce, self.spec)
+        self.group = dots.group_of(stage.reduce) if available else 1
         self.windowed = frozenset(moved) if {*facts.summed} - moved else frozenset[str]()
         self.packable = [touch for touch in facts.touches if self._may_pack(touch)]
 

@@ -341,7 +341,8 @@ class Shape:
         """Steps of the sum that one instruction does."""
         inner = self.stage.reduce_axes[-1].name
         moving = [load.strides()[0].get(inner, 0) for load, _ in self.broadcast]
-        suits = available(self.stage.reduce, self.spec) and set(moving) <= {1}
+        whole = all(inner not in dict(test.terms) for test in self.stage.tests)
+        suits = whole and available(self.stage.reduce, self.spec) and set(moving) <= {1}
         return group_of(self.stage.reduce) if suits else 1
 
     def packable(self) -> list[str]:

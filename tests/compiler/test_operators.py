@@ -12,7 +12,8 @@ import kernel_cases as cases
 import kernel_machines as machines
 import pytest
 from kernel_campaign import Campaign, Job
-from tunefarm_compiler import targets
+from tunefarm_compiler import default_schedule, targets, workload
+from tunefarm_compiler.lower import Lowering
 from tunefarm_compiler.operators import OPERATORS
 
 SHAPES = int(os.environ.get("KERNELS_SHAPES", "200"))
@@ -81,6 +82,18 @@ def test_a_few_shapes(campaign, target, name):
 @pytest.mark.parametrize("name", ["matmul", "conv2d", "depthwise_conv2d", "gemv"])
 def test_float16_where_an_instruction_multiplies_it(campaign, name):
     right(campaign, Job("graviton3", name, "float16", 3, 0, spaces=False))
+
+
+@pytest.mark.parametrize("target", ["znver4", "rasp5", "rasp3b", "wasm"])
+def test_the_default_schedule_is_one_for_any_shape(target):
+    spec, rng = targets.resolve(target), random.Random(seed())
+    print(f"KERNELS_SEED={seed()}")
+    edged = (
+        "c=5,h=7,w=2,k=7,r=3,s=4,pad=2,layout=nchw,dtype=int8"  # tests along the sum's last axis
+    )
+    drawn = [cases.one(rng, name, dtype) for name, dtype in cases.kinds() for _ in range(4)]
+    for parsed in [workload.parse(f"conv2d:{edged}"), *drawn]:
+        Lowering(parsed.output, default_schedule(parsed, spec), spec)
 
 
 @pytest.mark.kernels
