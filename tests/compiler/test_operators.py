@@ -88,9 +88,8 @@ def test_float16_where_an_instruction_multiplies_it(campaign, name):
 def test_the_default_schedule_is_one_for_any_shape(target):
     spec, rng = targets.resolve(target), random.Random(seed())
     print(f"KERNELS_SEED={seed()}")
-    edged = (
-        "c=5,h=7,w=2,k=7,r=3,s=4,pad=2,layout=nchw,dtype=int8"  # tests along the sum's last axis
-    )
+    # Whose sum's last axis has conditions.
+    edged = "c=5,h=67,w=2,k=7,r=3,s=4,n=2,stride=3,pad=2,bias=1,layout=nchw,dtype=int8"
     drawn = [cases.one(rng, name, dtype) for name, dtype in cases.kinds() for _ in range(4)]
     for parsed in [workload.parse(f"conv2d:{edged}"), *drawn]:
         Lowering(parsed.output, default_schedule(parsed, spec), spec)
