@@ -58,7 +58,8 @@ class Values:
         self.grouped = 1  # indices in a step, where one instruction does several
         self._loaded: dict[object, str] = {}  # by pointer and offset
         self._block = ""
-        self._memo: dict[tuple[int, Piece, Guard], str] = {}
+        # With the expression, so that no other one gets its identity meanwhile.
+        self._memo: dict[tuple[int, Piece, Guard], tuple[str, Expr]] = {}
 
     @property
     def ranges(self) -> Ranges:
@@ -92,8 +93,8 @@ class Values:
         guard = piece.guard if guard is None else guard
         key = (id(expr), piece, guard)
         if key not in self._memo:
-            self._memo[key] = self._compute(expr, piece, guard)
-        return self._memo[key]
+            self._memo[key] = self._compute(expr, piece, guard), expr
+        return self._memo[key][0]
 
     def _compute(self, expr: Expr, piece: Piece, guard: Guard) -> str:
         lanes = piece.lanes

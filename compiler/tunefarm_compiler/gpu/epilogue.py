@@ -38,7 +38,8 @@ class Epilogue:
         self.level = level
         self._values = Values(emit, stage, {})
         self._depends: dict[int, tuple[bool, bool]] = {}
-        self._memo: dict[tuple[int, int | None, int | None], str] = {}
+        # With the expression, so that no other one gets its identity meanwhile.
+        self._memo: dict[tuple[int, int | None, int | None], tuple[str, Expr]] = {}
         self._expanded: dict[int, Expr] = {}
         self._first: dict[object, str] = {}
         self._lines: dict[tuple[object, int], str] = {}
@@ -224,8 +225,8 @@ class Epilogue:
         by_row, by_column = self._needs(expr)
         key = (id(expr), row if by_row else None, column if by_column else None)
         if key not in self._memo:
-            self._memo[key] = self._compute(expr, row, column, key[1:])
-        return self._memo[key]
+            self._memo[key] = self._compute(expr, row, column, key[1:]), expr
+        return self._memo[key][0]
 
     def _compute(
         self, expr: Expr, row: int, column: int, own: tuple[int | None, int | None]
