@@ -9,31 +9,38 @@ from collections.abc import Sequence
 
 from tunefarm_proto.bundle import Bundle
 
-from tunefarm_compiler import targets
+from tunefarm_compiler import targets, te
 from tunefarm_compiler.building import Kernel, Schedules, compile_many
 from tunefarm_compiler.codegen import lowered
+from tunefarm_compiler.operators.base import Field, Operator, operator
+from tunefarm_compiler.registry import use_operators
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import Tuned, default_schedule, space
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
 __all__ = [
-    "Kernel", "Schedule", "TargetSpec", "Workload", "build", "compile_many", "default_schedule",
-    "lowered", "space", "targets",
+    "Field", "Kernel", "Operator", "Schedule", "TargetSpec", "Workload", "build", "compile_many",
+    "default_schedule", "lowered", "operator", "space", "targets", "te", "use_operators",
 ]  # fmt: skip
 
 
 def build(
-    workload: str | Workload,
+    workload: str | Workload | te.Tensor,
     target: str | TargetSpec | Sequence[str | TargetSpec],
     schedule: Schedules = None,
     tuned: Tuned | None = None,
+    *,
+    name: str = "",
 ) -> Bundle:
-    """Compile a workload for a target or several, in this process.
+    """Compile a workload, or an expression, for a target or several, in this process.
+
+    `name` is the kernel's symbol: the operator's, or that of the tensor, unless it is given.
 
     Without a schedule, one for all targets or one by the target's name, it is the best that `tuned`
     knows, a `tunefarm_tuner.database.Database` say, else the target's default one. LLVM may abort
     the process: `pool.BuildPool` does this in processes of its own.
-    Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError.
+    Raises: UnknownWorkloadError, OperatorInvalidError, UnknownTargetError, InvalidScheduleError,
+    BuildFailedError, InvalidRequestError.
     """
-    return compile_many([Kernel(workload, schedule)], target, tuned)
+    return compile_many([Kernel(workload, schedule, name)], target, tuned)

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from tunefarm_compiler.linker import link
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import Tuned, default_schedule
 from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.te import Tensor
 from tunefarm_compiler.workload import Workload
 
 # One for all targets, or by the target's name as it was given; None is the default one.
@@ -43,9 +44,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 @dataclass(frozen=True)
 class Kernel:
-    """One function of a bundle: `name` is its symbol, the workload's own unless it is given."""
+    """One function of a bundle: `name` is its symbol, the workload's own unless it is given.
 
-    workload: str | Workload
+    In place of a workload an expression: for this process alone.
+    """
+
+    workload: str | Workload | Tensor
     schedule: Schedules = None
     name: str = ""
 
@@ -55,39 +59,49 @@ class Job:
     """All that decides what a bundle holds, as plain text that can be sent and hashed.
 
     `functions` are (name, workload); `libraries` the targets, each with a schedule's JSON for every
-    function, "" for the default one.
+    function, "" for the default one. `operators` are users' files that define them, no part of
+    the digest: workloads say which expressions they had.
     """
 
     functions: tuple[tuple[str, str], ...]
     libraries: tuple[tuple[TargetSpec, tuple[str, ...]], ...]
+    operators: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Canonical JSON: equal jobs give equal text."""
         specs = [
             [spec.triple, spec.cpu, spec.features, schedules] for spec, schedules in self.libraries
         ]
-        return json.dumps([self.functions, specs], separators=(",", ":"))
+        more = [self.operators] if self.operators else []
+        return json.dumps([self.functions, specs, *more], separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Job":
         """Read what `to_json` wrote."""
-        functions, libraries = json.loads(text)
+        functions, libraries, *operators = json.loads(text)
         return cls(
             tuple((name, workload) for name, workload in functions),
             tuple(
                 (TargetSpec(triple, cpu, tuple(features)), tuple(schedules))
                 for triple, cpu, features, schedules in libraries
             ),
+            tuple(file for files in operators for file in files),
         )
 
     @property
     def digest(self) -> str:
         """sha256 of the job and of every tool that has a part in it: known before the bundle is."""
-        return hashlib.sha256(f"{_tools()}\n{self.to_json()}".encode()).hexdigest()
+        plain = replace(self, operators=()).to_json()
+        return hashlib.sha256(f"{_tools()}\n{plain}".encode()).hexdigest()
 
-    def run(self) -> Bundle:
-        """Compile it in this process. Raises: UnknownWorkloadError, CompileError."""
-        parsed = [(name, workloads.parse(text)) for name, text in self.functions]
+    def run(self, known: Sequence[Workload] = ()) -> Bundle:
+        """Compile it in this process; `known` are its workloads, where they are had.
+
+        Raises: UnknownWorkloadError, CompileError.
+        """
+        files = self.operators or None
+        made = known or [workloads.parse(text, files) for _, text in self.functions]
+        parsed = [(name, one) for (name, _), one in zip(self.functions, made, strict=True)]
         libraries, sources = [], hashlib.sha256()
         for spec, texts in self.libraries:
             if spec.gpu:
@@ -97,10 +111,10 @@ class Job:
                 continue
             objects, schedules = [timing_loop(spec)], {}
             for (name, workload), text in zip(parsed, texts, strict=True):
-                made = Schedule.from_json(text) if text else default_schedule(workload, spec)
-                code = lowered(workload, spec, made, name)
+                chosen = Schedule.from_json(text) if text else default_schedule(workload, spec)
+                code = lowered(workload, spec, chosen, name)
                 sources.update(code.encode())
-                schedules[name] = made.to_json()
+                schedules[name] = chosen.to_json()
                 objects.append(emit_object(code, spec))
                 if threads.DEAL in code and thread_pool(spec) not in objects:
                     objects.append(thread_pool(spec))
@@ -163,10 +177,7 @@ def job(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) 
     if not kernels or not given:
         raise InvalidRequestError("a bundle of nothing", "give a workload and a target at least")
     specs = {one: registry.resolve(one) if isinstance(one, str) else one for one in given}
-    parsed = [
-        k.workload if isinstance(k.workload, Workload) else workloads.parse(k.workload)
-        for k in kernels
-    ]
+    parsed = [_parsed(kernel) for kernel in kernels]
     texts = [str(one) for one in parsed]
     libraries: list[tuple[TargetSpec, tuple[str, ...]]] = []
     for name, spec in specs.items():
@@ -180,7 +191,16 @@ def job(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) 
                 for text, best in zip(schedules, known, strict=True)
             ]
         libraries.append((spec, tuple(schedules)))
-    return Job(tuple(zip(_names(kernels, texts), texts, strict=True)), tuple(libraries))
+    files = tuple(dict.fromkeys(file for one in parsed for file in one.files))
+    return Job(tuple(zip(_names(kernels, texts), texts, strict=True)), tuple(libraries), files)
+
+
+def _parsed(kernel: Kernel) -> Workload:
+    """Raises: UnknownWorkloadError, OperatorInvalidError, InvalidRequestError for expressions."""
+    given = kernel.workload
+    if isinstance(given, Tensor):
+        raise workloads.unnamed(given)
+    return given if isinstance(given, Workload) else workloads.parse(given)
 
 
 def _schedule(kernel: Kernel, target: str | TargetSpec, given: Sequence[object]) -> str:
@@ -226,4 +246,10 @@ def compile_many(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError,
     InvalidRequestError.
     """
-    return job(kernels, target, tuned).run()
+    known = [
+        replace(kernel, workload=workloads.of_expression(kernel.workload, kernel.name))
+        if isinstance(kernel.workload, Tensor)
+        else replace(kernel, workload=_parsed(kernel))
+        for kernel in kernels
+    ]
+    return job(known, target, tuned).run([_parsed(kernel) for kernel in known])

@@ -1,20 +1,23 @@
 """Workloads: named kernels with sizes, their inputs, and what numpy says the answer is.
 
-A workload is written `matmul:m=512,n=512,k=512`, optionally with `,dtype=float32`.
+A workload is written `matmul:m=512,n=512,k=512`, optionally with `,dtype=float32`. That of a user's
+own operator gets a last field, `source`: which expression the name stood for when it was parsed, so
+that nothing that was built, measured or tuned before an edit is taken for what is there now.
 """
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
 import numpy as np
-from tunefarm_proto.errors import UnknownWorkloadError
+from tunefarm_proto.errors import InvalidRequestError, OperatorInvalidError, UnknownWorkloadError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
-from tunefarm_compiler import te
+from tunefarm_compiler import registry, te
+from tunefarm_compiler.identity import identity
 from tunefarm_compiler.operators import OPERATORS, Array, Field, Operator
 from tunefarm_compiler.sound import check
 from tunefarm_compiler.stages import inputs
@@ -30,14 +33,24 @@ class Workload:
     name: str
     sizes: tuple[tuple[str, int | str], ...]  # every field of the operator, in its order
     dtype: str = "float32"
+    source: str = ""  # the expression's identity, of a user's own operator
+    own: Operator | None = field(default=None, compare=False, repr=False)  # that operator
 
     def __str__(self) -> str:
         optional = {field.name: field.default for field in self._operator.fields}
         given = [f"{name}={value}" for name, value in self.sizes if value != optional[name]]
-        return f"{self.name}:{','.join([*given, f'dtype={self.dtype}'])}"
+        more = [f"source={self.source}"] if self.source else []
+        return f"{self.name}:{','.join([*given, f'dtype={self.dtype}', *more])}"
 
     def __reduce__(self) -> tuple[object, ...]:  # without the expression, made again when needed
+        if self.own is not None:
+            return parse, (str(self), self.files)
         return Workload, (self.name, self.sizes, self.dtype)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Where its operator is defined, if that is in a user's file."""
+        return (self.own.file,) if self.own is not None and self.own.file else ()
 
     @property
     def function(self) -> str:
@@ -46,7 +59,14 @@ class Workload:
 
     @property
     def _operator(self) -> Operator:
-        return OPERATORS[self.name]
+        return self.own or OPERATORS[self.name]
+
+    def _ask(self, function: Callable[..., Any], *given: object) -> Any:
+        """What one of the operator's functions says. Raises: OperatorInvalidError."""
+        if self.own is None:
+            return function(*given, **self._fields)
+        with registry.blamed(self.own.file or self.name):
+            return function(*given, **self._fields)
 
     @property
     def _fields(self) -> dict[str, Any]:
@@ -55,12 +75,18 @@ class Workload:
     @cached_property
     def output(self) -> te.Tensor:
         """The tensor expression."""
-        return self._operator.express(self.dtype, **self._fields)
+        if self.own is None:
+            return self._operator.express(self.dtype, **self._fields)
+        with registry.blamed(self.own.file or self.name, ValueError):  # sizes that do not fit
+            made: object = self.own.express(self.dtype, **self._fields)
+            if not isinstance(made, te.Tensor) or made.compute is None:
+                raise TypeError(f"{self.name} returns no computed tensor but {made!r}")
+            return made
 
     @property
     def operations(self) -> int:
         """Floating-point operations of one call."""
-        return self._operator.operations(**self._fields)
+        return int(self._ask(self._operator.operations))
 
     def signature(self, name: str = "") -> bpb.FunctionSignature:
         """As a bundle's manifest states it: inputs, then the output. `name` is another symbol."""
@@ -90,7 +116,14 @@ class Workload:
 
     def reference(self, inputs: Sequence[Array]) -> list[Array]:
         """What numpy computes in float64, rounded to the output's dtype."""
-        exact = self._operator.reference([x.astype(np.float64) for x in inputs], **self._fields)
+        wide = [x.astype(np.float64) for x in inputs]
+        exact = np.asarray(self._ask(self._operator.reference, wide))
+        if self.own is not None and exact.shape != self.output.outside:
+            raise OperatorInvalidError(
+                f"{self.own.file or self.name}: the reference of {self.name} gives {exact.shape}, "
+                f"its expression {self.output.outside}",
+                "they must agree",
+            )
         dtype = np.dtype(self.output.dtype)
         if dtype.kind in "iu":  # the largest of nothing is the least number
             exact = np.clip(exact, np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -107,7 +140,7 @@ class Workload:
         what is moved or chosen without any rounding (0 terms), agree.
         """
         eps = float(np.finfo(np.float32).eps)
-        terms = self._operator.terms(**self._fields)
+        terms = int(self._ask(self._operator.terms))
         bound = 8 * eps * terms if terms > 1 else eps
         relative = eps if terms == 1 else 8 * eps
         relative = _EPS.get(self.output.dtype, relative)
@@ -121,13 +154,52 @@ class Workload:
         )
 
 
-@lru_cache(maxsize=256)
-def parse(text: str) -> Workload:
-    """Read a workload. Raises: UnknownWorkloadError, which lists what is known."""
+def parse(text: str, files: Sequence[str] | None = None) -> Workload:
+    """Read a workload. Users' own operators are those of `files`, else of `registry.files()`.
+
+    Raises: UnknownWorkloadError, which lists what is known, OperatorInvalidError.
+    """
+    if isinstance(text, te.Tensor):
+        raise unnamed(text)
     name, _, rest = text.partition(":")
-    operator = OPERATORS.get(name)
+    operator = registry.find(name, files)
     if operator is None:
-        raise UnknownWorkloadError(f"no workload {name[:60]!r}", _nearest(name))
+        raise UnknownWorkloadError(f"no workload {name[:60]!r}", _nearest(name, files))
+    if name in OPERATORS:
+        return _parse(text, operator)
+    rest, _, source = rest.partition("source=")
+    made = _parse(f"{name}:{rest.rstrip(',')}", operator)
+    if source not in ("", made.source):
+        raise UnknownWorkloadError(
+            f"{text}: in {operator.file or 'its package'} it is source={made.source}",
+            "it was edited since, or gives another expression each time",
+        )
+    return made
+
+
+def unnamed(output: te.Tensor) -> InvalidRequestError:
+    """What an expression gets where a workload's text has to reach other processes."""
+    return InvalidRequestError(
+        f"{output.name} is an expression, which only tunefarm_compiler.build takes",
+        "make an operator of it, in a file: docs/adding-an-operator.md",
+    )
+
+
+def of_expression(output: te.Tensor, name: str = "") -> Workload:
+    """An expression as a workload that no other process knows, with neither reference nor count.
+
+    Raises: InvalidRequestError.
+    """
+    if output.compute is None:
+        raise InvalidRequestError(f"{output.name} is an input", "give what is computed")
+    check(output)
+    operator = Operator((), lambda: output, lambda: 0, lambda *_: None, lambda: 0)  # type: ignore[arg-type]
+    return Workload(name or output.name, (), output.dtype, identity(output), operator)
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str, operator: Operator) -> Workload:
+    name, _, rest = text.partition(":")
     hint = f"write {name}:{_form(operator, True)}"
     known_fields = {field.name: field for field in operator.fields}
     given: dict[str, str] = {}
@@ -147,17 +219,28 @@ def parse(text: str) -> Workload:
     sizes = tuple(
         (field.name, _value(name, field, given.get(field.name))) for field in operator.fields
     )
-    return _checked(text, Workload(name, sizes, dtype))
+    if name in OPERATORS:
+        return _checked(text, Workload(name, sizes, dtype))
+    first = _checked(text, Workload(name, sizes, dtype, own=operator))
+    made = replace(first, source=identity(first.output))
+    if identity(made.output) != made.source:
+        raise OperatorInvalidError(
+            f"{operator.file or name}: {name} gives another expression each time",
+            "make it of its arguments alone",
+        )
+    _ = made.operations, made._ask(operator.terms)  # what is wrong with them is said now
+    return made
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, files: Sequence[str] | None) -> str:
     """How those most like it are written; where there are none, what all are called."""
-    close = difflib.get_close_matches(name, OPERATORS, 3, 0.6)
-    close = close or [one for one in OPERATORS if len(name) > 2 and (name in one or one in name)]
+    known = registry.every(files)
+    close = difflib.get_close_matches(name, known, 3, 0.6)
+    close = close or [one for one in known if len(name) > 2 and (name in one or one in name)]
     if close:
-        forms = " or ".join(f"{one}:{_form(OPERATORS[one], False)}" for one in close[:3])
+        forms = " or ".join(f"{one}:{_form(known[one], False)}" for one in close[:3])
         return f"did you mean {forms}?"
-    return f"known are {', '.join(OPERATORS)}; matmul:{_form(OPERATORS['matmul'], False)}, say"
+    return f"known are {', '.join(known)}; matmul:{_form(OPERATORS['matmul'], False)}, say"
 
 
 def _form(operator: Operator, whole: bool) -> str:

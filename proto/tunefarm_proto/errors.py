@@ -43,6 +43,7 @@
         +-- UnknownTargetError
         +-- InvalidScheduleError
         +-- CompilerCrashedError
+        +-- OperatorInvalidError      a user's file of operators cannot be used
 
 On the wire an error is a `tunefarm.v1.Error`: the answer to one operation of a stream, or the
 trailing metadata of a call that failed (see `tunefarm_proto.rpc`).
@@ -310,6 +311,12 @@ class CompilerCrashedError(CompileError):
     """The process that compiles died."""
 
     code = pb.ERROR_CODE_COMPILER_CRASHED
+
+
+class OperatorInvalidError(CompileError, ValueError):
+    """A file of operators cannot be used, or an operator of a user's own misbehaves."""
+
+    code = pb.ERROR_CODE_OPERATOR_INVALID
 
 
 def _leaves(cls: type[TunefarmError]) -> list[type[TunefarmError]]:

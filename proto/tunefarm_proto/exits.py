@@ -47,6 +47,7 @@ _OF_ERRORS: tuple[tuple[type[errors.TunefarmError], Exit], ...] = (
     (errors.InvalidRequestError, Exit.USAGE),
     (errors.UnknownWorkloadError, Exit.USAGE),
     (errors.UnknownTargetError, Exit.USAGE),
+    (errors.OperatorInvalidError, Exit.USAGE),
     (errors.InvalidScheduleError, Exit.USAGE),
     (errors.BundleInvalidError, Exit.USAGE),
     (errors.UnknownFunctionError, Exit.USAGE),

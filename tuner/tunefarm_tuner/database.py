@@ -20,7 +20,12 @@ from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import ScheduleRules, rules_of
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.errors import InvalidRequestError, InvalidScheduleError, UnknownWorkloadError
+from tunefarm_proto.errors import (
+    InvalidRequestError,
+    InvalidScheduleError,
+    OperatorInvalidError,
+    UnknownWorkloadError,
+)
 
 from tunefarm_tuner.search.transfer import distance
 
@@ -220,7 +225,7 @@ class Database:
         for entry in alike:
             try:
                 other = workloads.parse(entry.workload)
-            except UnknownWorkloadError:
+            except (UnknownWorkloadError, OperatorInvalidError):
                 continue
             far = distance(other, rules.workload)
             if far <= NEAR and other.dtype == rules.workload.dtype:

@@ -7,7 +7,7 @@ from tunefarm_compiler import workload
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.errors import InvalidScheduleError, UnknownWorkloadError
+from tunefarm_proto.errors import InvalidScheduleError, OperatorInvalidError, UnknownWorkloadError
 
 from tunefarm_tuner.database import Entry, replace
 from tunefarm_tuner.records import Record
@@ -24,7 +24,7 @@ def workload_of(record: Record) -> Workload | None:
     """The compiler's workload, where it is one."""
     try:
         return workload.parse(record.workload)
-    except UnknownWorkloadError:
+    except (UnknownWorkloadError, OperatorInvalidError):
         return None
 
 

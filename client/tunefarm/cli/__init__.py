@@ -16,6 +16,7 @@ from tunefarm_proto.exits import Exit, exit_of
 from tunefarm_proto.rpc import software_version
 from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 
+from tunefarm.cli.output import check_operators
 from tunefarm.cli.parsing import Parser
 
 COMMANDS = {
@@ -42,13 +43,20 @@ COMMANDS = {
     "completion": "print what lets a shell complete these commands",
 }
 DEBUG = "TUNEFARM_DEBUG"
+OPERATORS = "TUNEFARM_OPERATORS"  # files of users' own operators
 
 
 @contextmanager
-def _credentials_of(arguments: argparse.Namespace) -> Iterator[None]:
-    """Let --token-file and --tls-ca hold as if the environment said so: paths, never secrets."""
+def _environment_of(arguments: argparse.Namespace) -> Iterator[None]:
+    """Let --token-file, --tls-ca and --operators hold as if the environment said so: paths alone.
+
+    So the processes that a command starts know them, too.
+    """
     given = {TOKEN_FILE: "token_file", TLS_CA: "tls_ca"}
     named = {name: str(path) for name, o in given.items() if (path := getattr(arguments, o, None))}
+    if files := getattr(arguments, "operators", None):
+        paths = [*(os.path.abspath(path) for path in files), os.environ.get(OPERATORS, "")]  # noqa: PTH100
+        named[OPERATORS] = os.pathsep.join(filter(None, paths))
     before = {name: os.environ.get(name) for name in named}
     os.environ.update(named)
     try:
@@ -93,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = next((word for word in words if not word.startswith("-")), None)
     arguments = build_parser(named if named in COMMANDS else "").parse_args(words)
     try:
-        with _credentials_of(arguments):
+        with _environment_of(arguments):
             return run(arguments)
     except BrokenPipeError:
         # What reads our output went away, as `head` does.
@@ -107,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a command whose words are read. Returns the exit status; what goes wrong is told."""
     try:
         module = importlib.import_module(f"tunefarm.cli.{arguments.command}")
+        if getattr(arguments, "operators", None):
+            check_operators()  # what is wrong with them is said now
         status: int = module.run(arguments)
         sys.stdout.flush()
         return status

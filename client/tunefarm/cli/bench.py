@@ -7,7 +7,7 @@ from tunefarm_proto.errors import InvalidRequestError
 
 from tunefarm.cli.build import read_schedule
 from tunefarm.cli.links import page_of, show
-from tunefarm.cli.output import add_json, add_request, print_json, where_of
+from tunefarm.cli.output import add_json, add_operators, add_request, print_json, where_of
 from tunefarm.cli.parsing import number, whole
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "core reaches in float32",
     )
     add_request(parser)
+    add_operators(parser)
     parser.add_argument("--target", help="compile for this instead of what the device reports")
     parser.add_argument("--schedule", metavar="JSON", help="a schedule, as text or @FILE")
     parser.add_argument(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tunefarm_proto.exits import Exit
 
-from tunefarm.cli.output import add_json, print_json, table
+from tunefarm.cli.output import add_json, add_operators, print_json, table
 from tunefarm.timing import format_seconds
 
 
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export", type=Path, metavar="FILE", help="write what is selected into a database"
     )
+    add_operators(parser)
     add_json(parser)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
 
-from tunefarm.cli.output import add_json, print_json
+from tunefarm.cli.output import add_json, add_operators, print_json
 from tunefarm.cli.parsing import whole
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shared", type=int, metavar="BYTES", help="dynamic shared memory of a block (default 0)"
     )
     of_c.add_argument("--verbose", action="store_true", help="show all that the compiler says")
+    add_operators(parser)
     add_json(parser)
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from tunefarm.cli.links import page_of, show
-from tunefarm.cli.output import add_json, add_request, print_json, where_of
+from tunefarm.cli.output import add_json, add_operators, add_request, print_json, where_of
 from tunefarm.cli.parsing import number
 
 VERDICTS = ("faster", "slower", "same", "not decidable")
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help=f"{what} a schedule")
     parser.add_argument("second", metavar="B", help="likewise; the verdict is about this one")
     add_request(parser)
+    add_operators(parser)
     parser.add_argument(
         "--of",
         metavar="WORKLOAD",

@@ -3,7 +3,7 @@
 import argparse
 
 from tunefarm.channel import tracker_address
-from tunefarm.cli.output import add_json, add_tracker, print_json
+from tunefarm.cli.output import add_json, add_operators, add_tracker, print_json
 from tunefarm.cli.parsing import port
 
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="host name of a proxy in front, which passes it on in Host",
     )
     parser.add_argument("--port", type=port, default=9191, help="port (default 9191; 0: any free)")
+    add_operators(parser)
     add_json(parser)
 
 

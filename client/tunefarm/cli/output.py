@@ -58,6 +58,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_operators(parser: argparse.ArgumentParser) -> None:
+    """The option of a command that reads workloads."""
+    parser.add_argument(
+        "--operators",
+        action="append",
+        metavar="FILE",
+        help="operators of your own (docs/adding-an-operator.md); may be given again",
+    )
+
+
+def check_operators() -> None:
+    """Read users' files of operators. Raises: OperatorInvalidError."""
+    from tunefarm_compiler import registry
+
+    registry.own()
+
+
 def add_request(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """Options of a command that leases a device, or, where it may have `several`, devices."""
     add_tracker(parser)

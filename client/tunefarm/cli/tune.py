@@ -9,7 +9,7 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.exits import Exit
 
 from tunefarm.cli.links import page_of, show
-from tunefarm.cli.output import Progress, add_json, add_request, print_json, where_of
+from tunefarm.cli.output import Progress, add_json, add_operators, add_request, print_json, where_of
 from tunefarm.cli.parsing import whole
 from tunefarm.timing import format_seconds
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as in matmul:m=512,n=512,k=512; with @WEIGHT, as in ...@3, it counts so many times",
     )
     add_request(parser, several=True)
+    add_operators(parser)
     parser.add_argument(
         "--trials",
         type=whole(1),

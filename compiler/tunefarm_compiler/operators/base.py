@@ -1,5 +1,6 @@
 """What an operator is."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -53,12 +54,56 @@ class Operator:
     reference: Callable[..., Array]
     terms: Callable[..., int]
     dtypes: tuple[str, ...] = ("float32",)
+    file: str = ""  # that a user named; none for those of packages
+
+    def __call__(self, *given: int | str, **named: int | str) -> te.Tensor:
+        """The expression, as the function gives it."""
+        return self.expression(*given, **named)
 
     def express(self, dtype: str, **given: int | str) -> te.Tensor:
         """The expression; operators of one dtype need not know of it."""
         return (
             self.expression(**given) if len(self.dtypes) == 1 else self.expression(dtype, **given)
         )
+
+
+def operator(
+    *,
+    operations: Callable[..., int],
+    reference: Callable[..., Array],
+    terms: Callable[..., int],
+    dtypes: Sequence[str] = ("float32",),
+    fields: Sequence[Field] = (),
+) -> Callable[[Callable[..., te.Tensor]], Operator]:
+    """Make an operator of a function that gives a tensor expression; it bears the function's name.
+
+    Its fields are the function's parameters, whole numbers, unless `fields` says more of them.
+    Where `dtypes` are several, the function takes the dtype first. What else: see `Operator`.
+    Raises: ValueError.
+    """
+    if not dtypes or any(one not in (*te.FLOATS, *te.INTEGERS) for one in dtypes):
+        known = ", ".join((*te.FLOATS, *te.INTEGERS))
+        raise ValueError(f"dtypes={dtypes!r}: known are {known}")
+
+    def made(expression: Callable[..., te.Tensor]) -> Operator:
+        named = list(inspect.signature(expression).parameters.values())[len(dtypes) > 1 :]
+        own = tuple(fields) or tuple(_field(one) for one in named)
+        if {one.name for one in own} & {"dtype", "source"}:
+            raise ValueError("dtype and source are no names of fields")
+        return Operator(own, expression, operations, reference, terms, tuple(dtypes))
+
+    return made
+
+
+def _field(given: inspect.Parameter) -> Field:
+    """The field of a function's parameter: one that must be given, or has a number by default."""
+    if given.kind in (given.VAR_POSITIONAL, given.VAR_KEYWORD, given.POSITIONAL_ONLY):
+        raise ValueError(f"parameter {given} has no name of its own")
+    if given.default is given.empty:
+        return Field(given.name)
+    if not isinstance(given.default, int):
+        raise ValueError(f"{given}: name what it may be, by fields=")
+    return Field(given.name, int(given.default), min(int(given.default), 1))
 
 
 # Inputs, and what is summed in: int8 gives int32, halves are rounded once at the end.
