@@ -313,7 +313,7 @@ class CompilerCrashedError(CompileError):
     code = pb.ERROR_CODE_COMPILER_CRASHED
 
 
-class OperatorInvalidError(CompileError, ValueError):
+class OperatorInvalidError(CompileError):
     """A file of operators cannot be used, or an operator of a user's own misbehaves."""
 
     code = pb.ERROR_CODE_OPERATOR_INVALID

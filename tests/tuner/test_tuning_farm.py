@@ -12,8 +12,13 @@ from faulty_kernels import build_libraries, expected_error, kernels
 from tunefarm import Bundle, Tracker
 from tunefarm.cli import main
 from tunefarm.cli.processes import LocalFarm, free_port
-from tunefarm_compiler import Schedule, build, workload
-from tunefarm_proto.errors import InvalidRequestError, TrackerUnreachableError, UnknownKeyError
+from tunefarm_compiler import Schedule, build, targets, use_operators, workload
+from tunefarm_proto.errors import (
+    InvalidRequestError,
+    TrackerUnreachableError,
+    UnknownKeyError,
+    UnknownWorkloadError,
+)
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
 from tunefarm_tuner import tune as tuning
@@ -81,6 +86,46 @@ def test_several_tasks_on_several_boards(farm, tmp_path, monkeypatch):
         assert [(task.best_s, task.best_schedule, task.default_s) for task in told.tasks] == [
             (task.best_s, task.best, task.default_s) for task in result.tasks
         ]
+
+
+OUTER = """
+import numpy as np
+from tunefarm_compiler import operator, te
+@operator(
+    operations=lambda m, n: m * n, reference=lambda x, **_: np.outer(*x), terms=lambda **_: 1
+)
+def outer(m: int, n: int) -> te.Tensor:
+    a, b = te.placeholder("A", (m,)), te.placeholder("B", (n,))
+    return te.compute("C", (("i", m), ("j", n)), lambda i, j: a[i] * b[j])
+"""
+
+
+def test_an_operator_of_a_users_own(farm, tmp_path, monkeypatch):
+    file, best = tmp_path / "own.py", tmp_path / "best.jsonl"
+    file.write_text(OUTER)
+    monkeypatch.setenv("TUNEFARM_OPERATORS", "")  # to be put back
+    use_operators(file)
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "best": best}
+    result = tune("outer:m=40,n=48", "pair", trials=5, **words)
+    assert all(task.best and not task.failed for task in result.tasks)
+    parsed = workload.parse("outer:m=40,n=48")
+    assert result.tasks[0].workload == str(parsed)
+    spec = targets.resolve("local")
+    known = Database.read(best)
+    assert known.lookup(parsed, spec).how == "exact"
+    assert known.lookup(workload.parse("outer:m=40,n=56"), spec).how == "shape"
+
+    def edit(done, record):
+        file.write_text(
+            OUTER.replace("a[i] * b[j]", "a[i] + b[j]").replace("np.outer", "np.add.outer")
+        )
+
+    with pytest.raises(UnknownWorkloadError, match=r"own.py it is source=.*edited"):
+        tune("outer:m=64,n=64", "pair", trials=200, on_record=edit, workers=1, **words)
+    assert all(not one.error for one in read(tmp_path / "r.jsonl"))
+    assert known.lookup(workload.parse("outer:m=40,n=48"), spec) is None  # another one now
+    (task,) = tune("outer:m=40,n=48", "pair", trials=4, finals=False, **words).tasks
+    assert task.trials == 4 and task.best and not task.failed
 
 
 def test_bad_kernels_are_records_and_same_code_is_measured_once(farm, tmp_path):

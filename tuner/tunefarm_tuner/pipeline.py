@@ -35,6 +35,7 @@ from tunefarm_tuner.seats import (
     is_infrastructure,
     now,
 )
+from tunefarm_tuner.tasks import WorkloadTask
 from tunefarm_tuner.thinker import Proposed, Thinker
 
 TICK_S = 0.5
@@ -44,6 +45,7 @@ PATIENCE_S = 120.0  # without any device, before the run gives up
 MOST_MEANWHILE = 16  # candidates more in flight for a slow thinker
 FINALISTS = 5
 FINAL_TRIES = 3
+OTHER_WORKLOAD = (errors.UnknownWorkloadError, errors.OperatorInvalidError)
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,8 @@ class Pipeline:
         trial, error = event.trial, event.build.exception()
         trial.build_s, trial.built_at = event.build.seconds, now()
         self._build_s += 0.2 * (trial.build_s - self._build_s)
+        if isinstance(error, OTHER_WORKLOAD) and isinstance(trial.line.task, WorkloadTask):
+            raise error  # a user's operator was edited meanwhile: no fault of the candidate
         if trial in self._final_builds:
             final = self._final_builds.pop(trial)
             if error is None:
