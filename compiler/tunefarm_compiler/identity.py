@@ -8,13 +8,15 @@ from tunefarm_compiler.te import Compute, Expr, Tensor
 LENGTH = 12  # hexadecimal digits: 48 bits
 
 
-def identity(output: Tensor) -> str:
-    """The first digits of the sha256 of all that an expression is made of, names too.
+def identity(output: Tensor, operations: int = 0) -> str:
+    """The first digits of the sha256 of all that a bundle says of an expression.
 
+    That is whatever it is made of, names too, and how many operations are counted for it.
     What is shared in it is told from what is only alike, since kernels differ by that.
     """
     writer = _Writer()
     writer.word(output)
+    writer.lines.append(repr(operations))
     return hashlib.sha256("\n".join(writer.lines).encode()).hexdigest()[:LENGTH]
 
 

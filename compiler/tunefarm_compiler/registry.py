@@ -6,6 +6,7 @@ is none of ours. A file that was edited is read again.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import sys
@@ -79,6 +80,7 @@ class _Loaded:
 
 
 _loaded: dict[str, _Loaded] = {}
+_begun: set[str] = set()  # files that are being read
 _loading = threading.RLock()
 
 
@@ -92,16 +94,26 @@ def _read(path: str) -> Mapping[str, Operator]:
         ) from None
     with _loading:
         known = _loaded.get(path)
+        if path in _begun:
+            raise OperatorInvalidError(
+                f"{path} uses its operators while it is read",
+                'put that under `if __name__ == "__main__":`',
+            )
         if known is None or known.text != text:
-            known = _loaded[path] = _Loaded(text, _executed(path, text))
+            _begun.add(path)
+            try:
+                known = _loaded[path] = _Loaded(text, _executed(path, text))
+            finally:
+                _begun.remove(path)
         return known.operators
 
 
 def _executed(path: str, text: bytes) -> dict[str, Operator]:
     """Without bytecode on the disk, which may be that of an earlier text."""
-    module = types.ModuleType(f"{GROUP}.{Path(path).stem}")
+    name = f"tunefarm_operators_{hashlib.sha256(path.encode()).hexdigest()[:8]}_{Path(path).stem}"
+    module = types.ModuleType(name)
     module.__file__ = path
-    sys.modules[module.__name__] = module  # dataclasses look there
+    sys.modules[name] = module  # dataclasses look there
     with blamed(path), contextlib.redirect_stdout(sys.stderr):  # answers go to stdout
         exec(compile(text, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 (asked)
     return _operators(path, vars(module), path)

@@ -164,7 +164,9 @@ def parse(text: str, files: Sequence[str] | None = None) -> Workload:
     name, _, rest = text.partition(":")
     operator = registry.find(name, files)
     if operator is None:
-        raise UnknownWorkloadError(f"no workload {name[:60]!r}", _nearest(name, files))
+        named = f"a user's own: name its file by --operators or {registry.VARIABLE}"
+        hint = named if "source=" in rest else _nearest(name, files)
+        raise UnknownWorkloadError(f"no workload {name[:60]!r}", hint)
     if name in OPERATORS:
         return _parse(text, operator)
     rest, _, source = rest.partition("source=")
@@ -222,13 +224,13 @@ def _parse(text: str, operator: Operator) -> Workload:
     if name in OPERATORS:
         return _checked(text, Workload(name, sizes, dtype))
     first = _checked(text, Workload(name, sizes, dtype, own=operator))
-    made = replace(first, source=identity(first.output))
-    if identity(made.output) != made.source:
+    made = replace(first, source=identity(first.output, first.operations))
+    if identity(made.output, made.operations) != made.source:
         raise OperatorInvalidError(
             f"{operator.file or name}: {name} gives another expression each time",
             "make it of its arguments alone",
         )
-    _ = made.operations, made._ask(operator.terms)  # what is wrong with them is said now
+    made._ask(operator.terms)  # what is wrong with it is said now
     return made
 
 

@@ -88,6 +88,8 @@ def test_what_is_no_part_of_the_expression_changes_nothing(file):
     before = job([Kernel(TEXT)], "local").digest
     file.write_text("# a remark\n" + FILE.replace("m * n,", "m * n * 1,"))
     assert job([Kernel(TEXT)], "local").digest == before
+    file.write_text(FILE.replace("m * n,", "m * n * 2,"))  # a bundle says that
+    assert job([Kernel(TEXT)], "local").digest != before
 
 
 def test_processes_that_know_nothing_of_the_environment_build_it(file, monkeypatch):
@@ -101,8 +103,10 @@ def test_processes_that_know_nothing_of_the_environment_build_it(file, monkeypat
 
 def test_files_are_named_in_python(file, monkeypatch, tmp_path):
     monkeypatch.delenv("TUNEFARM_OPERATORS")
-    with pytest.raises(UnknownWorkloadError):
+    with pytest.raises(UnknownWorkloadError, match="known are"):
         workload.parse(TEXT)
+    with pytest.raises(UnknownWorkloadError, match="name its file by --operators"):
+        workload.parse(f"{TEXT},source=12")
     monkeypatch.chdir(tmp_path)
     use_operators("own.py")
     use_operators("own.py")
@@ -118,6 +122,7 @@ def test_files_are_named_in_python(file, monkeypatch, tmp_path):
         ("x = 1\ny = (", r"own.py:2: SyntaxError"),
         ("import nothing_of_that_name", r"own.py:1: ModuleNotFoundError"),
         ("raise SystemExit(3)", r"own.py:1: SystemExit"),
+        (FILE + "from tunefarm_compiler import build\nbuild('outer:m=2', 'local')", "__main__"),
         (FILE.replace("def outer", "def matmul"), "matmul is one of tunefarm's own"),
         (FILE.replace("n: int = 8", "n: str = 'a'"), "fields="),
         (FILE.replace("n: int = 8", "dtype: int"), "no names of fields"),
