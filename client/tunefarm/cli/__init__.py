@@ -16,7 +16,6 @@ from tunefarm_proto.exits import Exit, exit_of
 from tunefarm_proto.rpc import software_version
 from tunefarm_proto.security import TLS_CA, TOKEN_FILE
 
-from tunefarm.cli.output import check_operators
 from tunefarm.cli.parsing import Parser
 
 COMMANDS = {
@@ -116,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         module = importlib.import_module(f"tunefarm.cli.{arguments.command}")
         if getattr(arguments, "operators", None):
+            from tunefarm.cli.output import check_operators
+
             check_operators()  # what is wrong with them is said now
         status: int = module.run(arguments)
         sys.stdout.flush()
