@@ -95,7 +95,7 @@ def rate(
 ) -> tuple[float, float]:
     """Candidates a second by a pool, once its workers are warm; CPU seconds of this process."""
     with BuildPool(workers=workers) as pool:
-        for future in [pool.submit(texts[0], spec) for _ in range(8 * workers)]:
+        for future in [pool.submit(texts[0], spec, tuned=False) for _ in range(8 * workers)]:
             future.result()
         started, before = time.perf_counter(), time.process_time()
         futures = [

@@ -35,7 +35,7 @@ def main() -> None:
         runs = {"peak": (peak.time_evaluator("peak", repeat=3), arrays, operations)}
         for text in given.workloads:
             parsed = workload.parse(text)
-            module, inputs = device.load(build(parsed, spec)), parsed.inputs(0)
+            module, inputs = device.load(build(parsed, spec, tuned=False)), parsed.inputs(0)
             expected = parsed.reference(inputs)
             arrays = [*map(device.array, inputs), *(device.empty(x.shape) for x in expected)]
             module[parsed.function](*arrays)

@@ -31,8 +31,8 @@ from typing import Any
 from tunefarm import Device, request_device
 from tunefarm.cli.processes import LocalFarm, free_port
 from tunefarm_compiler import build, targets, workload
+from tunefarm_compiler.database import Database
 from tunefarm_proto import errors
-from tunefarm_tuner.database import Database
 from tunefarm_tuner.tune import tune
 
 HERE = Path(__file__).parent
@@ -124,7 +124,7 @@ class Subject:
         spec = targets.from_device(device.target)
         schedule = best.schedule(parsed, spec) if best is not None else None
         self.tuned = schedule is not None
-        self.bundle = build(parsed, spec, schedule)
+        self.bundle = build(parsed, spec, schedule, tuned=False)
         self.schedule = json.loads(self.bundle.manifest.schedule or "null")
         self.module, self.function = device.load(self.bundle), parsed.function
         self.parsed, inputs = parsed, parsed.inputs(0)

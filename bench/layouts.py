@@ -64,7 +64,7 @@ class Kernels:
         """The workload's kernel, reading `source` where it is given."""
         parsed = workload.parse(text)
         if text not in self._built:
-            self._built[text] = load(build(parsed, self.spec))
+            self._built[text] = load(build(parsed, self.spec, tuned=False))
         library = self._built[text]
         inputs = [aligned(data) for data in parsed.inputs(0)]
         if source is not None:

@@ -142,7 +142,7 @@ def speed(trials: int, python: str | None) -> None:
 
 def tiny(seconds: float = 5.0) -> None:
     """Complete measurements of a kernel of 16 elements in one session."""
-    bundle = build("add:n=16", "local")
+    bundle = build("add:n=16", "local", tuned=False)
     left, right = (np.arange(16, dtype=np.float32) + i for i in range(2))
     with farm("board") as (address, _), request_device("board", tracker=address) as device:
         function = device.load(bundle)["add"]

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from tunefarm_proto.bundle import Bundle
 
 from tunefarm_compiler import targets, te
-from tunefarm_compiler.building import Kernel, Schedules, compile_many
+from tunefarm_compiler.building import Asked, Kernel, Schedules, compile_many
 from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.operators.base import Field, Operator, operator
 from tunefarm_compiler.registry import use_operators
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import Tuned, default_schedule, space
+from tunefarm_compiler.spaces import default_schedule, space
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 
@@ -29,7 +29,7 @@ def build(
     workload: str | Workload | te.Tensor,
     target: str | TargetSpec | Sequence[str | TargetSpec],
     schedule: Schedules = None,
-    tuned: Tuned | None = None,
+    tuned: Asked = True,
     *,
     name: str = "",
 ) -> Bundle:
@@ -37,10 +37,11 @@ def build(
 
     `name` is the kernel's symbol: the operator's, or that of the tensor, unless it is given.
 
-    Without a schedule, one for all targets or one by the target's name, it is the best that `tuned`
-    knows, a `tunefarm_tuner.database.Database` say, else the target's default one. LLVM may abort
-    the process: `pool.BuildPool` does this in processes of its own.
+    Without a schedule, one for all targets or one by the target's name, it is the best that is
+    known, else the target's default one. `tuned` says who knows it: this user's database (what
+    `tunefarm best` shows), another `database.Database`, or nobody (False). LLVM may abort the
+    process: `pool.BuildPool` does this in processes of its own.
     Raises: UnknownWorkloadError, OperatorInvalidError, UnknownTargetError, InvalidScheduleError,
-    BuildFailedError, InvalidRequestError.
+    BuildFailedError, InvalidRequestError (for a database that is none, say).
     """
     return compile_many([Kernel(workload, schedule, name)], target, tuned)

@@ -27,6 +27,7 @@ from tunefarm_compiler.codegen import (
     thread_pool,
     timing_loop,
 )
+from tunefarm_compiler.database import known_best
 from tunefarm_compiler.gpu import GpuCode, compile_function
 from tunefarm_compiler.gpu import assemble as ptxas
 from tunefarm_compiler.linker import link
@@ -39,6 +40,8 @@ from tunefarm_compiler.workload import Workload
 # One for all targets, or by the target's name as it was given; None is the default one.
 Schedules = Schedule | Mapping[str, Schedule] | None
 Targets = str | TargetSpec | Sequence[str | TargetSpec]
+# Who is asked where no schedule is given: True this user's database, False and None nobody.
+Asked = Tuned | bool | None
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -168,7 +171,7 @@ def _tools() -> str:
     return json.dumps([toolchain(), zig, ptxas.version(), texts.hexdigest()], sort_keys=True)
 
 
-def job(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) -> Job:
+def job(kernels: Sequence[Kernel], target: Targets, tuned: Asked = None) -> Job:
     """What `compile_many` is to do, checked as far as it can be without compiling.
 
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidRequestError.
@@ -183,13 +186,10 @@ def job(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) 
     for name, spec in specs.items():
         if spec in dict(libraries):
             raise InvalidRequestError(f"target {name} is given twice", "name each once")
-        schedules = [_schedule(kernel, name, given) for kernel in kernels]
-        if tuned is not None:
-            known = [tuned.schedule(one, spec, 1) for one in parsed]
-            schedules = [
-                text or (best.to_json() if best is not None else "")
-                for text, best in zip(schedules, known, strict=True)
-            ]
+        schedules = [
+            _schedule(kernel, name, given) or _known(one, spec, tuned)
+            for kernel, one in zip(kernels, parsed, strict=True)
+        ]
         libraries.append((spec, tuple(schedules)))
     files = tuple(dict.fromkeys(file for one in parsed for file in one.files))
     return Job(tuple(zip(_names(kernels, texts), texts, strict=True)), tuple(libraries), files)
@@ -217,6 +217,13 @@ def _schedule(kernel: Kernel, target: str | TargetSpec, given: Sequence[object])
     return own.to_json() if own else ""
 
 
+def _known(parsed: Workload, spec: TargetSpec, tuned: Asked) -> str:
+    """The best schedule that is known, "" where none is."""
+    asked = known_best() if tuned is True else tuned or None
+    found = asked.schedule(parsed, spec, 1) if asked is not None else None
+    return found.to_json() if found is not None else ""
+
+
 def _names(kernels: Sequence[Kernel], texts: Sequence[str]) -> list[str]:
     """A symbol for each: as given, else the workload's name, numbered where several have it."""
     plain = [
@@ -237,12 +244,13 @@ def _names(kernels: Sequence[Kernel], texts: Sequence[str]) -> list[str]:
     return found
 
 
-def compile_many(kernels: Sequence[Kernel], target: Targets, tuned: Tuned | None = None) -> Bundle:
+def compile_many(kernels: Sequence[Kernel], target: Targets, tuned: Asked = True) -> Bundle:
     """One bundle of several kernels for one target or several, compiled in this process.
 
     Functions without a name bear their workload's, with _0, _1, ... where several have it. All
     are linked at once, and every target's library has all of them. Where no schedule is given it is
-    the best that `tuned` knows, a `tunefarm_tuner.database.Database` say, else the default one.
+    the best that `tuned` knows, else the default one: this user's database unless it is another
+    one, or False for none.
     Raises: UnknownWorkloadError, UnknownTargetError, InvalidScheduleError, BuildFailedError,
     InvalidRequestError.
     """

@@ -22,7 +22,7 @@ from tunefarm_proto.errors import (
 )
 from tunefarm_proto.v1 import common_pb2 as pb
 
-from tunefarm_compiler.building import Job, Kernel, Schedules, Targets, job
+from tunefarm_compiler.building import Asked, Job, Kernel, Schedules, Targets, job
 from tunefarm_compiler.cache import BuildCache
 from tunefarm_compiler.worker import compile_job
 
@@ -79,12 +79,14 @@ class BuildPool:
         for thread in self._threads:
             thread.join()
 
-    def submit(self, workload: str, target: Targets, schedule: Schedules = None) -> Build:
-        """Compile; the default schedule unless one is given.
+    def submit(
+        self, workload: str, target: Targets, schedule: Schedules = None, tuned: Asked = True
+    ) -> Build:
+        """Compile, as `build` does: without a schedule by the best that is known to `tuned`.
 
         The future raises what `build` raises, or CompilerCrashedError.
         """
-        return self.submit_many([Kernel(workload, schedule)], target)
+        return self.submit_many([Kernel(workload, schedule)], target, tuned)
 
     def call(self, function: Callable[[], Bundle]) -> Build:
         """Have a function make the bundle, on a thread of this process, as many at a time."""
@@ -92,12 +94,12 @@ class BuildPool:
         self._enqueue(function, future)
         return future
 
-    def submit_many(self, kernels: Sequence[Kernel], target: Targets) -> Build:
+    def submit_many(self, kernels: Sequence[Kernel], target: Targets, tuned: Asked = True) -> Build:
         """Compile several kernels into one bundle, as `compile_many` does, by one worker."""
         future = Build()
         try:
-            asked = job(kernels, target)
-        except TunefarmError as error:
+            asked = job(kernels, target, tuned)
+        except (TunefarmError, OSError) as error:
             future.set_exception(error)
             return future
         if self._cache and (found := self._cache.get(asked.digest)):

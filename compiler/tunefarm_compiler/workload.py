@@ -6,6 +6,7 @@ that nothing that was built, measured or tuned before an edit is taken for what 
 """
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -293,3 +294,16 @@ def _checked(text: str, made: Workload) -> Workload:
                 f"{text}: {tensor.name} has no elements", "give a window that fits its input"
             )
     return made
+
+
+def distance(one: Workload, other: Workload) -> float:
+    """How unlike two workloads are: factors between their sizes, in powers of two."""
+    if one.name != other.name:
+        return 64.0
+    total = 0.0 if one.dtype == other.dtype else 4.0
+    for (_, mine), (_, theirs) in zip(one.sizes, other.sizes, strict=True):
+        if isinstance(mine, int) and isinstance(theirs, int):
+            total += abs(math.log2((mine + 1) / (theirs + 1)))
+        else:
+            total += 0.0 if mine == theirs else 1.0
+    return total

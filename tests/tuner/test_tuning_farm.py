@@ -5,14 +5,21 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from faulty_kernels import build_libraries, expected_error, kernels
 from tunefarm import Bundle, Tracker
 from tunefarm.cli import main
 from tunefarm.cli.processes import LocalFarm, free_port
-from tunefarm_compiler import Schedule, build, targets, use_operators, workload
+from tunefarm_compiler import (
+    Schedule,
+    build,
+    default_schedule,
+    targets,
+    use_operators,
+    workload,
+)
+from tunefarm_compiler.database import Database
 from tunefarm_proto.errors import (
     InvalidRequestError,
     TrackerUnreachableError,
@@ -22,7 +29,6 @@ from tunefarm_proto.errors import (
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_tuner import finals
 from tunefarm_tuner import tune as tuning
-from tunefarm_tuner.database import Database
 from tunefarm_tuner.records import FULL, SCREEN, read
 from tunefarm_tuner.search import RandomSearch
 from tunefarm_tuner.tasks import Custom
@@ -298,8 +304,16 @@ def test_the_best_is_shown_shipped_and_built(farm, tmp_path, monkeypatch, capsys
     (tmp_path / "best.jsonl").unlink()
     assert "1 added" in run("best", "--import", shipped)
     bundle = str(tmp_path / "x.tf")
-    run("build", "matmul:m=40,n=40,k=8", "-o", bundle, "--json")
-    assert entry["schedule"] in Path(bundle).read_bytes().decode(errors="replace").replace("\\", "")
+    made = json.loads(run("build", "matmul:m=40,n=40,k=8", "-o", bundle, "--json"))
+    assert made["schedule"] == entry["schedule"]
+    made = json.loads(run("build", "matmul:m=40,n=40,k=8", "-o", bundle, "--json", "--untuned"))
+    parsed = workload.parse("matmul:m=40,n=40,k=8")
+    plain = default_schedule(parsed, targets.resolve("local")).to_json()
+    assert made["schedule"] == plain
+    words = ("bench", str(parsed), "--device", "pair", "--tracker", farm, "--json")
+    words += ("--repeat", "1", "--min-repeat-ms", "1")
+    assert json.loads(run(*words))["schedule"] == entry["schedule"]
+    assert json.loads(run(*words, "--untuned"))["schedule"] == plain
 
 
 def test_a_winner_that_the_tracker_did_not_take_is_told_of(farm, tmp_path, monkeypatch):

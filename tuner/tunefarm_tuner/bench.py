@@ -12,9 +12,9 @@ from tunefarm.request import Where, current_user
 from tunefarm.timing import format_seconds
 from tunefarm_compiler import default_schedule, targets, workload
 from tunefarm_compiler.cache import default_cache
+from tunefarm_compiler.database import known_best
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import Tuned
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.bundle import schedule_of
@@ -22,7 +22,6 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm_tuner.database import Database, default_path
 from tunefarm_tuner.phases import Phases
 from tunefarm_tuner.resources import of_function, told
 
@@ -147,12 +146,6 @@ def parse_schedule(text: str | None) -> Schedule | None:
     return Schedule.from_json(text) if text else None
 
 
-def known_best() -> Tuned | None:
-    """The database of this user, where there is one. Raises: InvalidRequestError."""
-    path = default_path()
-    return Database.read(path) if path.exists() else None
-
-
 def build_one(
     text: str,
     target: str | TargetSpec,
@@ -173,10 +166,10 @@ def build_one(
             f"{threads} threads of a processor, and {spec.cpu} is a GPU",
             "leave --threads out: a GPU's schedule says how many threads there are",
         )
-    if chosen is None:
+    if chosen is None and threads > 1:
         chosen = default_schedule(parsed, spec, threads, tuned=known_best() if tuned else None)
     with BuildPool(workers=1, cache=default_cache()) as pool:
-        return pool.submit(str(parsed), spec, chosen).result()
+        return pool.submit(str(parsed), spec, chosen, tuned).result()
 
 
 def target_of_key(tracker: Tracker, key: str) -> pb.Target | None:
@@ -194,6 +187,7 @@ def bench(
     target: str | None = None,
     schedule: str | None = None,
     threads: int = 1,
+    tuned: bool = True,
     plan: TimingPlan | None = None,
     priority: int = 0,
     timeout: float | None = None,
@@ -203,7 +197,7 @@ def bench(
     """Build a workload, run it on a device of that key, check the answer, time it, record it.
 
     It is compiled before the device is taken, for what the tracker says the key's devices are.
-    `threads` are those of the default schedule.
+    `threads` are those of the default schedule; `tuned` as for `build_one`.
     Raises: TunefarmError of any kind; a wrong answer is no error but `correct=False`.
     """
     parsed = workload.parse(text)
@@ -214,7 +208,7 @@ def bench(
         reported = targets.from_device(expected) if expected and target is None else None
         if (known := target if target is not None else reported) is not None:
             with phases.of("build"):
-                built = build_one(text, known, schedule, threads)
+                built = build_one(text, known, schedule, threads, tuned)
         waiting = phases.begin("wait")
         with request_device(
             key,
@@ -228,7 +222,8 @@ def bench(
             waiting.end()
             if built is None or (target is None and device.target != expected):
                 with phases.of("build"):
-                    built = build_one(text, targets.from_device(device.target), schedule, threads)
+                    spec = targets.from_device(device.target)
+                    built = build_one(text, spec, schedule, threads, tuned)
             measured = measure(device, parsed, built, plan, phases)
             connection.record(as_result(measured, device))
     return measured

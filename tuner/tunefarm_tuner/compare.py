@@ -78,7 +78,7 @@ class Side:
             return self.bundle
         with BuildPool(workers=1, cache=default_cache()) as pool:
             spec = targets.from_device(target)
-            return pool.submit(str(self.workload), spec, self.schedule).result()
+            return pool.submit(str(self.workload), spec, self.schedule, tuned=False).result()
 
 
 def _record(path: Path, line: int) -> records.Record:

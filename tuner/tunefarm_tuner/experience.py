@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tunefarm_compiler import workload
+from tunefarm_compiler.database import Entry, replace
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import InvalidScheduleError, OperatorInvalidError, UnknownWorkloadError
 
-from tunefarm_tuner.database import Entry, replace
 from tunefarm_tuner.records import Record
 from tunefarm_tuner.search import Experience
 

@@ -17,6 +17,7 @@ from tunefarm import Device, Tracker, request_device
 from tunefarm.request import Where, current_user
 from tunefarm_compiler import targets, workload
 from tunefarm_compiler.cache import default_cache
+from tunefarm_compiler.database import Database
 from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.threads import MOST_THREADS
 from tunefarm_proto import errors
@@ -24,7 +25,6 @@ from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 from tunefarm_tuner.bench import target_of_key
-from tunefarm_tuner.database import Database
 from tunefarm_tuner.experience import entries_of, experience_of
 from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish

@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the default schedule (default 1); no more run than the device has cores",
     )
+    parser.add_argument(
+        "--untuned",
+        action="store_true",
+        default=None,
+        help="the default schedule, even where a better one is known (see `tunefarm best`)",
+    )
     parser.add_argument("--repeat", type=whole(1), default=10, help="samples (default 10)")
     parser.add_argument("--number", type=whole(0), default=0, help="calls a sample (0: calibrated)")
     parser.add_argument(
@@ -92,7 +98,7 @@ def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement"
     if arguments.workload == "peak":
         from tunefarm_tuner.peak import bench_peak
 
-        _refuse(arguments, ("target", "schedule", "threads"), "workloads")
+        _refuse(arguments, ("target", "schedule", "threads", "untuned"), "workloads")
         _refuse(arguments, ("function", "fill", "seed"), "bundles")
         return bench_peak(
             arguments.device,
@@ -106,7 +112,7 @@ def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement"
     if arguments.workload.endswith(".tf"):
         from tunefarm_tuner.bundles import bench_bundle
 
-        _refuse(arguments, ("target", "schedule", "threads"), "workloads")
+        _refuse(arguments, ("target", "schedule", "threads", "untuned"), "workloads")
         return bench_bundle(
             arguments.workload,
             arguments.device,
@@ -134,6 +140,7 @@ def _measure(arguments: argparse.Namespace, plan: "TimingPlan") -> "Measurement"
         target=arguments.target,
         schedule=read_schedule(arguments.schedule),
         threads=1 if arguments.threads is None else arguments.threads,
+        tuned=not arguments.untuned,
         plan=plan,
         priority=arguments.priority,
         timeout=arguments.timeout,

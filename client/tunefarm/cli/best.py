@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Import, then show or export. Exit status 1 where nothing is selected."""
-    from tunefarm_tuner.database import Database, default_path
+    from tunefarm_compiler.database import Database, default_path
     from tunefarm_tuner.experience import entries_of
     from tunefarm_tuner.records import read
 

@@ -116,27 +116,21 @@ def _schedules(arguments: argparse.Namespace) -> "Schedule | dict[str, Schedule]
     return Schedule.from_json(text)
 
 
-def _best(text: str, names: list[str], threads: int, tuned: bool) -> "dict[str, Schedule] | None":
-    """The best schedules known of a workload, by target; the default ones where there are none."""
+def _on_threads(text: str, names: list[str], threads: int, tuned: bool) -> "dict[str, Schedule]":
+    """The best schedules of a workload for so many threads, by target."""
     from tunefarm_compiler import default_schedule, targets, workload
-    from tunefarm_tuner.bench import known_best
+    from tunefarm_compiler.database import known_best
 
-    best = known_best() if tuned else None
-    if best is None and threads == 1:
-        return None
-    parsed, found = workload.parse(text), dict[str, "Schedule"]()
+    best, parsed = known_best() if tuned else None, workload.parse(text)
+    found = dict[str, "Schedule"]()
     for name in names:
         spec = targets.resolve(name)
-        if threads > 1 and (spec.gpu or spec.arch == "wasm32"):
+        if spec.gpu or spec.arch == "wasm32":
             raise InvalidRequestError(
                 f"{threads} threads, and {name} has none to deal out to", "leave --threads out"
             )
-        known = best.schedule(parsed, spec, threads) if best is not None else None
-        if known is None and threads > 1:
-            known = default_schedule(parsed, spec, threads)
-        if known is not None:
-            found[name] = known
-    return found or None
+        found[name] = default_schedule(parsed, spec, threads, tuned=best)
+    return found
 
 
 def _build(arguments: argparse.Namespace) -> "Bundle":
@@ -166,14 +160,14 @@ def _build(arguments: argparse.Namespace) -> "Bundle":
         raise InvalidRequestError(
             "--threads is of the default schedule", "put threads into the --schedule"
         )
-    names, threads = _targets(arguments), arguments.threads or 1
+    names, threads, tuned = _targets(arguments), arguments.threads or 1, not arguments.untuned
     kernels = [
-        Kernel(text, schedules or _best(text, names, threads, not arguments.untuned))
+        Kernel(text, _on_threads(text, names, threads, tuned) if threads > 1 else schedules)
         for text in arguments.workload
     ]
     cache = None if arguments.no_cache else default_cache()
     with BuildPool(workers=1, cache=cache) as pool:
-        return pool.submit_many(kernels, _targets(arguments)).result()
+        return pool.submit_many(kernels, names, tuned).result()
 
 
 def _build_file(arguments: argparse.Namespace) -> "Bundle":

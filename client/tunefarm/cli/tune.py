@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the winners. Exit status 1 where a workload has none, 130 after Ctrl-C."""
-    from tunefarm_tuner.database import default_path
+    from tunefarm_compiler.database import default_path
     from tunefarm_tuner.plots import check_path
     from tunefarm_tuner.tune import DEFAULT_STRATEGY, Tuned, tune
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.workload import Workload
+from tunefarm_compiler.workload import Workload, distance
 
 from tunefarm_tuner.search.base import Candidate
 from tunefarm_tuner.search.model import CostModel, Group
@@ -35,19 +35,6 @@ class WarmStart:
 
     groups: tuple[Group, ...] = ()
     seeds: tuple[Candidate, ...] = ()
-
-
-def distance(one: Workload, other: Workload) -> float:
-    """How unlike two workloads are: factors between their sizes, in powers of two."""
-    if one.name != other.name:
-        return 64.0
-    total = 0.0 if one.dtype == other.dtype else 4.0
-    for (_, mine), (_, theirs) in zip(one.sizes, other.sizes, strict=True):
-        if isinstance(mine, int) and isinstance(theirs, int):
-            total += abs(math.log2((mine + 1) / (theirs + 1)))
-        else:
-            total += 0.0 if mine == theirs else 1.0
-    return total
 
 
 def apart(one: TargetSpec, other: TargetSpec) -> float:

@@ -6,9 +6,11 @@ from threading import Thread
 
 import pytest
 from tunefarm_compiler import Schedule, build, targets, workload
+from tunefarm_compiler.cache import BuildCache
+from tunefarm_compiler.database import Database, Entry
+from tunefarm_compiler.pool import BuildPool
 from tunefarm_compiler.spaces import ScheduleRules, default_schedule
 from tunefarm_proto.errors import InvalidRequestError
-from tunefarm_tuner.database import Database, Entry
 
 ZEN4, SKYLAKE = targets.resolve("znver4"), targets.resolve("skylake-avx512")
 PI = targets.resolve("rasp3b")
@@ -102,6 +104,43 @@ def test_a_bundle_is_built_by_the_best_known(tmp_path):
     given = default_schedule(small, ZEN4)
     bundle = build("matmul:m=64,n=64,k=64", ZEN4, given, tuned=known)
     assert Schedule.from_json(bundle.manifest.schedule) == given
+
+
+def test_what_is_built_without_a_schedule_takes_the_users_best(tmp_path, monkeypatch):
+    path = tmp_path / "best.jsonl"
+    monkeypatch.setenv("TUNEFARM_BEST", str(path))
+    text, small = "matmul:m=64,n=64,k=64", workload.parse("matmul:m=64,n=64,k=64")
+    best, plain = schedule(7, small), default_schedule(small, ZEN4)
+
+    def built(**options):
+        return Schedule.from_json(build(text, ZEN4, **options).manifest.schedule)
+
+    assert built() == plain != best  # there is none yet
+    Database.put(path, [Entry.of(small, ZEN4, best.to_json(), 0.1)])
+    assert built() == best and built(schedule=plain) == plain
+    assert built(tuned=False) == built(tuned=None) == built(tuned=Database()) == plain
+    faster = schedule(8, small)
+    assert faster != best
+    Database.put(path, [Entry.of(small, ZEN4, faster.to_json(), 0.05)])
+    assert built() == faster  # it is read again
+    path.write_text("nonsense\n")
+    with pytest.raises(InvalidRequestError, match=r"best.jsonl:1 is no tuned schedule"):
+        built()
+    assert built(tuned=False) == plain
+
+
+def test_the_build_cache_knows_tuned_and_untuned_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEFARM_BEST", str(tmp_path / "best.jsonl"))
+    text, small = "matmul:m=64,n=64,k=64", workload.parse("matmul:m=64,n=64,k=64")
+    best, cache = schedule(7, small), BuildCache(tmp_path / "cache")
+    with BuildPool(workers=1, cache=cache) as pool:
+        plain = pool.submit(text, ZEN4).result()
+        Database.put(tmp_path / "best.jsonl", [Entry.of(small, ZEN4, best.to_json(), 0.1)])
+        tuned = pool.submit(text, ZEN4).result()
+        assert Schedule.from_json(tuned.manifest.schedule) == best
+        assert pool.submit(text, ZEN4, tuned=False).result().digest == plain.digest
+        assert pool.submit(text, ZEN4, best, tuned=False).result().digest == tuned.digest
+        assert (cache.hits, cache.misses) == (2, 2)
 
 
 def test_what_two_searches_add_at_once_is_all_kept(tmp_path):

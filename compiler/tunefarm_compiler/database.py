@@ -15,11 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tunefarm_compiler import workload as workloads
-from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import ScheduleRules, rules_of
-from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import (
     InvalidRequestError,
     InvalidScheduleError,
@@ -27,7 +22,11 @@ from tunefarm_proto.errors import (
     UnknownWorkloadError,
 )
 
-from tunefarm_tuner.search.transfer import distance
+from tunefarm_compiler import workload as workloads
+from tunefarm_compiler.schedule import Schedule
+from tunefarm_compiler.spaces import ScheduleRules, Tuned, rules_of
+from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.workload import Workload, distance
 
 VERSION = 1
 VARIABLE = "TUNEFARM_BEST"
@@ -47,6 +46,24 @@ def default_path() -> Path:
         return Path(named)
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "tunefarm" / "best.jsonl"
+
+
+def known_best() -> Tuned | None:
+    """What this user's database knows, None where there is none; read again once it changed.
+
+    Raises: InvalidRequestError for a file of anything else.
+    """
+    try:
+        path = default_path()
+        about = path.stat()
+    except (OSError, RuntimeError):  # nobody at home, in a container say
+        return None
+    return _read(path, about.st_ino, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(1)
+def _read(path: Path, *about: int) -> Tuned:
+    return Database.read(path)
 
 
 @dataclass(frozen=True)
@@ -256,4 +273,4 @@ def _alike(one: TargetSpec, other: TargetSpec) -> bool:
     return same and set(one.features) <= set(other.features) | {"f16c", "avx512bw", "avx512dq"}
 
 
-__all__ = ["Database", "Entry", "Found", "replace"]
+__all__ = ["Database", "Entry", "Found", "default_path", "known_best", "replace"]
