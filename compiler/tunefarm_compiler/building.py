@@ -94,8 +94,7 @@ class Job:
     @property
     def digest(self) -> str:
         """sha256 of the job and of every tool that has a part in it: known before the bundle is."""
-        plain = replace(self, operators=()).to_json()
-        return hashlib.sha256(f"{_tools()}\n{plain}".encode()).hexdigest()
+        return digest_of(replace(self, operators=()).to_json())
 
     def run(self, known: Sequence[Workload] = ()) -> Bundle:
         """Compile it in this process; `known` are its workloads, where they are had.
@@ -169,6 +168,11 @@ def _tools() -> str:
     except importlib.metadata.PackageNotFoundError:  # for GPUs nothing is linked
         zig = ""
     return json.dumps([toolchain(), zig, ptxas.version(), texts.hexdigest()], sort_keys=True)
+
+
+def digest_of(text: str) -> str:
+    """What the build cache keeps something by that this compiler makes of such a text alone."""
+    return hashlib.sha256(f"{_tools()}\n{text}".encode()).hexdigest()
 
 
 def job(kernels: Sequence[Kernel], target: Targets, tuned: Asked = None) -> Job:

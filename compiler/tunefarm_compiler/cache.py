@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tunefarm_proto.bundle import Bundle
@@ -65,6 +66,20 @@ class BuildCache:
             if self._written >= self.limit // _PARTS:
                 self._written = 0
                 self._evict()
+
+    def made(self, digest: Callable[[], str | None], make: Callable[[], Bundle]) -> Bundle:
+        """What `make` makes of files that `digest` knows, or has made of the very same before.
+
+        A digest of None is of what cannot be told the same again: it is always made. What changed
+        while it was made is not kept.
+        """
+        known = digest()
+        if known is not None and (found := self.get(known)):
+            return found
+        bundle = make()
+        if known is not None and digest() == known:
+            self.put(known, bundle)
+        return bundle
 
     def clear(self) -> int:
         """Remove everything. Returns how many bundles that were."""

@@ -3,7 +3,9 @@
 build_c("saxpy.c", "rasp4b", "x:float32[1024] y:out:float32[1024]").write("saxpy.tf")
 """
 
+import contextlib
 import hashlib
+import json
 import math
 import os
 import re
@@ -23,6 +25,8 @@ from tunefarm_proto.errors import (
 )
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
+from tunefarm_compiler.building import digest_of
+from tunefarm_compiler.cache import BuildCache
 from tunefarm_compiler.codegen import timing_loop
 from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.linker import zig_program
@@ -55,6 +59,11 @@ _MODULE = (
     "-Wl,--growable-table", "-Wl,-z,stack-size=1048576",
 )  # fmt: skip
 _LIBRARIES = ("-lm", "-lpthread", "-lrt", "-ldl")
+# Flags that name no file but by the preprocessor.
+_ALONE = re.compile(
+    r"-O\w*|-[DUI].+|-w|-pedantic|-W[a-z][\w+=-]*|-std=[\w+]+|-m[\w.+=-]+"
+    r"|-f(?!profile|plugin|module|pass|auto-profile|sanitize)[\w-]+(=[\w-]+)?"
+)
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _WORD = re.compile(r"([^:\[\]]*):(out:)?([^:\[\]]*)(?:\[([^\[\]]*)\])?")
 _AXIS = re.compile(r"[0-9]{1,15}")
@@ -117,6 +126,7 @@ def build_c(
     *,
     flags: str | Sequence[str] = (),
     log: Callable[[str], object] = lambda output: None,
+    cache: BuildCache | None = None,
 ) -> Bundle:
     """A bundle of one function of a C file, named as the file unless `function` is given.
 
@@ -125,7 +135,9 @@ def build_c(
     success. `args` are its arguments in the order of the pointers, as `parse_arguments` reads them.
     With several targets it is compiled for each. `flags` come after ours, so that they win. `log`
     gets all that the compiler printed. The same file, flags and tools give the same bytes wherever
-    the file lies.
+    the file lies; a `cache` has what was built of them before. C is known by what the preprocessor
+    makes of it, headers and all; what names other files yet is always compiled: flags as in -lx or
+    -Wl,..., and .incbin.
 
     Raises: BuildFailedError with the first error as "file:line: message" (the whole output is its
     note), CompilerCrashedError, InvalidRequestError, UnknownTargetError, OSError.
@@ -148,6 +160,25 @@ def build_c(
         )
     arguments = parse_arguments(args) if isinstance(args, str) else list(args)
     words = split_flags(flags) if isinstance(flags, str) else list(flags)
+    file.stat()  # before anything is said of what is in it
+
+    def make() -> Bundle:
+        return _bundle(file, specs, arguments, name, words=words, log=log)
+
+    if cache is None:
+        return make()
+    return cache.made(lambda: _digest(file, specs, arguments, name, words), make)
+
+
+def _bundle(
+    file: Path,
+    specs: Sequence[TargetSpec],
+    arguments: Sequence[bpb.ArgumentSignature],
+    name: str,
+    *,
+    words: Sequence[str],
+    log: Callable[[str], object],
+) -> Bundle:
     source = file.read_bytes()
     libraries = []
     for spec in specs:
@@ -164,6 +195,49 @@ def build_c(
         source_digest=hashlib.sha256(source).hexdigest(),
     )
     return pack(manifest, libraries)
+
+
+def _digest(
+    file: Path,
+    specs: Sequence[TargetSpec],
+    arguments: Sequence[bpb.ArgumentSignature],
+    name: str,
+    words: Sequence[str],
+) -> str | None:
+    """What the bundle is kept by; None where it takes more files than are known."""
+    if not all(_ALONE.fullmatch(word) for word in words):
+        return None
+    texts = [file.read_bytes()]
+    if file.suffix not in (".ll", ".o", ".so"):
+        texts += [_preprocessed(file, spec, words) for spec in specs]
+    if not all(texts) or (file.suffix not in (".o", ".so") and b".incbin" in b"".join(texts)):
+        return None
+    parts = [[spec.triple, spec.cpu, spec.features] for spec in specs]
+    signature = [one.SerializeToString(deterministic=True).hex() for one in arguments]
+    contents = [hashlib.sha256(text).hexdigest() for text in texts]
+    return digest_of(json.dumps([file.name, name, [*words], parts, signature, contents]))
+
+
+def _preprocessed(file: Path, spec: TargetSpec, flags: Sequence[str]) -> bytes:
+    """C with all that it includes, b"" where there is an error, which compiling will tell."""
+    if spec.arch not in _SYSTEMS:
+        return b""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [*_command(spec), *_FLAGS, *flags, "-E", f"./{file.name}"],
+            cwd=file.absolute().parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMPILE_S,
+            check=False,
+        )
+        return done.stdout if done.returncode == 0 else b""
+    return b""
+
+
+def _command(spec: TargetSpec) -> list[str]:
+    zig = str(zig_program())
+    return [zig, "cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}"]
 
 
 def _check_machine(file: Path, data: bytes, spec: TargetSpec) -> None:
@@ -208,12 +282,10 @@ def _compile(
         raise UnknownTargetError(
             f"C cannot be compiled for {spec.triple}", f"known are {', '.join(_SYSTEMS)}"
         )
-    zig = zig_program()
     with tempfile.TemporaryDirectory(prefix="tunefarm-cc-") as scratch:
         repeat, library = Path(scratch, "repeat.o"), Path(scratch, "kernel.so")
         repeat.write_bytes(timing_loop(spec))
-        command = [str(zig), "cc", "-target", _SYSTEMS[spec.arch], f"-mcpu={zig_processor(spec)}"]
-        wasm = spec.arch == "wasm32"
+        command, wasm = _command(spec), spec.arch == "wasm32"
         command += [*_MODULE, f"-Wl,--export={name}"] if wasm else _SHARED
         # In its own folder and by its name alone: includes are found, no path gets into the code.
         command += [*_FLAGS, *flags, "-o", str(library), f"./{file.name}", str(repeat)]
@@ -221,6 +293,8 @@ def _compile(
             done = subprocess.run(
                 [*command, *(_LIBRARIES[:1] if wasm else _LIBRARIES)],
                 cwd=file.absolute().parent,
+                # Zig's own cache of what it compiled does not know what .incbin takes.
+                env={**os.environ, "ZIG_LOCAL_CACHE_DIR": scratch},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_harness import call, loaded
 from tunefarm_compiler import targets
+from tunefarm_compiler.cache import BuildCache
 from tunefarm_compiler.codegen import emit_object
 from tunefarm_compiler.elf import dynamic_symbols
 from tunefarm_compiler.foreign import build_c, parse_arguments, zig_processor
@@ -223,3 +224,61 @@ def test_one_file_for_several_targets(axpy):
     bundle = build_c(axpy, ["rasp4b", "rasp3b-32"], ARGS)
     assert [entry.target.cpu for entry in bundle.manifest.libraries] == ["cortex-a72", "cortex-a53"]
     assert len({bundle.library(entry) for entry in bundle.manifest.libraries}) == 2
+
+
+def test_what_was_built_before_is_taken_from_the_cache(axpy, tmp_path):
+    cache = BuildCache(tmp_path / "cache")
+
+    def built(target="rasp4b", **more):
+        before = cache.hits
+        bundle = build_c(axpy, target, ARGS, cache=cache, **more)
+        assert bundle.data == build_c(axpy, target, ARGS, **more).data
+        return bundle.digest, cache.hits > before
+
+    first, hit = built()
+    assert not hit and built() == (first, True)
+    # Whatever has a part in it: a header, a flag, a target, the words, the file itself.
+    (axpy.parent / "scale.h").write_text("#define SCALE 4\n")
+    other, hit = built()
+    assert not hit and other != first and built() == (other, True)
+    for more in ({"flags": "-DN=1"}, {"target": "rasp5"}, {"target": ["rasp4b", "rasp5"]}):
+        assert not built(**more)[1] and built(**more)[1]
+    longer = build_c(axpy, "rasp4b", "x:float32[1000] z:out:float32[1000]", cache=cache)
+    assert longer.manifest.functions[0].arguments[1].name == "z"
+    axpy.write_text(AXPY.replace("expf", "-"))
+    changed, hit = built()
+    assert not hit and changed not in (first, other)
+    (axpy.parent / "scale.h").write_text("#define SCALE 3\n")
+    axpy.write_text(AXPY)
+    assert built() == (first, True)
+
+
+def test_what_takes_other_files_is_always_compiled(axpy, tmp_path):
+    cache = BuildCache(tmp_path / "cache")
+    data = axpy.parent / "data.bin"
+    raw = r'__asm__(".section .rodata\n.globl raw\nraw: .incbin \"data.bin\"\n");'
+    axpy.write_text(f"{AXPY}{raw}\n")
+    digests = []
+    for content in (b"one", b"two"):
+        data.write_bytes(content)
+        digests.append(build_c(axpy, "local", ARGS, cache=cache).digest)
+    axpy.write_text(AXPY)
+    assert len(set(digests)) == 2
+    for flags in ("-lm", "-Wl,-O1", "-L."):
+        build_c(axpy, "local", ARGS, flags=flags, cache=cache)
+    assert not cache.hits and not list((tmp_path / "cache").glob("*.bundle"))
+
+
+def test_the_command_takes_files_from_the_cache(axpy, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEFARM_BUILD_CACHE", str(tmp_path / "cache"))
+    words = ("build", str(axpy), "--target", "rasp4b", "--args", ARGS, "-o", str(tmp_path / "x.tf"))
+    assert run(*words, "--no-cache").returncode == 0 and not (tmp_path / "cache").exists()
+    assert run(*words).returncode == 0
+    (kept,) = (tmp_path / "cache").glob("*.bundle")
+    good = (tmp_path / "x.tf").read_bytes()
+    # Another bundle in its place, as nothing but the cache would give it.
+    other = build_c(axpy, "rasp5", ARGS)
+    kept.write_bytes(bytes.fromhex(other.digest) + other.data)
+    assert run(*words).returncode == 0 and (tmp_path / "x.tf").read_bytes() == other.data
+    for more in ("--no-cache", "--verbose"):
+        assert run(*words, more).returncode == 0 and (tmp_path / "x.tf").read_bytes() == good

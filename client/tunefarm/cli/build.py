@@ -14,6 +14,7 @@ from tunefarm.cli.output import add_json, add_operators, print_json
 from tunefarm.cli.parsing import whole
 
 if TYPE_CHECKING:
+    from tunefarm_compiler.cache import BuildCache
     from tunefarm_compiler.schedule import Schedule
     from tunefarm_proto.bundle import Bundle
 
@@ -172,6 +173,7 @@ def _build(arguments: argparse.Namespace) -> "Bundle":
 
 def _build_file(arguments: argparse.Namespace) -> "Bundle":
     from tunefarm_compiler import foreign
+    from tunefarm_compiler.cache import default_cache
 
     file, *more = arguments.workload
     if more:
@@ -186,9 +188,12 @@ def _build_file(arguments: argparse.Namespace) -> "Bundle":
         if arguments.verbose:
             print(output, end="", file=sys.stderr)
 
+    # What is kept has nothing more to say.
+    anew = arguments.no_cache or arguments.verbose
+    cache = None if anew else default_cache()
     try:
         if Path(file).suffix in GPU_FILES:
-            return _build_gpu_file(arguments, log)
+            return _build_gpu_file(arguments, log, cache)
         return foreign.build_c(
             file,
             _targets(arguments),
@@ -196,6 +201,7 @@ def _build_file(arguments: argparse.Namespace) -> "Bundle":
             arguments.function,
             flags=arguments.flags or "",
             log=log,
+            cache=cache,
         )
     except BuildFailedError as error:
         if not error.hint and not arguments.verbose:
@@ -203,7 +209,9 @@ def _build_file(arguments: argparse.Namespace) -> "Bundle":
         raise
 
 
-def _build_gpu_file(arguments: argparse.Namespace, log: Callable[[str], object]) -> "Bundle":
+def _build_gpu_file(
+    arguments: argparse.Namespace, log: Callable[[str], object], cache: "BuildCache | None"
+) -> "Bundle":
     from tunefarm_compiler.gpu import geometry, own
 
     (file,) = arguments.workload
@@ -221,6 +229,7 @@ def _build_gpu_file(arguments: argparse.Namespace, log: Callable[[str], object])
         shared=arguments.shared or 0,
         flags=arguments.flags or "",
         log=log,
+        cache=cache,
     )
 
 

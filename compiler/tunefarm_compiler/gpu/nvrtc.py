@@ -21,6 +21,12 @@ from tunefarm_compiler.gpu.assemble import parse
 COMPILE_S = 300.0
 # NVRTC's own defaults: multiplications fuse with additions, nothing else is relaxed.
 _FLAGS = ("--std=c++17", "--ptxas-options=-v")
+_INCLUDE = re.compile(r"#\s*include\s*<([\w./]+)>\s*(?://.*)?$")
+# Flags that name no file.
+_ALONE = re.compile(
+    r"-[DU]\w+(=.*)?|--?std=[\w+]+|--?(use_fast_math|restrict|extra-device-vectorization|lineinfo"
+    r"|device-debug|generate-line-info|G)|--?(fmad|ftz|prec-div|prec-sqrt|maxrregcount)=\w+"
+)
 _AT_LINE = re.compile(
     r"(?P<file>[^()]+)\((?P<line>\d+)\): (?:catastrophic |fatal )?error(?: #[\w-]+)?:? (?P<said>.+)"
 )
@@ -126,6 +132,28 @@ def _toolkits() -> list[Path]:
         return [int(number) for number in re.findall(r"\d+", folder.name)]
 
     return sorted(Path("/usr/local").glob("cuda*"), key=version, reverse=True)
+
+
+def identity(file: Path, source: bytes, flags: Sequence[str]) -> str:
+    """What NVRTC makes a file's code of besides its text: its version and CUDA's headers.
+
+    "" where that is not known: it includes other files, or flags may.
+    """
+    toolkits = _toolkits()
+    folders = _includes(toolkits)
+    beside = file.absolute().parent
+    text = source.replace(b"\r", b"").replace(b"\\\n", b"")
+    for line in map(bytes.strip, text.splitlines()):
+        if b"include" not in line and b"embed" not in line and b"incbin" not in line:
+            continue
+        named = _INCLUDE.match(line.decode(errors="replace"))
+        own = named is None or (beside / named[1]).exists()
+        if own or not any((folder / named[1]).exists() for folder in folders if named):
+            return ""
+    version, missing = found()
+    if missing or not all(_ALONE.fullmatch(flag) for flag in flags):
+        return ""
+    return json.dumps([version, [[str(one), one.stat().st_mtime_ns] for one in folders]])
 
 
 def _includes(toolkits: Sequence[Path]) -> list[Path]:

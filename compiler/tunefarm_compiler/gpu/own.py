@@ -3,6 +3,8 @@
 build("axpy.cu", "sm_80", "x:float32[1024] y:out:float32[1024]", grid=8, block=128).write("axpy.tf")
 """
 
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -12,12 +14,14 @@ from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.errors import BuildFailedError, InvalidRequestError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
+from tunefarm_compiler.building import digest_of
+from tunefarm_compiler.cache import BuildCache
 from tunefarm_compiler.foreign import parse_arguments, split_flags
+from tunefarm_compiler.gpu import nvrtc
 from tunefarm_compiler.gpu.assemble import assemble
 from tunefarm_compiler.gpu.cubin import read_cubin
 from tunefarm_compiler.gpu.entries import Code, read_ptx
 from tunefarm_compiler.gpu.geometry import Geometry
-from tunefarm_compiler.gpu.nvrtc import compile_cuda
 from tunefarm_compiler.gpu.single import Compiled, Single, machine_code, number, with_resources
 from tunefarm_compiler.targets import GPU_LEVELS, TargetSpec, resolve
 
@@ -39,6 +43,7 @@ def build(
     shared: int = 0,
     flags: str | Sequence[str] = (),
     log: Log = lambda output: None,
+    cache: BuildCache | None = None,
 ) -> Bundle:
     """A bundle of one `__global__` function of a .cu, .ptx or .cubin file, and its one launch.
 
@@ -47,7 +52,8 @@ def build(
     `shared` is dynamic shared memory in bytes. CUDA C is compiled by NVRTC for each target, to PTX
     and to machine code: a device takes the machine code where it is of its kind. PTX and cubins are
     taken as they are, where target "local" is the one that the file names. `flags` are for NVRTC.
-    The function is named as the file, or the only one there is, unless `function` names it.
+    The function is named as the file, or the only one there is, unless `function` names it. A
+    `cache` has what was built before: of CUDA C that includes CUDA's headers alone.
 
     Raises: BuildFailedError with the first error as "file:line: message" (the whole output is its
     note), CompilerCrashedError, InvalidRequestError, UnknownTargetError, OSError.
@@ -56,10 +62,31 @@ def build(
     given = [target] if isinstance(target, str | TargetSpec) else [*target]
     arguments = parse_arguments(args) if isinstance(args, str) else list(args)
     words = split_flags(flags) if isinstance(flags, str) else list(flags)
-    source = file.read_bytes()
-    kernel = Single(
-        file.name, file.stem, function, arguments, Geometry(sides(grid), sides(block), shared)
+    file.stat()
+    geometry = Geometry(sides(grid), sides(block), shared)
+
+    def make() -> Bundle:
+        return _bundle(file, given, arguments, function, geometry=geometry, words=words, log=log)
+
+    if cache is None:
+        return make()
+    return cache.made(
+        lambda: _digest(file, given, arguments, function, geometry=geometry, words=words), make
     )
+
+
+def _bundle(
+    file: Path,
+    given: Targets,
+    arguments: list[bpb.ArgumentSignature],
+    function: str | None,
+    *,
+    geometry: Geometry,
+    words: Sequence[str],
+    log: Log,
+) -> Bundle:
+    source = file.read_bytes()
+    kernel = Single(file.name, file.stem, function, arguments, geometry)
     if file.suffix == ".cu":
         found, toolchain = _compiled(file, given, words, log)
     elif words:
@@ -67,6 +94,35 @@ def build(
     else:
         found, toolchain = _given(file, source, given), {}
     return kernel.bundle(found, source, toolchain)
+
+
+def _digest(
+    file: Path,
+    given: Targets,
+    arguments: Sequence[bpb.ArgumentSignature],
+    function: str | None,
+    *,
+    geometry: Geometry,
+    words: Sequence[str],
+) -> str | None:
+    """What the bundle is kept by; None where it takes files that are not known."""
+    source, tools = file.read_bytes(), ""
+    if file.suffix == ".cu":
+        tools = nvrtc.identity(file, source, words)
+        if not tools:
+            return None
+    specs = [
+        # Of what is compiled already "local" is what the file says.
+        "local" if one == "local" and not tools else resolve(one) if isinstance(one, str) else one
+        for one in given
+    ]
+    parts = [one if isinstance(one, str) else [one.triple, one.cpu, one.features] for one in specs]
+    signature = [one.SerializeToString(deterministic=True).hex() for one in arguments]
+    content = hashlib.sha256(source).hexdigest()
+    launch = [geometry.grid, geometry.block, geometry.shared]
+    return digest_of(
+        json.dumps([file.name, function, [*words], parts, signature, launch, content, tools])
+    )
 
 
 def sides(given: Sides) -> tuple[int, ...]:
@@ -81,7 +137,7 @@ def _compiled(
     found: list[Compiled] = []
     toolchain = {"flags": shlex.join(flags)}
     for spec in _specs(given, file):
-        made = compile_cuda(file, spec.cpu, flags)
+        made = nvrtc.compile_cuda(file, spec.cpu, flags)
         log(made.log)
         toolchain["nvrtc"] = made.version
         code = with_resources(read_cubin(made.cubin), made.resources)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tunefarm_compiler.cache import BuildCache
 from tunefarm_compiler.gpu import nvrtc, triton
 from tunefarm_compiler.gpu.assemble import ptxas
 from tunefarm_compiler.gpu.cubin import read_cubin
@@ -131,6 +132,40 @@ def test_headers_of_packages_are_found(monkeypatch, tmp_path, files, expected):
 def test_the_nvrtc_that_goes_with_the_bindings_is_asked_for(monkeypatch, bindings, extra):
     monkeypatch.setattr(nvrtc.importlib.metadata, "version", lambda name: bindings)
     assert nvrtc.install() == f"pip install 'tunefarm[{extra}]'"
+
+
+@needs_nvrtc
+def test_cuda_c_of_cudas_headers_alone_is_kept(axpy, tmp_path):
+    cache = BuildCache(tmp_path / "cache")
+    text = "#include <cuda_fp16.h>\n" + axpy.read_text().replace('#include "scale.h"\n', "")
+
+    def made(**more):
+        before, words = cache.hits, {"grid": 8, "block": 128, "flags": "-DSCALE=3"} | more
+        return build(axpy, "sm_80", ARGS, **words, cache=cache).digest, cache.hits > before
+
+    axpy.write_text(text)
+    first, hit = made()
+    assert not hit and made() == (first, True)
+    for more in ({"grid": 4}, {"shared": 64}, {"flags": "-DSCALE=4"}):
+        assert not made(**more)[1]
+    # A file of the user's, by whatever way: nothing tells whether that one changed.
+    for taken in ('#include "scale.h"', "#include <scale.h>", "#define X <scale.h>\n#include X"):
+        axpy.write_text(f"{taken}\n{text}")
+        assert not made(flags="")[1] and not made(flags="")[1]
+    axpy.write_text(text)
+    assert not made(flags="-DSCALE=3 -I.")[1] and not made(flags="-DSCALE=3 -I.")[1]
+    assert made() == (first, True)
+    (tmp_path / "cuda_fp16.h").write_text("#define MINE\n")  # it is found before CUDA's
+    assert not made()[1]
+
+
+def test_ptx_is_kept_by_its_text(ptx, tmp_path):
+    cache, digests = BuildCache(tmp_path / "cache"), []
+    for text in (PTX, PTX, PTX + "// more\n"):
+        ptx.write_text(text)
+        args = "x:float32[64] y:out:float32[64]"
+        digests.append(build(ptx, "local", args, grid=4, block=32, cache=cache).digest)
+    assert digests[0] == digests[1] != digests[2] and (cache.hits, cache.misses) == (1, 2)
 
 
 @needs_nvrtc
