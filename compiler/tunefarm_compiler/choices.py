@@ -86,8 +86,8 @@ class NestRules:
         if not any(set(found) & set(touch.strides) for touch in self.packable):
             # What is read along them cannot be packed, what another axis reads can.
             wide = [a for a in facts.spatial if self.extents[a] >= self.spec.lanes]
-            for axis in {a for touch in self.packable for a in wide if a in touch.strides}:
-                found[axis] = TURNED
+            packable = [a for a in wide if any(a in touch.strides for touch in self.packable)]
+            found |= dict.fromkeys(packable, TURNED)
         return list(found), list(found.values())
 
     def lanes(self, vector: str) -> tuple[list[int], list[float]]:

@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -84,6 +87,33 @@ def test_samples_mutants_and_children_give_the_right_answer(text):
     mutant = rules.mutate(one, rng)
     for made in (one, mutant, rules.cross(one, rules.sample(rng), rng)):
         run(build(parsed, spec, made), parsed)
+
+
+def test_one_seed_draws_the_same_in_every_process():
+    """Sets of names have another order in each process: here two axes may be turned."""
+    script = """if True:
+        import random
+        from tunefarm_compiler import targets, workload
+        from tunefarm_compiler.spaces import rules_of
+        for text in ("conv2d:c=28,h=14,w=16,k=64,r=1,s=5,n=2,stride=2,groups=4,layout=nchw",
+                     "conv2d:c=4,h=19,w=11,k=20,r=5,s=4,pad=1,dilation=3,groups=4,layout=nchw",
+                     "matmul:m=40,n=64,k=30", "layer_norm:m=20,n=64", "softmax:m=12,n=96"):
+            for target in ("rasp3b", "znver4", "sm_80"):
+                rng = random.Random(0)
+                rules = rules_of(workload.parse(text), targets.resolve(target), 1)
+                made = [rules.sample(rng), rules.sample(rng)]
+                made += [rules.mutate(made[0], rng), rules.cross(*made, rng)]
+                print(*(one.to_json() for one in made), sep="\\n")
+        """
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True,
+        )
+        for seed in "123"
+    ]  # fmt: skip
+    first, *others = [one.communicate(timeout=60)[0] for one in runs]
+    assert len(first.splitlines()) == 60 and [*others] == [first, first]
 
 
 def test_a_space_has_many_different_schedules_and_its_grid_begins_with_the_default():
