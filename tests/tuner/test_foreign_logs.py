@@ -4,8 +4,17 @@ import json
 import math
 
 import pytest
+from tunefarm.cli import main
 from tunefarm_proto.errors import InvalidRequestError
-from tunefarm_tuner.foreign_logs import read_autotvm, read_metaschedule
+from tunefarm_tuner.foreign_logs import (
+    is_log,
+    read_autotvm,
+    read_log,
+    read_metaschedule,
+    tasks_of,
+    workloads_of,
+)
+from tunefarm_tuner.tune import tune
 
 DENSE = [["TENSOR", [16, 32], "float32"], ["TENSOR", [64, 32], "float32"], None, "float32"]
 CONV = [
@@ -30,7 +39,7 @@ def test_autotvm(tmp_path):
     ]
     log.write_text("\n".join(lines) + "\n")
     one, two, three, four = read_autotvm(log)
-    assert one.workload == "matmul:m=16,n=64,k=32,dtype=float32"
+    assert one.workload == "matmul:m=16,n=64,k=32,tb=1,dtype=float32"
     assert one.cost_s == pytest.approx(0.002) and one.samples_s == (0.001, 0.003)
     assert two.workload.startswith("conv2d:c=64,h=56,w=56,k=64,r=3,s=3") and "nchw" in two.workload
     assert three.cost_s == math.inf and three.error and not three.samples_s
@@ -53,6 +62,63 @@ def test_metaschedule(tmp_path):
     assert one.workload == "matmul:m=64,n=16,k=32,dtype=float32"
     assert one.cost_s == pytest.approx(0.0015) and "znver4" in one.target
     assert two.cost_s == three.cost_s == math.inf and three.workload == ""
+
+
+DONE = 1700000000.0
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Two tasks that we know too, and one of somebody's."""
+    lines = [
+        autotvm_line("dense_nopack.x86", DENSE, [[0.004], 0, 1.5, DONE]),
+        autotvm_line("dense_nopack.x86", DENSE, [[0.002], 0, 1.5, DONE]),
+        autotvm_line("dense_nopack.x86", DENSE, [[1e9], 4, 9.0, DONE]),
+        autotvm_line("mine", [7], [[0.25], 0, 1.0, DONE]),
+        autotvm_line("conv2d_nchw.x86", CONV, [[1e9], 4, 1.5, DONE]),
+    ]
+    (tmp_path / "auto.log").write_text("\n".join(lines) + "\n")
+    return tmp_path / "auto.log"
+
+
+def test_a_log_is_its_tasks_with_the_best_of_each(log, tmp_path):
+    dense, mine, conv = tasks_of(read_log(log))
+    assert (dense.best_s, dense.trials, dense.failed) == (0.002, 3, 1)
+    assert (mine.workload, mine.task, mine.best_s) == ("", "mine [7]", 0.25)
+    assert conv.best_s == math.inf and conv.failed == 1
+    assert workloads_of([dense, mine, conv, dense]) == [dense.workload, conv.workload]
+    # MetaSchedule's are two files of known names: the folder, or either.
+    (tmp_path / "ms").mkdir()
+    (tmp_path / "ms" / "database_workload.json").write_text('["9593177933350849261","nEYAAAA"]\n')
+    shapes = [["TENSOR", "float32", one] for one in ([64, 32], [32, 16], [64, 16])]
+    row = json.dumps([0, [[[], []], [0.001], "llvm", shapes]])
+    (tmp_path / "ms" / "database_tuning_record.json").write_text(row + "\n")
+    for path in (tmp_path / "ms", tmp_path / "ms" / "database_workload.json"):
+        (task,) = tasks_of(read_log(path))
+        assert task.workload.startswith("matmul:m=64,n=16,k=32") and task.best_s == 0.001
+    assert is_log(log) and is_log(tmp_path / "ms") and not is_log(tmp_path)
+
+
+def test_the_command_shows_what_a_log_holds(log, capsys):
+    assert main(["best", "--log", str(log)]) == 0
+    heads, dense, mine, conv = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["WORKLOAD", "LATENCY", "GFLOPS", "TRIALS", "FAILED", "TARGET"]
+    assert dense.split()[:2] == ["matmul:m=16,n=64,k=32,tb=1,dtype=float32", "2"]
+    assert "mcpu=znver4" in dense and "(mine [7])" in mine and " -  " in conv
+    assert main(["best", "matmul", "--log", str(log), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["best_s"], told["trials"], told["failed"]) == (0.002, 3, 1)
+    assert main(["best", "softmax", "--log", str(log)]) == 1
+
+
+def test_a_log_where_schedules_are_wanted_says_what_it_is_good_for(log, tmp_path, capsys):
+    capsys.readouterr()
+    for words in (["--import", str(log)], ["--records", str(log)]):
+        assert main(["best", *words]) == 2
+        said = capsys.readouterr().err
+        assert "another tuner's log" in said and "--tasks-from" in said
+    with pytest.raises(InvalidRequestError, match=r"do not carry over.*--tasks-from"):
+        tune("add:n=16", "any", trials=1, records=tmp_path / "r.jsonl", transfer=[log])
 
 
 def test_what_is_no_log_is_one_clear_error(tmp_path):

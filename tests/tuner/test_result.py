@@ -1,7 +1,10 @@
 """What a run's result shows: a table, HTML for notebooks, pictures."""
 
+import math
+
 import pytest
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_tuner.foreign_logs import ForeignTask
 from tunefarm_tuner.result import TaskResult, TuneResult
 
 
@@ -17,6 +20,20 @@ def test_a_result_is_a_table_here_and_in_a_notebook():
     result = TuneResult([task()], [], 1.0)
     assert "100.0" in str(result) and "2.00 x" in str(result)
     assert "<td>board&lt;1&gt;</td>" in result._repr_html_()
+
+
+def test_the_cost_of_another_tuner_stands_beside_ours():
+    result = TuneResult([task(), task("add:n=16", points=())], [], 1.0)
+    assert "theirs" not in str(result)
+    log = [
+        ForeignTask("autotvm", "dense", "matmul:m=8,n=8,k=8", "llvm", seconds, 1, 0)
+        for seconds in (3e-3, 1.5e-3, math.inf)
+    ]
+    heads, first, second = result.beside(log).rows()
+    assert first[heads.index("theirs")] == "1.5 ms (1.50 x)"
+    assert second[heads.index("theirs")] == "-"
+    assert result.beside(log).as_dict()["tasks"][0]["theirs_s"] == 1.5e-3
+    assert result.beside([]) == result
 
 
 @pytest.mark.parametrize("tasks", [[], [task(points=())], [task()], [task(), task("add:n=16")]])

@@ -316,6 +316,27 @@ def test_the_best_is_shown_shipped_and_built(farm, tmp_path, monkeypatch, capsys
     assert json.loads(run(*words, "--untuned"))["schedule"] == plain
 
 
+def test_the_workloads_of_another_tuners_log_are_tuned(farm, tmp_path, capsys):
+    def line(task, shapes, seconds):
+        tensors = [["TENSOR", shape, "float32"] for shape in shapes]
+        given = ["llvm", task, [*tensors, None, "float32"], {}]
+        return json.dumps({"input": given, "config": {}, "result": [[seconds], 0, 1.0, 1.0]})
+
+    dense = [line("dense_nopack.x86", [[m, 8], [16, 8]], 0.001 * m) for m in (8, 16)]
+    (tmp_path / "auto.log").write_text("\n".join([*dense, line("mine", [], 1.0)]) + "\n")
+    words = ["tune", "matmul:m=8,n=16,k=8,tb=1@3", "--tasks-from", str(tmp_path / "auto.log")]
+    words += ["--device", "pair", "--trials", "2", "--tracker", farm, "--quick"]
+    words += ["--strategy", "random", "--workers", "1", "--records", str(tmp_path / "r.jsonl")]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert "mine []" not in told.out and "left out" in told.err and "mine" in told.err
+    heads, first, second, *_ = told.out[told.out.index("workload ") :].splitlines()
+    assert "theirs" in heads and "  8 ms (" in first and "  16 ms (" in second
+    assert main([*words, "--json"]) == 0
+    tasks = json.loads(capsys.readouterr().out)["tasks"]
+    assert [(one["weight"], one["theirs_s"]) for one in tasks] == [(3.0, 0.008), (1.0, 0.016)]
+
+
 def test_a_winner_that_the_tracker_did_not_take_is_told_of(farm, tmp_path, monkeypatch):
     def gone(tracker, result):
         raise TrackerUnreachableError("no tracker answers")

@@ -2,12 +2,16 @@
 
 Their schedules are of another compiler and are not read. A cost is the mean of a line's runs, in
 seconds; a run that failed has none.
+
+    log = tasks_of(read_log("auto.log"))
+    result = tune(workloads_of(log), "rasp4b", trials=64, records="ours.jsonl").beside(log)
 """
 
 import json
 import math
+import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from tunefarm_compiler import workload
 from tunefarm_proto.errors import InvalidRequestError, UnknownWorkloadError
 
 HINT = "name a log of AutoTVM (JSON lines), or both database_*.json files of MetaSchedule"
+NAMES = ("database_workload.json", "database_tuning_record.json")  # of MetaSchedule
 BAD = (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
 
 
@@ -34,6 +39,66 @@ class ForeignRecord:
     cost_s: float
     samples_s: tuple[float, ...] = ()
     error: str = ""
+
+
+@dataclass(frozen=True)
+class ForeignTask:
+    """What a log says of one task on one target: its best run, `best_s` infinite where none worked.
+
+    `workload` and `task` as in `ForeignRecord`; `trials` with those that failed.
+    """
+
+    tuner: str
+    task: str
+    workload: str
+    target: str
+    best_s: float
+    trials: int
+    failed: int
+
+
+def read_log(path: str | os.PathLike[str]) -> Iterator[ForeignRecord]:
+    """A log of AutoTVM, or a folder of MetaSchedule's, or one of the two files in it.
+
+    Raises: InvalidRequestError for a line of anything else, OSError.
+    """
+    file = Path(path)
+    folder = file.parent if file.name in NAMES else file
+    if folder.is_dir():
+        return read_metaschedule(*(folder / name for name in NAMES))
+    return read_autotvm(file)
+
+
+def is_log(path: Path) -> bool:
+    """Whether it is one, by its first line."""
+    try:
+        return next(read_log(path), None) is not None
+    except (InvalidRequestError, OSError):
+        return False
+
+
+def tasks_of(records: Iterable[ForeignRecord]) -> list[ForeignTask]:
+    """What they say of each task and target, in their order."""
+    found: dict[tuple[str, str, str], list[ForeignRecord]] = {}
+    for one in records:
+        found.setdefault((one.workload, one.workload or one.task, one.target), []).append(one)
+    return [
+        ForeignTask(
+            tuner=held[0].tuner,
+            task=held[0].task,
+            workload=held[0].workload,
+            target=held[0].target,
+            best_s=min(one.cost_s for one in held),
+            trials=len(held),
+            failed=sum(1 for one in held if one.error),
+        )
+        for held in found.values()
+    ]
+
+
+def workloads_of(tasks: Iterable[ForeignTask]) -> list[str]:
+    """Those that can be tuned here, each once."""
+    return list(dict.fromkeys(one.workload for one in tasks if one.workload))
 
 
 def read_autotvm(path: Path) -> Iterator[ForeignRecord]:
@@ -120,7 +185,7 @@ def _autotvm_workload(task: str, arguments: Any) -> str:
         shapes, dtypes = [one[1] for one in tensors], [one[2] for one in tensors]
         if task.startswith("dense") and len(shapes) >= 2:
             (m, k), (n, _) = shapes[0], shapes[1][:2]  # packed weights have more axes
-            return _matmul(m, n, k, dtypes[0]) if len(shapes[1]) == 2 else ""
+            return _matmul(m, n, k, dtypes[0], ",tb=1") if len(shapes[1]) == 2 else ""
         if task.startswith("conv2d_nchw") and "winograd" not in task:
             return _convolution(shapes, dtypes, arguments[2:])
     except BAD:
@@ -148,8 +213,8 @@ def _matmul_of(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
     return _matmul(m, n, k, dtypes[0]) if inner == k and list(out) == [m, n] else ""
 
 
-def _matmul(m: int, n: int, k: int, dtype: str) -> str:
-    return _ours(f"matmul:m={m},n={n},k={k},dtype={dtype}")
+def _matmul(m: int, n: int, k: int, dtype: str, how: str = "") -> str:
+    return _ours(f"matmul:m={m},n={n},k={k}{how},dtype={dtype}")
 
 
 def _ours(text: str) -> str:

@@ -1,12 +1,15 @@
 """What a search found, for notebooks, tables and programs."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
 from typing import Any
 
 from tunefarm.timing import format_seconds
 
+from tunefarm_tuner.foreign_logs import ForeignTask
 from tunefarm_tuner.plots import plot_best
 
 HEADS = "workload key GFLOP weight GFLOPS latency gain trials failed"
@@ -35,6 +38,7 @@ class TaskResult:
     screened_s: float
     points: list[tuple[int, float, float]] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
+    theirs_s: float = math.inf  # the best of another tuner's log, see `TuneResult.beside`
 
     @property
     def gain(self) -> float:
@@ -64,7 +68,7 @@ class TaskResult:
             "gflops": self.gflops if self.best else None,
             "points": self.points,
             "errors": self.errors,
-        }
+        } | ({"theirs_s": self.theirs_s} if math.isfinite(self.theirs_s) else {})
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,17 @@ class TuneResult:
         """Of all tasks, those of resumed records included."""
         return sum(task.trials for task in self.tasks)
 
+    def beside(self, theirs: Iterable[ForeignTask]) -> "TuneResult":
+        """The same result with the best that another tuner's log has of each workload beside ours.
+
+        It is as the log says, of whatever device and by whatever protocol: nothing is timed again.
+        """
+        known: dict[str, float] = {}
+        for one in theirs:
+            known[one.workload] = min(one.best_s, known.get(one.workload, math.inf))
+        tasks = [replace(task, theirs_s=known.get(task.workload, math.inf)) for task in self.tasks]
+        return replace(self, tasks=tasks)
+
     def plot(self, path: str | PathLike[str]) -> None:
         """The best so far against the trials, as a PNG, SVG or PDF by the file's name.
 
@@ -126,7 +141,11 @@ class TuneResult:
 
     def rows(self) -> list[list[str]]:
         """A table by task, its heads first."""
-        return [HEADS.split(), *map(_row, self.tasks)]
+        rows = [HEADS.split(), *map(_row, self.tasks)]
+        if any(math.isfinite(task.theirs_s) for task in self.tasks):
+            for row, cell in zip(rows, ["theirs", *map(_theirs, self.tasks)], strict=True):
+                row.insert(HEADS.split().index("gain"), cell)
+        return rows
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -141,6 +160,14 @@ class TuneResult:
             "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rest
         )
         return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _theirs(task: TaskResult) -> str:
+    """Another tuner's best, and how many times as fast ours is."""
+    if not math.isfinite(task.theirs_s):
+        return "-"
+    faster = f" ({task.theirs_s / task.best_s:.2f} x)" if task.best else ""
+    return f"{format_seconds(task.theirs_s)}{faster}"
 
 
 def _row(task: TaskResult) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from tunefarm_compiler import workload
 from tunefarm_proto import errors
 
+from tunefarm_tuner.foreign_logs import is_log
 from tunefarm_tuner.tasks import Custom
 
 
@@ -31,11 +32,16 @@ Wanted: TypeAlias = str | Tuned | Custom
 
 
 def there(path: str | os.PathLike[str]) -> Path:
-    """A file of records to learn from. Raises: InvalidRequestError where there is none."""
+    """A file of records to learn from. Raises: InvalidRequestError where there is none of ours."""
     found = Path(path)
     if not found.exists():
         raise errors.InvalidRequestError(
             f"there are no records in {found} to learn from", "name another file by --transfer"
+        )
+    if is_log(found):
+        raise errors.InvalidRequestError(
+            f"{found} is another tuner's log, whose schedules do not carry over",
+            "tune its workloads by --tasks-from",
         )
     return found
 

@@ -15,13 +15,14 @@ from tunefarm.timing import format_seconds
 
 if TYPE_CHECKING:
     from tunefarm_proto.v1 import tracker_pb2 as tpb
+    from tunefarm_tuner.foreign_logs import ForeignTask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument(
         "workload",
-        nargs="+",
+        nargs="*",
         help="as in matmul:m=512,n=512,k=512; with @WEIGHT, as in ...@3, it counts so many times",
     )
     add_request(parser, several=True)
@@ -60,6 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="records of other searches to learn from; may be given again",
     )
     parser.add_argument(
+        "--tasks-from",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="LOG",
+        help="tune the workloads of AutoTVM's log, or of a folder of MetaSchedule's, and show its "
+        "cost beside ours; may be given again",
+    )
+    parser.add_argument(
         "--best", type=Path, metavar="FILE", help="database of the winners (see `tunefarm best`)"
     )
     parser.add_argument(
@@ -85,6 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the winners. Exit status 1 where a workload has none, 130 after Ctrl-C."""
     from tunefarm_compiler.database import default_path
+    from tunefarm_compiler.workload import parse
+    from tunefarm_tuner.foreign_logs import workloads_of
     from tunefarm_tuner.plots import check_path
     from tunefarm_tuner.tune import DEFAULT_STRATEGY, Tuned, tune
 
@@ -92,6 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
         check_path(arguments.plot)
     keys = devices_of(arguments.device)
     wanted = [Tuned(*weighted(word)) for word in arguments.workload]
+    theirs = logged(arguments.tasks_from)
+    named = {str(parse(one.workload)) for one in wanted}
+    wanted += [Tuned(one) for one in workloads_of(theirs) if one not in named]
+    if not wanted:
+        raise InvalidRequestError("no workload to tune", "name one, as in matmul:m=512,n=512,k=512")
     told: list[str] = []
     with Progress("tuning", arguments.trials * len(wanted) * len(keys)) as bar:
 
@@ -121,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
             wait_for_key=arguments.wait_for_key,
             where=where_of(arguments.where),
             on_progress=progress,
-        )
+        ).beside(theirs)
     if arguments.json:
         print_json({**result.as_dict(), "url": told[0] if told else ""})
     else:
@@ -135,6 +152,21 @@ def run(arguments: argparse.Namespace) -> int:
         print("interrupted; the same command goes on", file=sys.stderr)
         return Exit.INTERRUPTED
     return Exit.DONE if all(task.best for task in result.tasks) else Exit.NO
+
+
+def logged(paths: list[Path]) -> "list[ForeignTask]":
+    """The tasks of other tuners' logs; of those that are none of ours stderr is told.
+
+    Raises: InvalidRequestError, OSError.
+    """
+    from tunefarm_tuner.foreign_logs import read_log, tasks_of
+
+    found = tasks_of(record for path in paths for record in read_log(path))
+    strange = [one.task for one in found if not one.workload]
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        print(f"left out, as no workload here is the same: {strange[0]}{more}", file=sys.stderr)
+    return found
 
 
 def devices_of(words: list[str]) -> dict[str, int]:
