@@ -36,7 +36,8 @@ class Build(Future[Bundle]):
     seconds = 0.0
 
 
-_Work = Job | Callable[[], Bundle]
+Made = Bundle | Job
+_Work = Job | Callable[[], Made]
 _Task = tuple[_Work, Build]
 
 
@@ -88,8 +89,11 @@ class BuildPool:
         """
         return self.submit_many([Kernel(workload, schedule)], target, tuned)
 
-    def call(self, function: Callable[[], Bundle]) -> Build:
-        """Have a function make the bundle, on a thread of this process, as many at a time."""
+    def call(self, function: Callable[[], Made]) -> Build:
+        """Have a function make the bundle, on a thread of this process, as many at a time.
+
+        It may also say by a `building.job` what is to be compiled, which a worker then does.
+        """
         future = Build()
         self._enqueue(function, future)
         return future
@@ -157,8 +161,13 @@ class BuildPool:
                 future.cancel()
                 continue
             if not isinstance(asked, Job):
-                _call(asked, future)
-                continue
+                named = _call(asked, future)
+                if named is None:
+                    continue
+                asked = named
+                if self._cache and (found := self._cache.get(asked.digest)):
+                    future.set_result(found)
+                    continue
             for tried in range(KILLED_TRIES):
                 if worker is None:
                     worker = _start()
@@ -201,11 +210,13 @@ class BuildPool:
         return None
 
 
-def _call(function: Callable[[], Bundle], future: Build) -> None:
-    """What it raises is the candidate's failure."""
+def _call(function: Callable[[], Made], future: Build) -> Job | None:
+    """The job that it names, if any. What it raises is the candidate's failure."""
     began = time.perf_counter()
     try:
         found: object = function()
+        if isinstance(found, Job):
+            return found
         if not isinstance(found, Bundle):
             raise BuildFailedError(f"{type(found).__name__} is no bundle", "return a Bundle")
         _ = found.manifest  # raises where it is damaged
@@ -217,6 +228,7 @@ def _call(function: Callable[[], Bundle], future: Build) -> None:
     else:
         future.seconds = time.perf_counter() - began
         future.set_result(found)
+    return None
 
 
 def _ended(worker: "subprocess.Popen[bytes]") -> int:

@@ -270,6 +270,27 @@ def test_a_candidate_that_is_no_schedule_is_a_record(farm, tmp_path):
     assert result.tasks[0].errors == {"InvalidScheduleError": 2}
 
 
+def test_a_template_over_a_workload_needs_no_more_than_its_knobs(farm, tmp_path):
+    def tiled(cfg):
+        cfg.define_split("tile", 32, num_outputs=2, filter=lambda size: size[-1] in (16, 32))
+        cfg.define_knob("rows", [2, 4])
+        return Schedule((("j", cfg["tile"].size[-1]), ("i", cfg["rows"].val)), 4)
+
+    custom = Custom.of("matmul:m=16,n=32,k=8", tiled, weight=2)
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "workers": 1, "finals": False}
+    result = tune(custom, "pair", trials=6, strategy="grid", **words)
+    (task,) = result.tasks
+    assert task.workload == "matmul:m=16,n=32,k=8,dtype=float32 by tiled" and task.weight == 2
+    assert set(json.loads(task.best)) == {"rows", "tile"} and task.operations == 2 * 16 * 32 * 8
+    held = {one.schedule: one.error for one in read(tmp_path / "r.jsonl")}
+    assert len(held) == 4 and not any(held.values())
+    # A bundle does as well, and what is right is the workload's.
+    turned = build("matmul:m=16,n=32,k=8,tb=1", "local")
+    wrong = Custom.of("matmul:m=16,n=32,k=8", lambda cfg: turned, {})
+    result = tune(wrong, "pair", trials=1, **words | {"records": tmp_path / "w.jsonl"})
+    assert result.tasks[0].best is None and set(result.tasks[0].errors) == {"WrongAnswerError"}
+
+
 def test_a_reference_that_fails_on_a_seat_ends_the_run(farm, tmp_path):
     space = TemplateSpace(lambda cfg: None, {"a": [1, 2]})
     parsed = workload.parse("add:n=16")

@@ -3,13 +3,15 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tunefarm import Bundle
-from tunefarm_compiler.pool import Build, BuildPool
+from tunefarm_compiler import workload as workloads
+from tunefarm_compiler.building import Kernel, job
+from tunefarm_compiler.pool import Build, BuildPool, Made
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
@@ -19,6 +21,7 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 from tunefarm_tuner.search.base import Candidate, Space
+from tunefarm_tuner.templates import Config, TemplateSpace, Value
 
 Array = np.ndarray[Any, Any]
 KNOWN_OUTPUTS = 32  # digests that travel with each candidate
@@ -155,17 +158,48 @@ class WorkloadTask(Task):
 class Custom:
     """A kernel that any Python function builds: `build(candidate, spec)` gives its bundle.
 
-    `reference(inputs)` gives the right outputs of the function of that signature, compared within
-    `tolerance`, relative and absolute. `build` is called on threads, several at a time.
+    Or a `building.job`, which a worker process compiles. `reference(inputs)` gives the right
+    outputs of the function of that signature; `check(outputs, expected)` judges, else they are
+    compared within `tolerance`, relative and absolute. `build` is called on threads, several at a
+    time.
     """
 
     name: str
     space: Space
-    build: Callable[[Candidate, TargetSpec], Bundle]
+    build: Callable[[Candidate, TargetSpec], Made]
     signature: bpb.FunctionSignature
     reference: Callable[[list[Array]], list[Array]]
     tolerance: float = 1e-4
     weight: float = 1.0
+    check: Callable[[list[Array], list[Array]], bool] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        template: Callable[[Config], Schedule | Bundle],
+        knobs: Mapping[str, Sequence[Value]] | None = None,
+        *,
+        weight: float = 1.0,
+    ) -> "Custom":
+        """A template over a workload, which says what the kernel takes and what is right.
+
+        `template(cfg)` defines knobs, or has those of `knobs`, and returns a schedule of the
+        workload, compiled for each target, or a bundle with a function named as the workload's.
+        Raises: UnknownWorkloadError, InvalidRequestError for knobs that make no sense.
+        """
+        parsed = workloads.parse(text)
+        space = TemplateSpace(template, knobs)
+
+        def build(candidate: Candidate, spec: TargetSpec) -> Made:
+            made = space.build(candidate)
+            return job([Kernel(parsed, made)], spec) if isinstance(made, Schedule) else made
+
+        name = f"{parsed} by {getattr(template, '__name__', 'a template')}"
+        return cls(
+            name, space, build, parsed.signature(), parsed.reference, weight=weight,
+            check=parsed.check,
+        )  # fmt: skip
 
 
 class CustomTask(Task):
@@ -184,6 +218,8 @@ class CustomTask(Task):
         return self.custom.reference(inputs)
 
     def agrees(self, outputs: list[Array], expected: list[Array]) -> bool:
+        if self.custom.check is not None:
+            return self.custom.check(outputs, expected)
         near = self.custom.tolerance
         return all(
             np.allclose(got, want, rtol=near, atol=near)
