@@ -183,13 +183,15 @@ def job(kernels: Sequence[Kernel], target: Targets, tuned: Asked = None) -> Job:
     given = [target] if isinstance(target, str | TargetSpec) else [*target]
     if not kernels or not given:
         raise InvalidRequestError("a bundle of nothing", "give a workload and a target at least")
-    specs = {one: registry.resolve(one) if isinstance(one, str) else one for one in given}
+    specs = [registry.resolve(one) if isinstance(one, str) else one for one in given]
     parsed = [_parsed(kernel) for kernel in kernels]
     texts = [str(one) for one in parsed]
     libraries: list[tuple[TargetSpec, tuple[str, ...]]] = []
-    for name, spec in specs.items():
-        if spec in dict(libraries):
-            raise InvalidRequestError(f"target {name} is given twice", "name each once")
+    for place, (name, spec) in enumerate(zip(given, specs, strict=True)):
+        if spec in specs[:place]:
+            first = given[specs.index(spec)]
+            same = f", the same as {first}" if first != name else ""
+            raise InvalidRequestError(f"target {name} is given twice{same}", "name each once")
         schedules = [
             _schedule(kernel, name, given) or _known(one, spec, tuned)
             for kernel, one in zip(kernels, parsed, strict=True)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from tunefarm_compiler.wrong import ExpressionError, alike, number
+
 FLOATS = ("float32", "float16", "bfloat16")
 INTEGERS = ("int8", "uint8", "int32", "uint32")
 
@@ -108,9 +110,9 @@ class Axis(Affine):
 
 
 def as_index(value: Affine | int) -> Index:
-    """An index from an axis, a number or an index. Raises: ValueError."""
+    """An index from an axis, a number or an index. Raises: ExpressionError."""
     if not isinstance(value, int | Affine):
-        raise ValueError(f"{value!r} is no index: give axes, whole numbers and their sums")
+        raise ExpressionError(f"{value!r} is no index", "give axes, whole numbers and their sums")
     return Index((), value) if isinstance(value, int) else value.index()
 
 
@@ -333,7 +335,7 @@ class Tensor:
     def __getitem__(self, indices: "Affine | int | tuple[Affine | int, ...]") -> "Load":
         given = indices if isinstance(indices, tuple) else (indices,)
         if len(given) != len(self.shape):
-            raise ValueError(f"{self.name} has {len(self.shape)} axes, {len(given)} indices given")
+            raise ExpressionError(f"{self.name}{[*self.shape]} has not {len(given)} axes")
         return Load(self, tuple(as_index(index) for index in given))
 
     @property
@@ -412,16 +414,13 @@ def rewrite(expr: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Exp
 
 
 def as_expr(value: Operand, dtype: str) -> Expr:
-    """An expression from a number."""
-    return value if isinstance(value, Expr) else Constant(value, dtype)
+    """An expression from a number. Raises: ExpressionError."""
+    return value if isinstance(value, Expr) else Constant(number(value), dtype)
 
 
 def binary(op: str, left: Expr, right: Operand) -> Expr:
-    """One operation on two values of one type. Raises: ValueError."""
-    other = as_expr(right, left.dtype)
-    if other.dtype != left.dtype:
-        raise ValueError(f"{op} of {left.dtype} and {other.dtype}: cast one of them")
-    return Binary(op, left, other)
+    """One operation on two values of one type. Raises: ExpressionError."""
+    return Binary(op, left, alike(op, left, as_expr(right, left.dtype)))
 
 
 def placeholder(

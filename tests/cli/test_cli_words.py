@@ -149,6 +149,8 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (["token", "list", "--state", "/nonexistent"], 2, "/nonexistent"),
         (["tls", "create", "--dir", "/proc/nothing", "--host", "a"], 2, "/proc/nothing"),
         (["admin", "quota", "ann", "--max-devices", "-1"], 2, "--max-devices"),
+        (["build", "add:n=16", "--target", "rasp5,rasp5", "-o", "x.tf"], 2, "given twice"),
+        (["build", "x.tf", "-o", "y.tf"], 2, "x.tf is a bundle, built already"),
         (["compare", "a", "b", "--device", "one", "--confidence", "2"], 2, "--confidence"),
         (["check", "--every", "0"], 2, "--every"),
         (["audit", "--limit", "0"], 2, "--limit"),

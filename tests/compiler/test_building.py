@@ -97,6 +97,12 @@ def test_each_target_has_its_own_schedule():
         build(SMALL, ["znver4"], {"rasp4b": given["rasp5"]})
     with pytest.raises(InvalidRequestError, match="twice"):
         build(SMALL, ["rasp5", targets.resolve("rasp5")])
+    for twice, said in (
+        (["rasp5", "rasp5"], "rasp5 is given twice"),
+        (["rasp5", "rock5b"], "rock5b is given twice, the same as rasp5"),
+    ):
+        with pytest.raises(InvalidRequestError, match=said):
+            build(SMALL, twice)
 
 
 def test_one_target_and_kernel_state_their_schedule_as_ever():

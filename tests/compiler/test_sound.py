@@ -3,6 +3,7 @@
 import pytest
 from tunefarm_compiler import functions, te
 from tunefarm_compiler.sound import check
+from tunefarm_compiler.wrong import ExpressionError
 from tunefarm_proto.errors import InvalidRequestError
 
 A = te.placeholder("A", (8, 4))
@@ -74,8 +75,28 @@ def test_what_a_condition_keeps_inside_is_fine():
 
 def test_a_number_is_an_expression_and_half_an_index_is_none():
     check(column(lambda i: 3.0))
-    with pytest.raises(ValueError, match=r"1\.5 is no index"):
+    with pytest.raises(InvalidRequestError, match=r"1\.5 is no index"):
         _ = A[1.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda i: A[i], r"A\[8, 4\] has not 1 axes"),
+        (lambda i: A[i, "j"], "'j' is no index"),
+        (lambda i: A[i, 0] + "x", "'x' is no expression"),
+        (lambda i: A[i, 0] * A, "A is a tensor, not one value of it"),
+        (lambda i: te.maximum(A[i, 0], None), "None is no expression"),
+        (lambda i: te.select(i.within(0, 4), A[i, 0], [1]), r"\[1\] is no expression"),
+        (lambda i: A[i, 0] + te.cast(A[i, 1], "int32"), "add of float32 and int32"),
+        (lambda i: None, "None is no expression"),
+    ],
+)
+def test_what_is_no_expression_is_said_where_it_is_written(make, said):
+    with pytest.raises(ExpressionError, match=said) as raised:
+        column(make)
+    assert isinstance(raised.value, InvalidRequestError) and isinstance(raised.value, ValueError)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_it_is_said_where_loops_are_shown():

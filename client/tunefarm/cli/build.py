@@ -144,6 +144,10 @@ def _build(arguments: argparse.Namespace) -> "Bundle":
                 f"--{name} is of GPU kernels and {first} is none",
                 "name a FILE.cu, .ptx or .cubin, or leave it out",
             )
+    if suffix == ".tf":
+        raise InvalidRequestError(
+            f"{first} is a bundle, built already", f"time it: tunefarm bench {first} --device KEY"
+        )
     if suffix in (*FILES, *GPU_FILES):
         return _build_file(arguments)
     for name in _OF_FILES:
