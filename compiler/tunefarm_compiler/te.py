@@ -16,7 +16,16 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from tunefarm_compiler.wrong import ExpressionError, alike, number
+from tunefarm_compiler.wrong import (
+    ExpressionError,
+    alike,
+    bodied,
+    number,
+    pairs,
+    summed,
+    valued,
+    whole,
+)
 
 FLOATS = ("float32", "float16", "bfloat16")
 INTEGERS = ("int8", "uint8", "int32", "uint32")
@@ -41,7 +50,7 @@ class Affine:
         return self + as_index(other) * -1
 
     def __mul__(self, factor: int) -> "Index":
-        here = self.index()
+        here, factor = self.index(), whole(factor)
         kept = tuple((axis, c * factor) for axis, c in here.terms if c * factor)
         return Index(kept, here.offset * factor)
 
@@ -420,7 +429,7 @@ def as_expr(value: Operand, dtype: str) -> Expr:
 
 def binary(op: str, left: Expr, right: Operand) -> Expr:
     """One operation on two values of one type. Raises: ExpressionError."""
-    return Binary(op, left, alike(op, left, as_expr(right, left.dtype)))
+    return Binary(op, left, alike(op, left, as_expr(right, valued(left).dtype)))
 
 
 def placeholder(
@@ -437,17 +446,17 @@ def reduce_axis(name: str, extent: int) -> Axis:
 
 def sum_of(body: Expr, *axes: Axis) -> Reduce:
     """The sum of `body` over `axes`."""
-    return Reduce("add", body, axes)
+    return Reduce("add", valued(body), summed(axes))
 
 
 def max_of(body: Expr, *axes: Axis) -> Reduce:
     """The largest `body` over `axes`; NaN where one is."""
-    return Reduce("max", body, axes)
+    return Reduce("max", valued(body), summed(axes))
 
 
 def min_of(body: Expr, *axes: Axis) -> Reduce:
     """The smallest `body` over `axes`; NaN where one is."""
-    return Reduce("min", body, axes)
+    return Reduce("min", valued(body), summed(axes))
 
 
 def maximum(left: Expr, right: Operand) -> Expr:
@@ -462,17 +471,17 @@ def minimum(left: Expr, right: Operand) -> Expr:
 
 def select(condition: Expr, yes: Expr, no: Operand) -> Expr:
     """`yes` where the condition holds, else `no`."""
-    return Select(condition, yes, as_expr(no, yes.dtype))
+    return Select(valued(condition), yes, as_expr(no, valued(yes).dtype))
 
 
 def ones(value: Expr) -> Expr:
     """How many bits of an integer are 1."""
-    return Unary("ctpop", value)
+    return Unary("ctpop", valued(value))
 
 
 def cast(value: Expr, dtype: str) -> Expr:
     """The same number in another type."""
-    return value if value.dtype == dtype else Cast(value, dtype)
+    return value if valued(value).dtype == dtype else Cast(value, dtype)
 
 
 def compute(
@@ -482,8 +491,8 @@ def compute(
     view: Sequence[int] = (),
 ) -> Tensor:
     """A tensor with the given (name, extent) axes; `body` gets an Axis for each."""
-    made = tuple(Axis(axis, extent) for axis, extent in axes)
-    expr = as_expr(body(*made), "float32")
+    made = tuple(Axis(axis, extent) for axis, extent in pairs(name, axes))
+    expr = as_expr(bodied(name, body, made), "float32")
     shape = tuple(axis.extent for axis in made)
     return Tensor(name, shape, expr.dtype, Compute(made, expr), tuple(view))
 

@@ -7,6 +7,7 @@ from tunefarm_compiler.wrong import ExpressionError
 from tunefarm_proto.errors import InvalidRequestError
 
 A = te.placeholder("A", (8, 4))
+R = te.reduce_axis("r", 4)
 HALF = te.placeholder("H", (8,), "float16")
 
 
@@ -90,6 +91,15 @@ def test_a_number_is_an_expression_and_half_an_index_is_none():
         (lambda i: te.select(i.within(0, 4), A[i, 0], [1]), r"\[1\] is no expression"),
         (lambda i: A[i, 0] + te.cast(A[i, 1], "int32"), "add of float32 and int32"),
         (lambda i: None, "None is no expression"),
+        (lambda i, j: A[i, 0], "C has 1 axes, and its function takes others"),
+        (lambda i: te.sum_of(A[i, 0], "r"), "'r' is no reduce axis"),
+        (lambda i: te.sum_of(A[i, 0], i), "is no reduce axis"),
+        (lambda i: te.sum_of(1.0, R), "1.0 stands where its type is not known"),
+        (lambda i: te.maximum(1.0, A[i, 0]), "swap the two"),
+        (lambda i: te.select(True, A[i, 0], 0.0), "True stands where"),
+        (lambda i: te.cast(A, "int32"), "A is a tensor"),
+        (lambda i: A[i * i, 0], "an index times Axis"),
+        (lambda i: A[i * 1.5, 0], r"an index times 1\.5"),
     ],
 )
 def test_what_is_no_expression_is_said_where_it_is_written(make, said):
