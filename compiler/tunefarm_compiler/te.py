@@ -16,16 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from tunefarm_compiler.wrong import (
-    ExpressionError,
-    alike,
-    bodied,
-    number,
-    pairs,
-    summed,
-    valued,
-    whole,
-)
+from tunefarm_compiler import wrong
 
 FLOATS = ("float32", "float16", "bfloat16")
 INTEGERS = ("int8", "uint8", "int32", "uint32")
@@ -50,7 +41,7 @@ class Affine:
         return self + as_index(other) * -1
 
     def __mul__(self, factor: int) -> "Index":
-        here, factor = self.index(), whole(factor)
+        here, factor = self.index(), factor if factor.__class__ is int else wrong.whole(factor)
         kept = tuple((axis, c * factor) for axis, c in here.terms if c * factor)
         return Index(kept, here.offset * factor)
 
@@ -121,7 +112,7 @@ class Axis(Affine):
 def as_index(value: Affine | int) -> Index:
     """An index from an axis, a number or an index. Raises: ExpressionError."""
     if not isinstance(value, int | Affine):
-        raise ExpressionError(f"{value!r} is no index", "give axes, whole numbers and their sums")
+        raise wrong.ExpressionError(f"{value!r} is no index", "give sums of axes and numbers")
     return Index((), value) if isinstance(value, int) else value.index()
 
 
@@ -344,7 +335,7 @@ class Tensor:
     def __getitem__(self, indices: "Affine | int | tuple[Affine | int, ...]") -> "Load":
         given = indices if isinstance(indices, tuple) else (indices,)
         if len(given) != len(self.shape):
-            raise ExpressionError(f"{self.name}{[*self.shape]} has not {len(given)} axes")
+            raise wrong.ExpressionError(f"{self.name}{[*self.shape]} has not {len(given)} axes")
         return Load(self, tuple(as_index(index) for index in given))
 
     @property
@@ -424,12 +415,12 @@ def rewrite(expr: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Exp
 
 def as_expr(value: Operand, dtype: str) -> Expr:
     """An expression from a number. Raises: ExpressionError."""
-    return value if isinstance(value, Expr) else Constant(number(value), dtype)
+    return value if isinstance(value, Expr) else Constant(wrong.number(value), dtype)
 
 
 def binary(op: str, left: Expr, right: Operand) -> Expr:
     """One operation on two values of one type. Raises: ExpressionError."""
-    return Binary(op, left, alike(op, left, as_expr(right, valued(left).dtype)))
+    return Binary(op, left, wrong.alike(op, left, as_expr(right, wrong.valued(left).dtype)))
 
 
 def placeholder(
@@ -446,17 +437,17 @@ def reduce_axis(name: str, extent: int) -> Axis:
 
 def sum_of(body: Expr, *axes: Axis) -> Reduce:
     """The sum of `body` over `axes`."""
-    return Reduce("add", valued(body), summed(axes))
+    return Reduce("add", wrong.valued(body), wrong.summed(axes))
 
 
 def max_of(body: Expr, *axes: Axis) -> Reduce:
     """The largest `body` over `axes`; NaN where one is."""
-    return Reduce("max", valued(body), summed(axes))
+    return Reduce("max", wrong.valued(body), wrong.summed(axes))
 
 
 def min_of(body: Expr, *axes: Axis) -> Reduce:
     """The smallest `body` over `axes`; NaN where one is."""
-    return Reduce("min", valued(body), summed(axes))
+    return Reduce("min", wrong.valued(body), wrong.summed(axes))
 
 
 def maximum(left: Expr, right: Operand) -> Expr:
@@ -471,17 +462,17 @@ def minimum(left: Expr, right: Operand) -> Expr:
 
 def select(condition: Expr, yes: Expr, no: Operand) -> Expr:
     """`yes` where the condition holds, else `no`."""
-    return Select(valued(condition), yes, as_expr(no, valued(yes).dtype))
+    return Select(wrong.valued(condition), yes, as_expr(no, wrong.valued(yes).dtype))
 
 
 def ones(value: Expr) -> Expr:
     """How many bits of an integer are 1."""
-    return Unary("ctpop", valued(value))
+    return Unary("ctpop", wrong.valued(value))
 
 
 def cast(value: Expr, dtype: str) -> Expr:
     """The same number in another type."""
-    return value if valued(value).dtype == dtype else Cast(value, dtype)
+    return value if wrong.valued(value).dtype == dtype else Cast(value, dtype)
 
 
 def compute(
@@ -491,8 +482,8 @@ def compute(
     view: Sequence[int] = (),
 ) -> Tensor:
     """A tensor with the given (name, extent) axes; `body` gets an Axis for each."""
-    made = tuple(Axis(axis, extent) for axis, extent in pairs(name, axes))
-    expr = as_expr(bodied(name, body, made), "float32")
+    made = tuple(Axis(axis, extent) for axis, extent in wrong.pairs(name, axes))
+    expr = as_expr(wrong.bodied(name, body, made), "float32")
     shape = tuple(axis.extent for axis in made)
     return Tensor(name, shape, expr.dtype, Compute(made, expr), tuple(view))
 
