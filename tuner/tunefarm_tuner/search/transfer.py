@@ -42,7 +42,10 @@ def distance(one: Workload, other: Workload) -> float:
     if one.name != other.name:
         return 64.0
     total = 0.0 if one.dtype == other.dtype else 4.0
-    for (_, mine), (_, theirs) in zip(one.sizes, other.sizes, strict=True):
+    said = one.given.keys() | other.given.keys()  # what follows from others counts once
+    for (name, mine), (_, theirs) in zip(one.sizes, other.sizes, strict=True):
+        if name not in said:
+            continue
         if isinstance(mine, int) and isinstance(theirs, int):
             total += abs(math.log2((mine + 1) / (theirs + 1)))
         else:
