@@ -106,9 +106,17 @@ def of_callable(call: Callable[[], Any]) -> Callable[[], float]:
     return sample
 
 
+def window(fields: dict[str, Any]) -> list[tuple[int, int]]:
+    """Strides, paddings and dilations as torch takes them."""
+    pairs = (("stride", "stride_w"), ("pad", "pad_left"), ("dilation", "dilation_w"))
+    return [(fields[one], fields[other]) for one, other in pairs]
+
+
 def torch_call(parsed: Workload, inputs: list[Any]) -> Callable[[], Any] | None:
-    """The same work by torch, in the layout that suits it."""
+    """The same work by torch, in the layout that suits it; None where it knows none."""
     if torch is None or parsed.dtype not in ("float32", "int8"):
+        return None
+    if {"pad_bottom", "pad_right"} & parsed.given.keys():
         return None
     given = [torch.from_numpy(data) for data in inputs]
     fields, functional = dict(parsed.sizes), torch.nn.functional
@@ -124,11 +132,11 @@ def torch_call(parsed: Workload, inputs: list[Any]) -> Callable[[], Any] | None:
         else:
             w, groups = given[1].permute(2, 0, 1).unsqueeze(1), fields["c"]
         w = w.contiguous(memory_format=torch.channels_last)
-        stride, pad = fields["stride"], fields["pad"]
-        return lambda: functional.conv2d(a, w, None, stride, pad, 1, groups)
+        stride, pad, dilation = window(fields)
+        return lambda: functional.conv2d(a, w, None, stride, pad, dilation, groups)
     if parsed.name == "max_pool2d":
-        a = given[0].permute(0, 3, 1, 2)
-        return lambda: functional.max_pool2d(a, fields["r"], fields["stride"], fields["pad"])
+        a, size = given[0].permute(0, 3, 1, 2), (fields["r"], fields["s"])
+        return lambda: functional.max_pool2d(a, size, *window(fields))
     if parsed.name == "softmax":
         return lambda: torch.softmax(given[0], 1)
     if parsed.name == "layer_norm":

@@ -38,10 +38,9 @@ class Workload:
     own: Operator | None = field(default=None, compare=False, repr=False)  # that operator
 
     def __str__(self) -> str:
-        optional = {field.name: field.default for field in self._operator.fields}
-        given = [f"{name}={value}" for name, value in self.sizes if value != optional[name]]
+        written = [f"{name}={value}" for name, value in self.given.items()]
         more = [f"source={self.source}"] if self.source else []
-        return f"{self.name}:{','.join([*given, f'dtype={self.dtype}', *more])}"
+        return f"{self.name}:{','.join([*written, f'dtype={self.dtype}', *more])}"
 
     def __reduce__(self) -> tuple[object, ...]:  # without the expression, made again when needed
         if self.own is not None:
@@ -57,6 +56,16 @@ class Workload:
     def function(self) -> str:
         """Symbol of the kernel."""
         return self.name
+
+    @property
+    def given(self) -> dict[str, int | str]:
+        """Fields whose values are not those they have where none is given."""
+        every = dict(self.sizes)
+        others = {
+            field.name: every[field.like] if field.like else field.default
+            for field in self._operator.fields
+        }
+        return {name: value for name, value in self.sizes if value != others[name]}
 
     @property
     def _operator(self) -> Operator:
@@ -216,12 +225,14 @@ def _parse(text: str, operator: Operator) -> Workload:
     if dtype not in operator.dtypes:
         known = ", ".join(operator.dtypes)
         raise UnknownWorkloadError(f"{name}: no dtype {dtype!r}", f"known are {known}")
-    needed = [field.name for field in operator.fields if field.default is None]
+    needed = [field.name for field in operator.fields if field.needed]
     if missing := [field for field in needed if field not in given]:
         raise UnknownWorkloadError(f"{name}: {', '.join(missing)} not given", hint)
-    sizes = tuple(
-        (field.name, _value(name, field, given.get(field.name))) for field in operator.fields
-    )
+    values = dict[str, int | str]()
+    for one in operator.fields:
+        like = one.like if one.name not in given else ""
+        values[one.name] = values[like] if like else _value(name, one, given.get(one.name))
+    sizes = tuple(values.items())
     if name in OPERATORS:
         return _checked(text, Workload(name, sizes, dtype))
     first = _checked(text, Workload(name, sizes, dtype, own=operator))
@@ -248,8 +259,8 @@ def _nearest(name: str, files: Sequence[str] | None) -> str:
 
 def _form(operator: Operator, whole: bool) -> str:
     """How an operator is written: what must be given, then what may be."""
-    needed = [field.form for field in operator.fields if field.default is None]
-    more = [f"[,{field.form}]" for field in operator.fields if field.default is not None]
+    needed = [field.form for field in operator.fields if field.needed]
+    more = [f"[,{field.form}]" for field in operator.fields if not field.needed]
     return ",".join(needed) + ("".join(more) if whole else "")
 
 
@@ -301,7 +312,10 @@ def distance(one: Workload, other: Workload) -> float:
     if one.name != other.name:
         return 64.0
     total = 0.0 if one.dtype == other.dtype else 4.0
-    for (_, mine), (_, theirs) in zip(one.sizes, other.sizes, strict=True):
+    said = one.given.keys() | other.given.keys()  # what follows from others counts once
+    for (name, mine), (_, theirs) in zip(one.sizes, other.sizes, strict=True):
+        if name not in said:
+            continue
         if isinstance(mine, int) and isinstance(theirs, int):
             total += abs(math.log2((mine + 1) / (theirs + 1)))
         else:

@@ -13,6 +13,8 @@ LARGE = (127, 131, 192, 257, 300, 521)  # one side in some workloads: more block
 FEW = (1, 2, 3, 4, 5, 7, 8, 11, 13, 14, 16, 17, 19)
 WINDOWED = ("conv2d", "conv2d_nchwc", "bit_conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
 SMALL = {"n": 3, "b": 3, "r": 5, "s": 5, "stride": 3, "pad": 3, "dilation": 3, "groups": 4}
+SMALL |= {"stride_w": 4, "dilation_w": 4, "pad_bottom": 4, "pad_left": 4, "pad_right": 4}
+UNEVEN = 0.4  # of the windows differ in their directions or sides, each of these fields in half
 BLOCKED = ("to_nchwc", "from_nchwc")
 
 
@@ -42,7 +44,13 @@ def _size(rng, name, field):
 
 def _drawn(rng, name, dtype):
     """The text of a workload, which may not fit."""
-    chosen = {field.name: _size(rng, name, field) for field in OPERATORS[name].fields}
+    every = OPERATORS[name].fields
+    chosen = {field.name: _size(rng, name, field) for field in every if not field.like}
+    if rng.random() < UNEVEN:
+        likes = [field for field in every if field.like and rng.random() < 0.5]
+        chosen |= {field.name: _size(rng, name, field) for field in likes}
+    if "multiplier" in chosen:
+        chosen["multiplier"] = rng.choice((1, 1, 1, 2, 3, 4, 5, 16, 17))
     if name not in (*WINDOWED, *BLOCKED) and rng.random() < 0.15:
         chosen[rng.choice([side for side in "mnk" if side in chosen])] = rng.choice(LARGE)
     if name in WINDOWED and rng.random() < 0.15:

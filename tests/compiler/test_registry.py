@@ -127,6 +127,12 @@ def test_files_are_named_in_python(file, monkeypatch, tmp_path):
         (FILE.replace("n: int = 8", "n: str = 'a'"), "fields="),
         (FILE.replace("n: int = 8", "dtype: int"), "no names of fields"),
         (FILE.replace("n: int = 8", "*n"), "no name of its own"),
+        (
+            FILE.replace("import operator", "import Field, operator").replace(
+                "    terms", "    fields=[Field('m', like='n'), Field('n')], terms"
+            ),
+            "m is like n, which is no field before it",
+        ),
         (FILE.replace("    terms", "    dtypes=['float8'], terms"), "known are float32"),
         (FILE.replace("    terms=lambda **_: 2,", ""), r"own.py:4: TypeError.*terms"),
         (FILE.replace("a[i] * b[j]", "a[i] * b[j].nothing"), r"own.py:11: AttributeError"),

@@ -33,7 +33,7 @@ def any_workload(draw):
     for field in operator.fields:
         if field.choices:
             given[field.name] = draw(st.sampled_from(field.choices))
-        elif field.default is None:
+        elif field.needed:
             sizes = (1, 2, 3) if field.name in WINDOWS else (1, 3, 8, 20, 32, 37, 64)
             given[field.name] = draw(st.sampled_from(sizes))
     try:

@@ -42,7 +42,8 @@ def test_bench_gives_the_right_answer(address):
     assert not told["emulated"]
 
 
-SIZES = {"r": 3, "s": 3, "k": 32, "c": 16, "block": 16, "pad": 1}
+SIZES = {"r": 3, "s": 3, "k": 32, "c": 16, "block": 16, "pad": 1, "pad_left": 0, "pad_right": 2}
+SIZES |= {"stride_w": 1, "dilation_w": 1, "pad_bottom": 2}
 
 
 def small(name, dtype):

@@ -46,6 +46,29 @@ def test_autotvm(tmp_path):
     assert (four.workload, four.cost_s) == ("", 0.25) and four.task.startswith("mine")
 
 
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "written"),
+    [
+        ([2, 2], [1, 1, 1, 1], [1, 1], "stride=2,pad=1,"),
+        ([1, 1], [1, 0], [1, 1], "pad=1,pad_left=0,"),  # of rows, of columns
+        (
+            [2, 1],
+            [0, 0, 1, 1],
+            [1, 2],
+            "stride=2,stride_w=1,dilation_w=2,pad_bottom=1,pad_right=1,",
+        ),
+        (2, 3, 1, "stride=2,pad=3,"),
+    ],
+)
+def test_windows_of_autotvm(tmp_path, stride, padding, dilation, written):
+    log = tmp_path / "log.json"
+    arguments = [*CONV[:2], stride, padding, dilation, "float32"]
+    log.write_text(autotvm_line("conv2d_nchw.x86", arguments, [[0.5], 0, 1.5, 0.0]))
+    (one,) = read_autotvm(log)
+    want = f"conv2d:c=64,h=56,w=56,k=64,r=3,s=3,{written}layout=nchw,dtype=float32"
+    assert one.workload == want
+
+
 def test_metaschedule(tmp_path):
     """The lines are as TVM 0.27 writes them, but for the traces."""
     workloads, records = tmp_path / "w.json", tmp_path / "r.json"

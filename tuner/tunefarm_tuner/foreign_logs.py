@@ -195,14 +195,18 @@ def _autotvm_workload(task: str, arguments: Any) -> str:
 
 def _convolution(shapes: Sequence[Any], dtypes: Sequence[str], rest: Sequence[Any]) -> str:
     (batch, channels, height, width), (out, inner, rows, columns) = shapes[:2]
-    stride, padding, dilation = (list(one) for one in rest[:3])
-    plain = batch == 1 and inner == channels and len(set(padding)) == 1
-    if not plain or set(dilation) != {1} or len(set(stride)) != 1:
+    stride, padding, dilation = (one if isinstance(one, list) else [one] * 2 for one in rest[:3])
+    if inner != channels:
         return ""
-    sizes = f"c={channels},h={height},w={width},k={out},r={rows},s={columns}"
-    sizes += f",pad={padding[0]}" if padding[0] else ""
-    sizes += f",stride={stride[0]}" if stride[0] != 1 else ""
-    return _ours(f"conv2d:{sizes},layout=nchw,dtype={dtypes[0]}")
+    top, left, bottom, right = padding * 2 if len(padding) == 2 else padding
+    sizes = {
+        "c": channels, "h": height, "w": width, "k": out, "r": rows, "s": columns, "n": batch,
+        "stride": stride[0], "stride_w": stride[1], "dilation": dilation[0],
+        "dilation_w": dilation[1], "pad": top, "pad_left": left, "pad_bottom": bottom,
+        "pad_right": right,
+    }  # fmt: skip
+    given = ",".join(f"{name}={value}" for name, value in sizes.items())
+    return _ours(f"conv2d:{given},layout=nchw,dtype={dtypes[0]}")
 
 
 def _matmul_of(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:

@@ -16,13 +16,22 @@ Values: TypeAlias = Sequence[Array]
 
 @dataclass(frozen=True)
 class Field:
-    """A size or choice in a workload's text. One without a default must be given."""
+    """A size or choice in a workload's text. One without a default must be given.
+
+    `like` is a field before it, which has its value where it is given none.
+    """
 
     name: str
     default: int | str | None = None
     low: int = 1
     choices: tuple[str, ...] = ()
     high: int = 1 << 28
+    like: str = ""
+
+    @property
+    def needed(self) -> bool:
+        """Whether it must be given."""
+        return self.default is None and not self.like
 
     @property
     def form(self) -> str:
@@ -90,6 +99,9 @@ def operator(
         own = tuple(fields) or tuple(_field(one) for one in named)
         if {one.name for one in own} & {"dtype", "source"}:
             raise ValueError("dtype and source are no names of fields")
+        for number, one in enumerate(own):
+            if one.like and one.like not in {before.name for before in own[:number]}:
+                raise ValueError(f"{one.name} is like {one.like}, which is no field before it")
         return Operator(own, expression, operations, reference, terms, tuple(dtypes))
 
     return made

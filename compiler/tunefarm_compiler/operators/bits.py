@@ -6,7 +6,8 @@ import numpy as np
 
 from tunefarm_compiler import te
 from tunefarm_compiler.operators.base import Array, Field, Operator, Values, fields
-from tunefarm_compiler.operators.convolutions import operations, out_size, windows
+from tunefarm_compiler.operators.convolutions import operations
+from tunefarm_compiler.operators.windows import FIELDS, Windows
 
 WORD = 32
 BITS = (Field("abits", 2, high=2), Field("wbits", 1, high=2))
@@ -50,26 +51,22 @@ def bit_matmul(m: int, n: int, k: int, abits: int = 2, wbits: int = 1) -> te.Ten
 
 
 def bit_conv2d(
-    c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
-    abits: int = 2, wbits: int = 1,
+    c: int, h: int, w: int, k: int, r: int, s: int, n: int, abits: int, wbits: int, **window: int
 ) -> te.Tensor:  # fmt: skip
     """Convolution of A (abits, n, h, w, c / 32) by W (wbits, r, s, c / 32, k), bits along c."""
     words = _words(c, "c")
     a, f = planes("A", abits, n, h, w, words), planes("W", wbits, r, s, words, k)
     rr, ss, cc = (te.reduce_axis(*one) for one in (("r", r), ("s", s), ("c", words)))
+    windows = Windows.of(h, w, r, s, **window)
 
     def each(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
-        row, column = y * stride + rr - pad, x * stride + ss - pad
-
         def pair(p: int, q: int) -> tuple[te.Expr, te.Expr]:
-            value: te.Expr = a[p, b, row, column, cc]
-            if pad:
-                value = te.select(row.within(0, h) & column.within(0, w), value, 0)
+            value = windows.read((y, x), (rr, ss), lambda row, column: a[p, b, row, column, cc])
             return value, f[q, rr, ss, cc, o]
 
         return te.sum_of(dot(abits, wbits, pair), rr, ss, cc)
 
-    ho, wo = out_size(h, r, stride, pad, 1), out_size(w, s, stride, pad, 1)
+    ho, wo = windows.counts
     return te.compute("C", (("n", n), ("y", ho), ("x", wo), ("k", k)), each)
 
 
@@ -125,11 +122,9 @@ def _matmul_reference(x: Values, abits: int, wbits: int, **_: int) -> Array:
     return result
 
 
-def _conv2d_reference(
-    x: Values, r: int, s: int, stride: int, pad: int, abits: int, wbits: int, **_: int
-) -> Array:
+def _conv2d_reference(x: Values, abits: int, wbits: int, **sizes: int) -> Array:
     a, f = _numbers(x[0], abits, 3), _numbers(x[1], wbits, 2)
-    return np.tensordot(windows(a, r, s, stride, pad, 1, 0), f, ((4, 5, 3), (0, 1, 2)))
+    return np.tensordot(Windows.of(**sizes).under(a), f, ((4, 5, 3), (0, 1, 2)))
 
 
 def _pack_reference(x: Values, bits: int, axis: int, **_: int) -> Array:
@@ -152,11 +147,9 @@ OPERATORS = {
         ("uint32",),
     ),
     "bit_conv2d": Operator(
-        (*fields("c", "h", "w", "k", "r", "s", n=1, stride=1, pad=0), *BITS),
+        (*fields("c", "h", "w", "k", "r", "s", n=1), *FIELDS, *BITS),
         bit_conv2d,
-        lambda **sizes: operations(
-            dilation=1, groups=1, **{name: sizes[name] for name in sizes if "bits" not in name}
-        ),
+        lambda **sizes: operations(groups=1, **sizes),
         _conv2d_reference,
         lambda **_: 0,
         ("uint32",),

@@ -16,13 +16,14 @@ from tunefarm_compiler.operators.base import (
     product,
     widened,
 )
-from tunefarm_compiler.operators.convolutions import operations, out_size, windows
+from tunefarm_compiler.operators.convolutions import operations
 from tunefarm_compiler.operators.elementwise import REFERENCES
+from tunefarm_compiler.operators.windows import FIELDS, Windows
 
 
 def conv2d_nchwc(
-    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1,
-    pad: int = 0, dilation: int = 1, block: int = 16, bias: int = 0, act: str = "none",
+    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int, block: int, bias: int,
+    act: str, **window: int,
 ) -> te.Tensor:  # fmt: skip
     """A (n, c / block, h, w, block), W (k / block, c / block, r, s, block, block of k), bias (k).
 
@@ -31,19 +32,20 @@ def conv2d_nchwc(
     if c % block or k % block:
         raise ValueError(f"block={block} does not divide c={c} and k={k}")
     cb, kb = c // block, k // block
+    windows = Windows.of(h, w, r, s, **window)
     a = te.placeholder("A", (n, cb, h, w, block), dtype)
     f = te.placeholder("W", (kb, cb, r, s, block, block), dtype)
     offset = te.placeholder("bias", (kb, block), SUMS[dtype], view=(k,))
     cc, rr, ss, ii = (te.reduce_axis(*one) for one in (("c", cb), ("r", r), ("s", s), ("i", block)))
 
     def total(b: te.Axis, o: te.Axis, y: te.Axis, x: te.Axis, j: te.Axis) -> te.Expr:
-        row, column = y * stride + rr * dilation - pad, x * stride + ss * dilation - pad
-        value = widened(a[b, cc, row, column, ii])
-        if pad:
-            value = te.select(row.within(0, h) & column.within(0, w), value, 0)
+        def load(row: te.Index, column: te.Index) -> te.Expr:
+            return widened(a[b, cc, row, column, ii])
+
+        value = windows.read((y, x), (rr, ss), load)
         return te.sum_of(product(value, f[o, cc, rr, ss, ii, j]), cc, rr, ss, ii)
 
-    ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
+    ho, wo = windows.counts
     axes = (("n", n), ("o", kb), ("y", ho), ("x", wo), ("k", block))
     sums = te.compute("P", axes, total)
 
@@ -53,13 +55,11 @@ def conv2d_nchwc(
     return te.compute("C", axes, each)
 
 
-def _reference(
-    x: Values, r: int, s: int, stride: int, pad: int, dilation: int, bias: int, act: str, **_: int
-) -> Array:
+def _reference(x: Values, bias: int, act: str, **sizes: int) -> Array:
     a = np.moveaxis(x[0], 1, 3)
     a = a.reshape(*a.shape[:3], -1)
-    f = x[1].transpose(2, 3, 1, 4, 0, 5).reshape(r, s, a.shape[3], -1)
-    total = np.tensordot(windows(a, r, s, stride, pad, dilation, 0), f, ((4, 5, 3), (0, 1, 2)))
+    f = x[1].transpose(2, 3, 1, 4, 0, 5).reshape(*x[1].shape[2:4], a.shape[3], -1)
+    total = np.tensordot(Windows.of(**sizes).under(a), f, ((4, 5, 3), (0, 1, 2)))
     total = REFERENCES[act](total + x[2] if bias else total)
     return np.moveaxis(total.reshape(*total.shape[:3], -1, x[1].shape[5]), 3, 1)
 
@@ -67,7 +67,9 @@ def _reference(
 OPERATORS = {
     "conv2d_nchwc": Operator(
         (
-            *fields("c", "h", "w", "k", "r", "s", n=1, stride=1, pad=0, dilation=1, block=16),
+            *fields("c", "h", "w", "k", "r", "s", n=1),
+            *FIELDS,
+            Field("block", 16),
             Field("bias", 0, 0, high=1),
             ACT,
         ),

@@ -1,4 +1,6 @@
-"""Convolutions: direct, padded by conditions."""
+"""Convolutions: direct, padded by conditions. `window` are the fields in `windows.py`."""
+
+import math
 
 import numpy as np
 
@@ -17,19 +19,14 @@ from tunefarm_compiler.operators.base import (
     widened,
 )
 from tunefarm_compiler.operators.elementwise import REFERENCES
+from tunefarm_compiler.operators.windows import FIELDS, Windows
 
 LAYOUT = Field("layout", "nhwc", choices=("nhwc", "nchw"))
 
 
-def out_size(size: int, window: int, stride: int, pad: int, dilation: int) -> int:
-    """Windows that fit in one direction; 0 where none does."""
-    return max(0, (size + 2 * pad - dilation * (window - 1) - 1) // stride + 1)
-
-
 def conv2d(
-    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int = 1, stride: int = 1,
-    pad: int = 0, dilation: int = 1, groups: int = 1, bias: int = 0, act: str = "none",
-    layout: str = "nhwc",
+    dtype: str, c: int, h: int, w: int, k: int, r: int, s: int, n: int, groups: int, bias: int,
+    act: str, layout: str, **window: int,
 ) -> te.Tensor:  # fmt: skip
     """C = act(convolution of A by W + bias), from c to k channels.
 
@@ -40,7 +37,8 @@ def conv2d(
         raise ValueError(f"groups={groups} does not divide c={c} and k={k}")
     last = layout == "nhwc"
     cg, kg = c // groups, k // groups
-    ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
+    windows = Windows.of(h, w, r, s, **window)
+    ho, wo = windows.counts
     channels = (groups, cg)
     a = te.placeholder(
         "A",
@@ -58,10 +56,10 @@ def conv2d(
     rr, ss, cc = te.reduce_axis("r", r), te.reduce_axis("s", s), te.reduce_axis("c", cg)
 
     def total(b: te.Axis, y: te.Axis, x: te.Axis, g: te.Axis, o: te.Axis) -> te.Expr:
-        row, column = y * stride + rr * dilation - pad, x * stride + ss * dilation - pad
-        value = widened(a[b, row, column, g, cc] if last else a[b, g, cc, row, column])
-        if pad:
-            value = te.select(row.within(0, h) & column.within(0, w), value, 0)
+        def load(row: te.Index, column: te.Index) -> te.Expr:
+            return widened(a[b, row, column, g, cc] if last else a[b, g, cc, row, column])
+
+        value = windows.read((y, x), (rr, ss), load)
         weight = f[rr, ss, cc, g, o] if last else f[g, o, cc, rr, ss]
         return te.sum_of(product(value, weight), *((rr, ss, cc) if last else (cc, rr, ss)))
 
@@ -82,23 +80,13 @@ def conv2d(
     )
 
 
-def windows(a: Array, r: int, s: int, stride: int, pad: int, dilation: int, fill: float) -> Array:
-    """Of (n, h, w, c) the (n, y, x, c, r, s) that lie under windows."""
-    sides = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    padded = np.pad(a, sides, constant_values=fill)
-    size = (dilation * (r - 1) + 1, dilation * (s - 1) + 1)
-    found = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
-    return found[:, ::stride, ::stride, :, ::dilation, ::dilation]
-
-
 def _conv2d_reference(
-    x: Values, r: int, s: int, groups: int, bias: int, act: str, layout: str,
-    stride: int, pad: int, dilation: int, **_: int,
-) -> Array:  # fmt: skip
+    x: Values, groups: int, bias: int, act: str, layout: str, **sizes: int
+) -> Array:
     a, f = x[0], x[1]
     if layout == "nchw":
         a, f = a.transpose(0, 2, 3, 1), f.transpose(2, 3, 1, 0)
-    under = windows(a, r, s, stride, pad, dilation, 0)
+    under = Windows.of(**sizes).under(a)
     inner = f.shape[2]
     each = f.shape[3] // groups
     parts = [
@@ -115,52 +103,56 @@ def _conv2d_reference(
 
 
 def depthwise_conv2d(
-    dtype: str, c: int, h: int, w: int, r: int, s: int, n: int = 1, stride: int = 1, pad: int = 0,
-    dilation: int = 1, bias: int = 0, act: str = "none",
+    dtype: str, c: int, h: int, w: int, r: int, s: int, n: int, multiplier: int, bias: int,
+    act: str, **window: int,
 ) -> te.Tensor:  # fmt: skip
-    """Each channel by its own window: A is (n, h, w, c), W is (r, s, c), bias is (c)."""
-    a, f = te.placeholder("A", (n, h, w, c), dtype), te.placeholder("W", (r, s, c), dtype)
-    offset = te.placeholder("bias", (c,), SUMS[dtype])
+    """Each channel by windows of its own, `multiplier` of them, whose results lie side by side.
+
+    A is (n, h, w, c), W (r, s, c x multiplier), bias (c x multiplier).
+    """
+    # Of one window for each channel there is no axis to count them.
+    each, k = (multiplier,) * (multiplier > 1), c * multiplier
+    a = te.placeholder("A", (n, h, w, c), dtype)
+    f = te.placeholder("W", (r, s, c, *each), dtype, view=(r, s, k))
+    offset = te.placeholder("bias", (c, *each), SUMS[dtype], view=(k,))
     rr, ss = te.reduce_axis("r", r), te.reduce_axis("s", s)
+    windows = Windows.of(h, w, r, s, **window)
+    ho, wo = windows.counts
 
-    def total(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
-        row, column = y * stride + rr * dilation - pad, x * stride + ss * dilation - pad
-        value = widened(a[b, row, column, o])
-        if pad:
-            value = te.select(row.within(0, h) & column.within(0, w), value, 0)
-        return te.sum_of(product(value, f[rr, ss, o]), rr, ss)
+    def total(b: te.Axis, y: te.Axis, x: te.Axis, *o: te.Axis) -> te.Expr:
+        value = windows.read((y, x), (rr, ss), lambda row, column: widened(a[b, row, column, o[0]]))
+        return te.sum_of(product(value, f[rr, ss, *o]), rr, ss)
 
-    ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
-    axes = (("n", n), ("y", ho), ("x", wo), ("c", c))
+    axes = (("n", n), ("y", ho), ("x", wo), ("c", c), *(("m", size) for size in each))
     sums = te.compute("P", axes, total)
 
-    def each(*at: te.Axis) -> te.Expr:
-        return activated(sums[at] + offset[at[-1]] if bias else sums[at], act, dtype)
+    def finished(*at: te.Axis) -> te.Expr:
+        return activated(sums[at] + offset[at[3:]] if bias else sums[at], act, dtype)
 
-    return te.compute("C", axes, each)
+    return te.compute("C", axes, finished, (n, ho, wo, k))
 
 
-def _depthwise_reference(
-    x: Values, r: int, s: int, stride: int, pad: int, dilation: int, bias: int, act: str, **_: int
-) -> Array:
-    under = windows(x[0], r, s, stride, pad, dilation, 0)
-    total: Array = np.einsum("nyxcrs,rsc->nyxc", under, x[1])
+def _depthwise_reference(x: Values, multiplier: int, bias: int, act: str, **sizes: int) -> Array:
+    under = Windows.of(**sizes).under(x[0])
+    f = x[1].reshape(*x[1].shape[:2], -1, multiplier)
+    total: Array = np.einsum("nyxcrs,rscm->nyxcm", under, f)
+    total = total.reshape(*total.shape[:3], -1)
     return REFERENCES[act](total + x[2] if bias else total)
 
 
-def operations(
-    c: int, h: int, w: int, k: int, r: int, s: int, n: int, stride: int, pad: int, dilation: int,
-    groups: int, **_: object,
-) -> int:  # fmt: skip
+def operations(c: int, k: int, n: int, groups: int, **sizes: int) -> int:
     """Multiplications and additions of a convolution."""
-    ho, wo = out_size(h, r, stride, pad, dilation), out_size(w, s, stride, pad, dilation)
-    return 2 * n * ho * wo * k * (c // groups) * r * s
+    windows = Windows.of(**sizes)
+    each = windows.rows.window * windows.columns.window * (c // groups)
+    return 2 * n * math.prod(windows.counts) * k * each
 
 
 OPERATORS = {
     "conv2d": Operator(
         (
-            *fields("c", "h", "w", "k", "r", "s", n=1, stride=1, pad=0, dilation=1, groups=1),
+            *fields("c", "h", "w", "k", "r", "s", n=1),
+            *FIELDS,
+            Field("groups", 1),
             Field("bias", 0, 0, high=1),
             ACT,
             LAYOUT,
@@ -173,12 +165,14 @@ OPERATORS = {
     ),
     "depthwise_conv2d": Operator(
         (
-            *fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0, dilation=1),
+            *fields("c", "h", "w", "r", "s", n=1),
+            *FIELDS,
+            Field("multiplier", 1),
             Field("bias", 0, 0, high=1),
             ACT,
         ),
         depthwise_conv2d,
-        lambda c, **sizes: operations(c=c, k=c, groups=c, **sizes),
+        lambda c, multiplier, **sizes: operations(c, c * multiplier, groups=c, **sizes),
         _depthwise_reference,
         lambda r, s, **_: r * s + 8,
         EVERY,

@@ -3,6 +3,7 @@
 import math
 
 from tunefarm_compiler import te
+from tunefarm_compiler.operators import windows
 from tunefarm_compiler.operators.base import (
     EVERY,
     Array,
@@ -12,40 +13,41 @@ from tunefarm_compiler.operators.base import (
     rounded,
     widened,
 )
-from tunefarm_compiler.operators.convolutions import out_size, windows
+from tunefarm_compiler.operators.windows import Windows
 
-FIELDS = fields("c", "h", "w", "r", "s", n=1, stride=1, pad=0)
+FIELDS = (*fields("c", "h", "w", "r", "s", n=1), *windows.FIELDS)
 LEAST_INT8 = -128
 
 
 def _pool2d(
-    largest: bool, dtype: str, c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int
+    largest: bool, dtype: str, c: int, h: int, w: int, r: int, s: int, n: int, **window: int
 ) -> te.Tensor:
     a = te.placeholder("A", (n, h, w, c), dtype)
     rr, ss = te.reduce_axis("r", r), te.reduce_axis("s", s)
     outside = 0 if not largest else LEAST_INT8 if dtype == "int8" else -math.inf
+    under = Windows.of(h, w, r, s, **window)
 
     def each(b: te.Axis, y: te.Axis, x: te.Axis, o: te.Axis) -> te.Expr:
-        row, column = y * stride + rr - pad, x * stride + ss - pad
-        value = widened(a[b, row, column, o])
-        if pad:
-            value = te.select(row.within(0, h) & column.within(0, w), value, outside)
+        def load(row: te.Index, column: te.Index) -> te.Expr:
+            return widened(a[b, row, column, o])
+
+        value = under.read((y, x), (rr, ss), load, outside)
         if largest:
             return rounded(te.max_of(value, rr, ss), dtype)
         return rounded(te.sum_of(value, rr, ss) * (1 / (r * s)), dtype)
 
-    ho, wo = out_size(h, r, stride, pad, 1), out_size(w, s, stride, pad, 1)
+    ho, wo = under.counts
     return te.compute("C", (("n", n), ("y", ho), ("x", wo), ("c", c)), each)
 
 
-def _reference(largest: bool, x: Values, r: int, s: int, stride: int, pad: int) -> Array:
-    under = windows(x[0], r, s, stride, pad, 1, -math.inf if largest else 0.0)
+def _reference(largest: bool, x: Values, **sizes: int) -> Array:
+    under = Windows.of(**sizes).under(x[0], -math.inf if largest else 0.0)
     result: Array = under.max((4, 5)) if largest else under.mean((4, 5))
     return result
 
 
-def _operations(c: int, h: int, w: int, r: int, s: int, n: int, stride: int, pad: int) -> int:
-    return n * out_size(h, r, stride, pad, 1) * out_size(w, s, stride, pad, 1) * c * r * s
+def _operations(c: int, r: int, s: int, n: int, **sizes: int) -> int:
+    return n * math.prod(Windows.of(r=r, s=s, **sizes).counts) * c * r * s
 
 
 def _operator(largest: bool) -> Operator:
@@ -53,7 +55,7 @@ def _operator(largest: bool) -> Operator:
         FIELDS,
         lambda dtype, **sizes: _pool2d(largest, dtype, **sizes),
         _operations,
-        lambda x, r, s, stride, pad, **_: _reference(largest, x, r, s, stride, pad),
+        lambda x, **sizes: _reference(largest, x, **sizes),
         lambda r, s, **_: 0 if largest else r * s + 1,
         EVERY if largest else te.FLOATS,
     )

@@ -46,6 +46,8 @@ ANSWERS = [
     ("conv2d:c=16,h=9,w=9,k=32,r=3,s=3,pad=1,dtype=float16,act=gelu,bias=1", HALF),
     ("conv2d:c=16,h=7,w=5,k=32,r=3,s=3,pad=1,dtype=float16,layout=nchw", HALF),
     ("conv2d:c=32,h=9,w=9,k=16,r=1,s=1,dtype=int8", replace(BYTES, block=(64, 16, 64))),
+    ("conv2d:c=8,h=8,w=9,k=16,r=3,s=3,stride=2,pad_bottom=1,pad_right=2", SCALAR),
+    ("conv2d:c=16,h=9,w=9,k=32,r=3,s=3,stride_w=2,pad=1,pad_left=0,dtype=float16", HALF),
     ("depthwise_conv2d:c=5,h=9,w=9,r=3,s=3,pad=1", Contract((32, 4, 16), (1, 1), (8, 4))),
 ]  # fmt: skip
 BRAINS = [
