@@ -681,8 +681,8 @@ class TimingRound(_message.Message):
     samples: _builtins.int
     """How many."""
     disturbed: _builtins.str
-    """What disturbed it, in one line: throttling, stolen time, a frequency that fell. Empty: nothing
-    that the device can see.
+    """What disturbed it, in one line: throttling, stolen time, time lost to other programs, a
+    frequency that fell. Empty: nothing that the device can see.
     """
     discarded: _builtins.bool
     """Its samples are among the discarded ones."""
