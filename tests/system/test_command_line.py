@@ -174,6 +174,13 @@ def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys, monkeypatch)
         capsys.readouterr()
         main(["doctor", "--only", "farm", "--tracker", address, "--json"])
         assert gone["name"] not in capsys.readouterr().out  # it is meant to be gone
+        forget = ["admin", "forget", gone["name"], "--reason", "started anew", "--tracker", address]
+        assert main(forget) == 0 and "forgotten" in capsys.readouterr().out
+        assert main(["status", "--tracker", address]) == 0
+        assert gone["name"] not in capsys.readouterr().out
+        assert main(forget) == 6 and "there is no device" in capsys.readouterr().err
+        assert main(["audit", "--tracker", address]) == 0
+        assert "forget" in capsys.readouterr().out
     wrong = next(one for name, one in found.items() if name.startswith("wrong-"))
     assert not wrong["ok"] and "nothing listens on its port" in wrong["detail"]
     assert "`tunefarm device`" in wrong["fix"]

@@ -30,7 +30,7 @@ COMMANDS = {
     "compare": "say which of two kernels is faster on a device, and how sure that is",
     "results": "show or export what was measured",
     "check": "check the health of devices by a known kernel",
-    "admin": "drain, enable, quarantine or retire devices; revoke leases; set quotas",
+    "admin": "drain, enable, quarantine, retire, forget devices; revoke leases; set quotas",
     "tune": "search the fastest schedules of workloads on devices",
     "best": "show, import and export the best schedules known",
     "token": "say who may use the farm",
