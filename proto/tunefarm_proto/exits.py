@@ -54,6 +54,7 @@ _OF_ERRORS: tuple[tuple[type[errors.TunefarmError], Exit], ...] = (
     (errors.ConnectionFailedError, Exit.UNREACHABLE),
     (errors.ProtocolMismatchError, Exit.UNREACHABLE),
     (errors.AccessError, Exit.REFUSED),
+    (errors.MissingPackageError, Exit.MISSING),
     (errors.RequestError, Exit.NO_DEVICE),
     (errors.UnknownDeviceError, Exit.NO_DEVICE),
     (errors.OverloadedError, Exit.NO_DEVICE),

@@ -99,6 +99,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The schedule cannot be applied to the workload."""
     ERROR_CODE_COMPILER_CRASHED: _ErrorCode.ValueType  # 64
     """The process that compiles died."""
+    ERROR_CODE_MISSING_PACKAGE: _ErrorCode.ValueType  # 65
+    """What was asked for needs a package that is not installed."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, by name. Each value has one class in tunefarm_proto.errors."""
@@ -175,6 +177,8 @@ ERROR_CODE_INVALID_SCHEDULE: ErrorCode.ValueType  # 63
 """The schedule cannot be applied to the workload."""
 ERROR_CODE_COMPILER_CRASHED: ErrorCode.ValueType  # 64
 """The process that compiles died."""
+ERROR_CODE_MISSING_PACKAGE: ErrorCode.ValueType  # 65
+"""What was asked for needs a package that is not installed."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
