@@ -157,6 +157,10 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (["check", "--every", "0"], 2, "--every"),
         (["audit", "--limit", "0"], 2, "--limit"),
         (["dashboard", "--port", "65536"], 2, "--port"),
+        (["dashboard", "--host", "0.0.0.0"], 2, "or say --insecure"),
+        (["tracker", "--prot", "5"], 2, "there is no option --prot; did you mean --port?"),
+        (["tune", "add:n=16", "--device", "a", "--records", "/no/x"], 2, "there is no folder /no"),
+        (["build", "add:n=16", "-o", "/no/x.tf"], 2, "/no/x.tf: No such file"),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else None,
 )

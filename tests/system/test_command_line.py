@@ -108,7 +108,9 @@ def test_logs_tell_what_happened_and_go_on(farm):
     assert following.returncode == 130
     last = farm.run("logs", "-n", "1").stdout
     assert len(last.splitlines()) == 1
-    assert farm.run("logs", "nobody-here").stdout == ""
+    nothing = farm.run("logs", "nobody-here")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert "nothing to nobody-here has happened" in nothing.stderr
 
 
 def test_top_shows_devices_and_people(farm):
