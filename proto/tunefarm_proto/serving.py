@@ -27,13 +27,16 @@ _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 MAXIMUM_CALLS = 20_000
 SETTLE_S = 1.0
+MOST_NAMED = 100
+_NAMES = ("device_id", "lease_id", "request_id", "user", "name")
 
 
 class Authorizer(Protocol):
     """Says who makes a call. Asked once for each call, when it begins; must not block."""
 
-    def __call__(self, method: str, metadata: Any, peer: str) -> Identity:
-        """`method` as in /tunefarm.v1.TrackerService/ListDevices; `peer` is for the audit log.
+    def __call__(self, method: str, metadata: Any, peer: str, meant: str = "") -> Identity:
+        """`method` as in /tunefarm.v1.TrackerService/ListDevices; the audit log is told `peer`, and
+        what the call was meant for: the device, say.
 
         Raises: UnauthenticatedError, PermissionDeniedError.
         """
@@ -121,7 +124,9 @@ class Guard(grpc.aio.ServerInterceptor):
         )
 
     @contextmanager
-    def _admitted(self, details: grpc.HandlerCallDetails, context: _Context) -> Iterator["_Call"]:
+    def _admitted(
+        self, details: grpc.HandlerCallDetails, context: _Context, request: Any = None
+    ) -> Iterator["_Call"]:
         metadata = details.invocation_metadata
         rpc.check_protocol(rpc.metadata_text(metadata, rpc.PROTOCOL_HEADER), "the caller")
         if len(self._calls) >= self._maximum:
@@ -131,7 +136,9 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         identity = ANONYMOUS
         if self._authorizer is not None:
-            identity = self._authorizer(str(details.method), metadata, context.peer())
+            identity = self._authorizer(
+                str(details.method), metadata, context.peer(), _meant(request)
+            )
         call = _Call(identity, asyncio.current_task())
         self._calls.add(call)
         CURRENT.set(identity)  # each call has a task, and so a context, of its own
@@ -150,7 +157,7 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, _Context], Awaitable[Any]]:
         async def call(request: Any, context: _Context) -> Any:
             try:
-                with self._admitted(details, context):
+                with self._admitted(details, context, request):
                     return await behaviour(request, context)
             except Exception as error:
                 await rpc.abort(context, _named(error))
@@ -172,6 +179,12 @@ class Guard(grpc.aio.ServerInterceptor):
                 await rpc.abort(context, _named(error))
 
         return call
+
+
+def _meant(request: Any) -> str:
+    """What a request names: a device, lease, request, user or token; "" where nothing."""
+    named = (getattr(request, name, "") for name in _NAMES)
+    return next((one[:MOST_NAMED] for one in named if isinstance(one, str) and one), "")
 
 
 async def _written(context: _Context, answer: Any) -> None:
