@@ -1,7 +1,9 @@
 """What every server of the farm does alike: hello, version check, access, errors into trailers."""
 
 import asyncio
+import errno
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -249,6 +251,8 @@ def bind(
     """
     check_exposure(host, tls, guarded=guarded, insecure=insecure)
     where = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    if _taken(host.strip("[]"), port):
+        raise _unfit(where)
     try:
         if tls is not None:
             bound = server.add_secure_port(where, tls.for_server())
@@ -257,7 +261,26 @@ def bind(
     except RuntimeError:
         bound = 0
     if not bound:
-        raise InvalidRequestError(
-            f"cannot listen on {where}", "is the port in use? try another with --port"
-        )
+        raise _unfit(where)
     return bound
+
+
+def _unfit(where: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"cannot listen on {where}", "is the port in use? try another with --port"
+    )
+
+
+def _taken(host: str, port: int) -> bool:
+    """Whether others listen there: gRPC finds out too, but says so among our log's lines."""
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE  # of all else gRPC knows more
+    return False
