@@ -94,24 +94,27 @@ def throttled(now: pb.Conditions) -> bool:
     return bool(now.throttle_bits & THROTTLED_NOW or set(now.throttle_reasons) - {POWER_CAP})
 
 
-def redone_for(why: str, wanted: int) -> int:
-    """How often a round that this disturbed goes again, at most, of a timing of `wanted` samples.
+def redone_for(why: str, quick: bool) -> int:
+    """How often a round that this disturbed goes again, at most.
 
     Once for a power cap: it is the kernel's own doing, and would be there each time. Once where
-    others had the processor and less than a round is wanted: a tuner's first look is to stay quick
-    on a busy machine.
+    others had the processor of what is to stay `quick` on a busy machine.
     """
-    quick = wanted < ROUND and why.startswith(LOST)
-    return 1 if quick or why == f"throttled ({POWER_CAP})" else REDONE
+    busy = quick and why.startswith(LOST)
+    return 1 if busy or why == f"throttled ({POWER_CAP})" else REDONE
 
 
 @dataclass
 class Rounds:
-    """The rounds of one timing, or of several in turns, of `wanted` samples each."""
+    """The rounds of one timing, or of several in turns.
+
+    `quick`: fewer samples than a round, as a tuner's first look takes, and comparisons, where what
+    disturbs falls on all alike.
+    """
 
     conditions: Callable[[], pb.Conditions]
     timings: Sequence[pb.Timing]
-    wanted: int = ROUND
+    quick: bool = False
     fastest_hz: int = 0
     redone: int = 0
     last: pb.Conditions = field(default_factory=pb.Conditions)
@@ -127,7 +130,7 @@ class Rounds:
         before, self.last = self.last, self.conditions()
         self.fastest_hz = max(self.fastest_hz, before.frequency_hz, self.last.frequency_hz)
         why = disturbance(before, self.last, self.fastest_hz, answer["lost"])
-        again = bool(why) and self.redone < redone_for(why, self.wanted)
+        again = bool(why) and self.redone < redone_for(why, self.quick)
         self.redone += again
         for timing, taken in zip(self.timings, samples, strict=True):
             timing.rounds.add(
@@ -175,7 +178,7 @@ async def timed(
     """
     precision, deadline = Precision.of(options), time.monotonic() + limit_s
     timing, wanted = pb.Timing(cache=frame["cache"]), frame["repeat"]
-    rounds = Rounds(conditions, [timing], wanted)
+    rounds = Rounds(conditions, [timing], quick=wanted < ROUND)
     rounds.begin()
     answer = await ask(frame | {"repeat": min(wanted, ROUND)}, limit_s)
     started(timing, answer)
@@ -220,8 +223,7 @@ async def compared(
     """
     deadline = time.monotonic() + limit_s
     timings = [pb.Timing(cache=frame["cache"]) for frame in frames]
-    wanted = frames[0]["repeat"] * each
-    rounds = Rounds(conditions, timings, wanted)
+    rounds, wanted = Rounds(conditions, timings, quick=True), frames[0]["repeat"] * each
     rounds.begin()
 
     async def turns(count: int, each: int) -> tuple[dict[str, Any], list[list[float]]]:
