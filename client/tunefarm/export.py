@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
-from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto import extras
+from tunefarm_proto.errors import MissingPackageError
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -60,15 +61,14 @@ def write_jsonl(results: Iterable[tpb.Result], path: Path) -> int:
 def write_parquet(results: Iterable[tpb.Result], path: Path) -> int:
     """A Parquet file; conditions are JSON texts. Needs pyarrow. Returns how many.
 
-    Raises: InvalidRequestError where pyarrow is not installed.
+    Raises: MissingPackageError where pyarrow is not installed.
     """
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError:
-        raise InvalidRequestError(
-            "Parquet needs pyarrow", "install it by `pip install 'tunefarm[parquet]'`"
-        ) from None
+        hint = f"install it by `{extras.install('parquet')}`"
+        raise MissingPackageError("Parquet needs pyarrow", hint) from None
     text, number, whole, truth = (
         pyarrow.string(), pyarrow.float64(), pyarrow.uint64(), pyarrow.bool_(),
     )  # fmt: skip

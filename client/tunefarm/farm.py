@@ -202,7 +202,7 @@ class AsyncFarm:
     async def manage(
         self, device_id: str, action: tpb.DeviceAction.ValueType, reason: str = ""
     ) -> tpb.Device:
-        """Drain, enable, quarantine or retire a device.
+        """Drain, enable, quarantine, retire or forget a device.
 
         Raises: PermissionDeniedError, UnknownDeviceError.
         """

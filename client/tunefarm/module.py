@@ -34,6 +34,10 @@ class Module:
         self.load_s = loaded.load_s
         self.uploaded_bytes = uploaded_bytes
 
+    def __repr__(self) -> str:
+        names, target = ", ".join(self.functions), self.target
+        return f"Module({names}; {target.triple} {target.cpu}, bundle {self.digest[:12]})"
+
     def __getitem__(self, name: str) -> "Function":
         """The function of that name. Raises: UnknownFunctionError, which lists those there are."""
         return Function(self._session, self.id, find_function(self.manifest, name))

@@ -2,11 +2,14 @@
 
 import math
 import random
+import re
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
 
 from tunefarm_proto.v1 import common_pb2 as pb
+
+SHARE = re.compile(r"\d+%")
 
 
 def format_seconds(seconds: float) -> str:
@@ -15,6 +18,14 @@ def format_seconds(seconds: float) -> str:
         if seconds >= scale:
             return f"{seconds / scale:.4g} {unit}"
     return f"{seconds * 1e9:.4g} ns"
+
+
+def _with_shares(words: str, shares: list[int]) -> str:
+    """Words with the place of a share, "%", and the shares that belong there, if any."""
+    told = (
+        " to ".join(f"{share}%" for share in sorted({min(shares), max(shares)})) if shares else "%"
+    )
+    return words.replace("%", told, 1)
 
 
 @dataclass(frozen=True)
@@ -125,9 +136,16 @@ class Timing:
 
     @property
     def disturbances(self) -> list[str]:
-        """What disturbed rounds that are among the samples: throttling, stolen time."""
-        found = [one.disturbed for one in self.raw.rounds if one.disturbed and not one.discarded]
-        return list(dict.fromkeys(found))
+        """What disturbed rounds that are among the samples: throttling, stolen or lost time.
+
+        Rounds that differ in a share alone are told of once, as in "lost 8% to 51% of its time".
+        """
+        found: dict[str, list[int]] = {}
+        for one in self.raw.rounds:
+            if one.disturbed and not one.discarded:
+                shares = [int(share[:-1]) for share in SHARE.findall(one.disturbed)]
+                found.setdefault(SHARE.sub("%", one.disturbed), []).extend(shares)
+        return [_with_shares(words, shares) for words, shares in found.items()]
 
     def __str__(self) -> str:
         name = f"{self.function}: " if self.function else ""

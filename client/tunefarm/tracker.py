@@ -151,7 +151,7 @@ class Tracker:
     def manage(
         self, device_id: str, action: tpb.DeviceAction.ValueType, reason: str = ""
     ) -> tpb.Device:
-        """Drain, enable, quarantine or retire a device. Raises: UnknownDeviceError."""
+        """Drain, enable, quarantine, retire or forget a device. Raises: UnknownDeviceError."""
         request = tpb.ManageDeviceRequest(device_id=device_id, action=action, reason=reason)
         with named_errors(self._unreachable):
             answer = self.stub.ManageDevice(

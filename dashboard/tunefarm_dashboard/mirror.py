@@ -131,6 +131,8 @@ class Mirror:
             moment = moment_of(event, "at")
             if event.kind == tpb.EVENT_KIND_DEVICE:
                 self._ids.add(event.subject)
+                if event.action == "forgotten":  # an answer without it tells nothing
+                    self._read_all_at = 0.0
                 if moment is not None:
                     self.snapshot.since[event.subject] = moment
             self._told.add(_KINDS.get(event.kind, ""))

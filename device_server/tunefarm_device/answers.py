@@ -126,6 +126,8 @@ def _check_round(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         raise ValueError("it has not the samples asked for")
     if not all(is_amount(sample) for sample in samples):
         raise ValueError("a sample is no time")
+    if not is_amount(answer.get("lost")) or answer["lost"] > 1:
+        raise ValueError("what it lost is no share")
     if not are_counters(answer.get("counters")):
         raise ValueError("its counters are none")
 

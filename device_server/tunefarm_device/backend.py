@@ -111,6 +111,10 @@ class Array(ABC):
 class Kernel(ABC):
     """A function with its arguments. It is kept and called again, others in between."""
 
+    # Whether `sample` reads a clock of the device's own: then it is nothing to the samples whether
+    # this process had its processor.
+    own_clock = False
+
     def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """Be ready for `run`, which is what is timed. Others may have used the arrays since.
 
@@ -126,7 +130,7 @@ class Kernel(ABC):
         """
 
     def sample(self, number: int) -> float:
-        """Call it `number` times; seconds for all of them. For a device with a clock of its own."""
+        """Call it `number` times; seconds for all of them. See `own_clock`."""
         start = time.perf_counter_ns()
         status = self.run(number)
         end = time.perf_counter_ns()

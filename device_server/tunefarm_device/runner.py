@@ -104,6 +104,16 @@ def calibrate(kernel: Kernel, min_repeat_s: float) -> tuple[int, int]:
         number = math.ceil(number * min(max(growth, 1.1), 10.0))
 
 
+def lost_share(took_s: float, ran_s: float, switches: int) -> float:
+    """What part of a round other programs had its processor, of what never slept in it.
+
+    `ran_s` is the processor time of the whole process: where a kernel's threads share a processor,
+    one of them runs while another does not. Not pushed off it lost nothing, whatever a coarse clock
+    of processor time says.
+    """
+    return max(0.0, 1 - ran_s / took_s) if switches and took_s > 0 else 0.0
+
+
 class Compute(Kernel):
     """An anchor: a checksum of what fits into the first caches."""
 
@@ -302,17 +312,21 @@ class Runner:
 
     def in_turns(self, turns: list[tuple[Kernel, int]], cache: str) -> Header:
         """A sample of each kernel of so many calls; seconds for one call."""
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        before = resource.getrusage(resource.RUSAGE_SELF)
         counted = self.counters.read()
         samples = []
+        ran, began = time.process_time(), time.perf_counter()
         for kernel, number in turns:
             kernel.prepare()
             if cache == "cold":
                 self.flush()
             samples.append(kernel.sample(number) / number)
+        took, ran = time.perf_counter() - began, time.process_time() - ran
         counters = difference(counted, self.counters.read())
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before
-        return {"samples_s": samples, "switches": switches, "counters": counters}
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        switches, slept = after.ru_nivcsw - before.ru_nivcsw, after.ru_nvcsw - before.ru_nvcsw
+        lost = 0.0 if slept or turns[0][0].own_clock else lost_share(took, ran, switches)
+        return {"samples_s": samples, "switches": switches, "lost": lost, "counters": counters}
 
     def flush(self) -> None:
         """Read twice the largest cache, so that nothing else is left in any.

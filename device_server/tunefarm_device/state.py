@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -13,6 +14,8 @@ from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_device.files import remove_tree
 
 MOST_DEVICES = 1000
+
+_log = logging.getLogger(__name__)
 
 
 class StateDir:
@@ -54,6 +57,9 @@ class StateDir:
                 return name
         name = f"{key}-{secrets.token_hex(3)}"
         _write(file, name)
+        _log.info(
+            "device %s is new here: with --state %s it is the same one again", name, self.path
+        )
         return name
 
     @property

@@ -26,6 +26,7 @@ REDONE = 5  # disturbed rounds measured again, at most
 MOST_COOLING_S, COOLING_S = 5.0, 0.5
 THROTTLED_NOW = 0x0F  # of the Raspberry Pi's bits: under-voltage, capped, throttled, soft limit
 STOLEN = 0.05
+LOST = "lost"
 SLOWED = 0.9
 
 Ask = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
@@ -68,14 +69,21 @@ def sure(samples: Sequence[float], relative: float) -> bool:
     return high - low <= 2 * relative * middle
 
 
-def disturbance(before: pb.Conditions, after: pb.Conditions, fastest_hz: int) -> str:
-    """What disturbed a round, "" where nothing did that this device can see."""
+def disturbance(
+    before: pb.Conditions, after: pb.Conditions, fastest_hz: int, lost: float = 0.0
+) -> str:
+    """What disturbed a round, "" where nothing did that this device can see.
+
+    `lost` is the share of its time in which other programs had the kernel's processor.
+    """
     if bits := (before.throttle_bits | after.throttle_bits) & THROTTLED_NOW:
         return f"throttled (bits {bits:#x})"
     if after.throttle_reasons:  # since the reading before
         return f"throttled ({', '.join(after.throttle_reasons)})"
     if after.steal_fraction > STOLEN:
         return f"{after.steal_fraction:.0%} of the time stolen"
+    if lost > STOLEN:
+        return f"{LOST} {lost:.0%} of its time to others"
     if 0 < after.frequency_hz < SLOWED * fastest_hz:
         return f"frequency fell to {after.frequency_hz / fastest_hz:.0%}"
     return ""
@@ -86,20 +94,27 @@ def throttled(now: pb.Conditions) -> bool:
     return bool(now.throttle_bits & THROTTLED_NOW or set(now.throttle_reasons) - {POWER_CAP})
 
 
-def redone_for(why: str) -> int:
+def redone_for(why: str, quick: bool) -> int:
     """How often a round that this disturbed goes again, at most.
 
-    Once for a power cap: it is the kernel's own doing, and would be there each time.
+    Once for a power cap: it is the kernel's own doing, and would be there each time. Once where
+    others had the processor of what is to stay `quick` on a busy machine.
     """
-    return 1 if why == f"throttled ({POWER_CAP})" else REDONE
+    busy = quick and why.startswith(LOST)
+    return 1 if busy or why == f"throttled ({POWER_CAP})" else REDONE
 
 
 @dataclass
 class Rounds:
-    """The rounds of one timing, or of several in turns."""
+    """The rounds of one timing, or of several in turns.
+
+    `quick`: fewer samples than a round, as a tuner's first look takes, and comparisons, where what
+    disturbs falls on all alike.
+    """
 
     conditions: Callable[[], pb.Conditions]
     timings: Sequence[pb.Timing]
+    quick: bool = False
     fastest_hz: int = 0
     redone: int = 0
     last: pb.Conditions = field(default_factory=pb.Conditions)
@@ -114,8 +129,8 @@ class Rounds:
         """One round's samples of each; kept apart where it was disturbed and goes again."""
         before, self.last = self.last, self.conditions()
         self.fastest_hz = max(self.fastest_hz, before.frequency_hz, self.last.frequency_hz)
-        why = disturbance(before, self.last, self.fastest_hz)
-        again = bool(why) and self.redone < redone_for(why)
+        why = disturbance(before, self.last, self.fastest_hz, answer["lost"])
+        again = bool(why) and self.redone < redone_for(why, self.quick)
         self.redone += again
         for timing, taken in zip(self.timings, samples, strict=True):
             timing.rounds.add(
@@ -163,20 +178,17 @@ async def timed(
     """
     precision, deadline = Precision.of(options), time.monotonic() + limit_s
     timing, wanted = pb.Timing(cache=frame["cache"]), frame["repeat"]
-    rounds = Rounds(conditions, [timing])
+    rounds = Rounds(conditions, [timing], quick=wanted < ROUND)
     rounds.begin()
     answer = await ask(frame | {"repeat": min(wanted, ROUND)}, limit_s)
     started(timing, answer)
-    more = frame | {"do": "sample", "number": timing.number}
-    more.pop("outputs", None)
+    more = {name: value for name, value in frame.items() if name != "outputs"}
     until = time.monotonic() + precision.budget_s
     while True:
         rounds.take(answer, [answer["samples_s"]])
         missing = wanted - len(timing.samples_s)
-        if answer.get("abandoned"):
+        if answer.get("abandoned") and not timing.rounds[-1].discarded:
             timing.abandoned = True
-            timing.samples_s[:] = answer["samples_s"]
-            del timing.discarded_s[:]
             break
         if missing <= 0:
             if not precision.relative or sure(timing.samples_s, precision.relative):
@@ -186,7 +198,12 @@ async def timed(
                 break
         await rounds.rest(frame.get("pause_s", 0.0))
         more["repeat"] = min(missing, ROUND) if missing > 0 else ROUND
+        anew = answer.get("abandoned")  # by a disturbed sample, which does not count
+        if not anew:
+            more |= {"do": "sample", "number": timing.number}
         answer = await ask(more, max(deadline - time.monotonic(), 0.001))
+        if anew:
+            started(timing, answer)
     rounds.end()
     return timing
 
@@ -206,7 +223,7 @@ async def compared(
     """
     deadline = time.monotonic() + limit_s
     timings = [pb.Timing(cache=frame["cache"]) for frame in frames]
-    rounds, wanted = Rounds(conditions, timings), frames[0]["repeat"] * each
+    rounds, wanted = Rounds(conditions, timings, quick=True), frames[0]["repeat"] * each
     rounds.begin()
 
     async def turns(count: int, each: int) -> tuple[dict[str, Any], list[list[float]]]:

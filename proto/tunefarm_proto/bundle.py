@@ -76,9 +76,9 @@ class Bundle:
         try:
             part.write_bytes(self.data)
             part.replace(path)
-        except OSError:
+        except OSError as error:
             part.unlink(missing_ok=True)
-            raise
+            raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
 class Library(NamedTuple):

@@ -7,6 +7,7 @@
     +-- AccessError
     |   +-- UnauthenticatedError      no token, or a wrong or revoked one
     |   +-- PermissionDeniedError     the role does not allow it
+    +-- MissingPackageError           what was asked for needs a package that is not installed
     +-- OverloadedError               the server takes no more calls at the moment
     +-- ConnectionFailedError
     |   +-- TrackerUnreachableError
@@ -105,6 +106,12 @@ class PermissionDeniedError(AccessError):
     """The caller's role does not allow this."""
 
     code = pb.ERROR_CODE_PERMISSION_DENIED
+
+
+class MissingPackageError(TunefarmError, ImportError):
+    """What was asked for needs a package that is not installed; the hint installs it."""
+
+    code = pb.ERROR_CODE_MISSING_PACKAGE
 
 
 class OverloadedError(TunefarmError):

@@ -26,7 +26,8 @@ MEANING = {
     Exit.DONE: "done",
     Exit.NO: "it ran, and the answer is no: a wrong answer (`bench`, `compare`), no candidate that "
     "worked (`tune`), a failed check (`check`), nothing there to end (`admin cancel`, `admin "
-    "revoke`), something needed that is missing (`doctor`); and what has no status of its own",
+    "revoke`), nothing known of what was named (`logs`), something needed that is missing "
+    "(`doctor`); and what has no status of its own",
     Exit.USAGE: "what was asked for makes no sense: an option, a workload, a target, a schedule, a "
     "bundle, a file that cannot be read",
     Exit.VERDICT: "a verdict named by `compare --fail-if`",
@@ -55,6 +56,7 @@ _OF_ERRORS: tuple[tuple[type[errors.TunefarmError], Exit], ...] = (
     (errors.ConnectionFailedError, Exit.UNREACHABLE),
     (errors.ProtocolMismatchError, Exit.UNREACHABLE),
     (errors.AccessError, Exit.REFUSED),
+    (errors.MissingPackageError, Exit.MISSING),
     (errors.RequestError, Exit.NO_DEVICE),
     (errors.UnknownDeviceError, Exit.NO_DEVICE),
     (errors.OverloadedError, Exit.NO_DEVICE),

@@ -1,7 +1,9 @@
 """What every server of the farm does alike: hello, version check, access, errors into trailers."""
 
 import asyncio
+import errno
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -27,13 +29,16 @@ _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 MAXIMUM_CALLS = 20_000
 SETTLE_S = 1.0
+MOST_NAMED = 100
+_NAMES = ("device_id", "lease_id", "request_id", "user", "name")
 
 
 class Authorizer(Protocol):
     """Says who makes a call. Asked once for each call, when it begins; must not block."""
 
-    def __call__(self, method: str, metadata: Any, peer: str) -> Identity:
-        """`method` as in /tunefarm.v1.TrackerService/ListDevices; `peer` is for the audit log.
+    def __call__(self, method: str, metadata: Any, peer: str, meant: str = "") -> Identity:
+        """`method` as in /tunefarm.v1.TrackerService/ListDevices; the audit log is told `peer`, and
+        what the call was meant for: the device, say.
 
         Raises: UnauthenticatedError, PermissionDeniedError.
         """
@@ -121,7 +126,9 @@ class Guard(grpc.aio.ServerInterceptor):
         )
 
     @contextmanager
-    def _admitted(self, details: grpc.HandlerCallDetails, context: _Context) -> Iterator["_Call"]:
+    def _admitted(
+        self, details: grpc.HandlerCallDetails, context: _Context, request: Any = None
+    ) -> Iterator["_Call"]:
         metadata = details.invocation_metadata
         rpc.check_protocol(rpc.metadata_text(metadata, rpc.PROTOCOL_HEADER), "the caller")
         if len(self._calls) >= self._maximum:
@@ -131,7 +138,9 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         identity = ANONYMOUS
         if self._authorizer is not None:
-            identity = self._authorizer(str(details.method), metadata, context.peer())
+            identity = self._authorizer(
+                str(details.method), metadata, context.peer(), _meant(request)
+            )
         call = _Call(identity, asyncio.current_task())
         self._calls.add(call)
         CURRENT.set(identity)  # each call has a task, and so a context, of its own
@@ -150,7 +159,7 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, _Context], Awaitable[Any]]:
         async def call(request: Any, context: _Context) -> Any:
             try:
-                with self._admitted(details, context):
+                with self._admitted(details, context, request):
                     return await behaviour(request, context)
             except Exception as error:
                 await rpc.abort(context, _named(error))
@@ -172,6 +181,12 @@ class Guard(grpc.aio.ServerInterceptor):
                 await rpc.abort(context, _named(error))
 
         return call
+
+
+def _meant(request: Any) -> str:
+    """What a request names: a device, lease, request, user or token; "" where nothing."""
+    named = (getattr(request, name, "") for name in _NAMES)
+    return next((one[:MOST_NAMED] for one in named if isinstance(one, str) and one), "")
 
 
 async def _written(context: _Context, answer: Any) -> None:
@@ -236,6 +251,8 @@ def bind(
     """
     check_exposure(host, tls, guarded=guarded, insecure=insecure)
     where = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    if _taken(host.strip("[]"), port):
+        raise _unfit(where)
     try:
         if tls is not None:
             bound = server.add_secure_port(where, tls.for_server())
@@ -244,7 +261,26 @@ def bind(
     except RuntimeError:
         bound = 0
     if not bound:
-        raise InvalidRequestError(
-            f"cannot listen on {where}", "is the port in use? try another with --port"
-        )
+        raise _unfit(where)
     return bound
+
+
+def _unfit(where: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"cannot listen on {where}", "is the port in use? try another with --port"
+    )
+
+
+def _taken(host: str, port: int) -> bool:
+    """Whether others listen there: gRPC finds out too, but says so among our log's lines."""
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE  # of all else gRPC knows more
+    return False

@@ -3,18 +3,22 @@
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tunefarm.cli import COMMANDS, build_parser, main
 from tunefarm.cli.output import table
 from tunefarm.cli.parsing import Parser, leaves, number, whole
 from tunefarm.cli.processes import free_port
-from tunefarm_proto import errors
+from tunefarm.export import write_parquet
+from tunefarm_proto import errors, extras
 from tunefarm_proto.bundle import Bundle
 from tunefarm_proto.exits import MEANING, Exit, exit_of
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +159,10 @@ def test_a_value_that_is_none_is_refused_by_name(words, option, value, capsys):
         (["check", "--every", "0"], 2, "--every"),
         (["audit", "--limit", "0"], 2, "--limit"),
         (["dashboard", "--port", "65536"], 2, "--port"),
+        (["dashboard", "--host", "0.0.0.0"], 2, "or say --insecure"),
+        (["tracker", "--prot", "5"], 2, "there is no option --prot; did you mean --port?"),
+        (["tune", "add:n=16", "--device", "a", "--records", "/no/x"], 2, "there is no folder /no"),
+        (["build", "add:n=16", "-o", "/no/x.tf"], 2, "/no/x.tf: No such file"),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else None,
 )
@@ -204,7 +212,24 @@ def test_a_missing_package_is_named(capsys, monkeypatch):
 
     monkeypatch.setattr("tunefarm.cli.status.run", lacking)
     assert _run("status") == Exit.MISSING
-    assert "pip install 'tunefarm[all]'" in capsys.readouterr().err
+    assert f"pip install '{ROOT}[all]'" in capsys.readouterr().err
+
+
+def test_parquet_without_its_package_ends_as_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(errors.MissingPackageError, match="pyarrow") as caught:
+        write_parquet([], tmp_path / "x.parquet")
+    assert exit_of(caught.value) == Exit.MISSING and "[parquet]'" in caught.value.hint
+
+
+def test_what_was_installed_from_a_folder_is_installed_from_it_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(extras, "_CHECKOUT", tmp_path / "lib")
+    told = {"url": tmp_path.as_uri(), "dir_info": {}}
+    made = SimpleNamespace(read_text=lambda name: json.dumps(told))
+    monkeypatch.setattr(extras.importlib.metadata, "distribution", lambda name: made)
+    assert extras.install("tls") == f"pip install '{tmp_path}[tls]'"
+    told["url"] = "file:///gone"
+    assert extras.install("tls") == "pip install 'tunefarm[tls]'"
 
 
 def test_ctrl_c_and_a_reader_that_left_have_their_own_status(monkeypatch):

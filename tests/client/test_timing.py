@@ -37,6 +37,17 @@ def test_counters_are_told_for_a_call() -> None:
     assert timing(1).counters == {}
 
 
+def test_what_disturbed_many_rounds_is_told_once() -> None:
+    shares = ["lost 51% of its time to others", "lost 8% of its time to others"]
+    told = [*shares, "throttled (bits 0x4)", *shares, "throttled (bits 0x4)", ""]
+    rounds = [pb.TimingRound(samples=1, disturbed=one) for one in told]
+    rounds.append(pb.TimingRound(samples=1, disturbed="lost 99% of its time", discarded=True))
+    found = timing(1, rounds=rounds)
+    assert found.disturbances == ["lost 8% to 51% of its time to others", "throttled (bits 0x4)"]
+    assert "8% to 51%" in str(found)
+    assert timing(1, rounds=rounds[:1]).disturbances == shares[:1]
+
+
 def test_quantiles_and_marks() -> None:
     found = timing(*range(1, 11), cache="cold", unconverged=True)
     assert found.p90 == 9 and found.cov > 0

@@ -185,6 +185,8 @@ def test_users_move_their_own_requests_and_operators_act_in_their_own_name(farm:
             assert client.post("/api/act/device", data=act).status_code == 200
             assert farm.health("d2") == health
         assert "a try" in client.get("/api/device-events?device=d2").text
+        act = {"device": "d2", "action": "forget"}
+        assert "d2 is online" in client.post("/api/act/device", data=act).text
         made = client.post("/api/act/create-token", data={"name": "tim", "role": "viewer"}).json()
         farm.tokens["tim"] = made["secret"]
         assert made["secret"] not in client.get("/tokens").text

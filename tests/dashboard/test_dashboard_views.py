@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tunefarm_dashboard.conditions import MOST, READINGS, History
 from tunefarm_dashboard.views.fleet import Filter, page_of, tally
 from tunefarm_dashboard.views.rows import Snapshot, device_facts, device_row, next_snapshot
-from tunefarm_dashboard.views.utilisation import STEPS, WIDTH, Hold, utilisation
+from tunefarm_dashboard.views.utilisation import STEPS, WIDTH, Hold, counting, utilisation
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
@@ -71,6 +71,12 @@ def test_strips_lie_in_the_time_and_count_what_was_held(parts):
         assert sum(bar.seconds for bar in strip.bars) == pytest.approx(strip.share * 1000)
         for bar in strip.bars:
             assert 0 <= bar.x <= WIDTH and bar.x + bar.width <= WIDTH + 2
+
+
+def test_retired_devices_do_not_count():
+    old = device("old", "k", tpb.DEVICE_STATE_OFFLINE, health=tpb.DEVICE_HEALTH_RETIRED)
+    away = device("away", "k", tpb.DEVICE_STATE_OFFLINE)
+    assert [one.id for one in counting([device_row(old, {}), device_row(away, {})])] == ["away"]
 
 
 def test_many_short_leases_of_one_user_are_one_bar():

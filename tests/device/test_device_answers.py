@@ -20,7 +20,7 @@ from tunefarm_proto.errors import KernelCrashedError, KernelTimeoutError
 TIME = {"do": "time", "id": 7, "number": 0, "repeat": 2}
 TIMED = {
     "id": 7, "samples_s": [1e-6, 2e-6], "switches": 0, "number": 5, "first_call_s": 0.1,
-    "warmup_calls": 9, "counters": {"cycles": 2.5},
+    "warmup_calls": 9, "counters": {"cycles": 2.5}, "lost": 0.25,
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

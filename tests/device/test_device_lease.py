@@ -208,7 +208,8 @@ def test_a_lease_ends_where_the_tracker_stays_away_and_nobody_works(tmp_path, mo
     assert asyncio.run(run()) == ("only" if used else "")
 
 
-def test_state_folders_of_one_key(tmp_path, monkeypatch):
+def test_state_folders_of_one_key(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "tunefarm_device.state")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     first, second = StateDir.open("pi", None), StateDir.open("pi", None)
     assert (first.path.name, second.path.name) == ("pi-0", "pi-1")
@@ -217,6 +218,8 @@ def test_state_folders_of_one_key(tmp_path, monkeypatch):
     first.close()
     again = StateDir.open("pi", None)
     assert (again.path.name, again.device_id("pi")) == ("pi-0", name)
+    told = [line for line in caplog.messages if name in line]
+    assert len(told) == 1 and f"--state {again.path}" in told[0]  # once, when it is new
     for each in (second, again):
         each.close()
 

@@ -1,8 +1,11 @@
 """The timing protocol: when it stops, what it says of disturbed rounds, hot and cold caches."""
 
 import asyncio
+import json
 import statistics
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -30,14 +33,15 @@ def run(
     return asyncio.run(timed(asker(samples), conditions, FRAME, pb.TimingOptions(**options), 60))
 
 
-def asker(samples: Iterator[float] | None = None) -> Any:
-    """A runner whose samples these are."""
-    source = samples or alternating(1.0, 1.0)
+def asker(samples: Iterator[float] | None = None, lost: Sequence[float] = ()) -> Any:
+    """A runner whose samples these are, and whose rounds lost these shares, the others nothing."""
+    source, losses = samples or alternating(1.0, 1.0), iter(lost)
 
     async def ask(frame: dict[str, Any], left_s: float) -> dict[str, Any]:
         return {
             "samples_s": [next(source) for _ in range(frame["repeat"])],
             "switches": 2,
+            "lost": next(losses, 0.0),
             "counters": {"cycles": 50.0 * frame["repeat"]},
             "number": 5,
             "first_call_s": 1.0,
@@ -110,6 +114,78 @@ def test_what_is_always_disturbed_is_measured_and_marked(monkeypatch: pytest.Mon
     timing = run(alternating(1.0, 1.0), lambda: throttled)
     assert len(timing.samples_s) == 10 and timing.discarded_s
     assert "throttled" in timing.rounds[-1].disturbed and not timing.rounds[-1].discarded
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lost", "discarded"),
+    [
+        (10, [0.35, 0.04], [True, False]),
+        (10, [0.35] * 9, [True] * 5 + [False]),
+        (3, [0.35] * 9, [True, False]),  # a first look stays quick
+    ],
+)
+def test_a_round_whose_processor_others_had_goes_again(
+    wanted: int, lost: list[float], discarded: list[bool]
+) -> None:
+    frame = FRAME | {"repeat": wanted}
+    timing = asyncio.run(timed(asker(lost=lost), quiet, frame, pb.TimingOptions(), 60))
+    assert [one.discarded for one in timing.rounds] == discarded
+    assert timing.rounds[0].disturbed == "lost 35% of its time to others"
+    assert bool(timing.rounds[-1].disturbed) == (lost[1] == 0.35)
+    assert len(timing.samples_s) == wanted
+
+
+def test_a_disturbed_sample_abandons_no_kernel() -> None:
+    usual, asked = asker(lost=[0.6]), []
+
+    async def ask(frame: dict[str, Any], left_s: float) -> dict[str, Any]:
+        answer = await usual(frame, left_s)
+        asked.append((frame["do"], "outputs" in frame))
+        if len(asked) == 1:
+            answer |= {"samples_s": answer["samples_s"][:1], "number": 1, "abandoned": True}
+        return answer
+
+    frame = FRAME | {"outputs": [[1, 4]]}
+    timing = asyncio.run(timed(ask, quiet, frame, pb.TimingOptions(abandon_above_s=0.5), 60))
+    assert asked == [("time", True), ("time", False)]
+    assert timing.number == 5 and not timing.abandoned
+    assert (len(timing.discarded_s), len(timing.samples_s)) == (1, 10)
+
+
+def test_the_share_lost_is_that_of_what_never_sleeps_on_a_shared_processor() -> None:
+    told = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, check=True)
+    spun, waited, elsewhere = json.loads(told.stdout)
+    assert 0.05 < spun <= 1 and (waited, elsewhere) == (0, 0)
+
+
+BUSY = """
+import json, os, time
+from tunefarm_device import backend, runner
+from tunefarm_device.counters import Counters
+
+class Spin(backend.Kernel):
+    def run(self, number):
+        until = time.perf_counter() + 0.02
+        while time.perf_counter() < until:
+            pass
+        return 0
+
+class Wait(Spin):
+    def run(self, number):
+        time.sleep(0.001)
+        return super().run(number)
+
+class Elsewhere(Spin):
+    own_clock = True
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+if (parent := os.getpid()) and not os.fork():
+    while os.getppid() == parent:
+        pass
+    os._exit(0)
+at = runner.Runner(None, Counters())
+print(json.dumps([at.in_turns([(k(), 1)] * 15, "hot")["lost"] for k in (Spin, Wait, Elsewhere)]))
+"""
 
 
 def test_a_kernel_that_reaches_the_power_cap_is_measured_under_it() -> None:

@@ -177,7 +177,26 @@ def test_a_flood_of_refusals_is_logged_in_part_and_counted(accounts: Accounts, c
     kept = sqlite3.connect(accounts._path).execute("SELECT subject, outcome FROM audit").fetchall()
     assert len(kept) == BURST + 1
     assert "1000 refusals before this one are not logged" in kept[-1][1]
-    assert kept[0][0] == "ipv4:10.0.0.9:1??"
+    assert kept[0][0] == "10.0.0.9:1??"
+
+
+def test_a_refusal_tells_what_was_meant_and_by_whom(accounts: Accounts):
+    accounts.create("op", Role.OPERATOR).result()
+    _, user = accounts.create("ann", Role.USER).result()
+    authorizer = Authorizer(accounts)
+    method, peer = "/tunefarm.v1.TrackerService/ManageDevice", "ipv6:%5B::1%5D:35026"
+    with pytest.raises(errors.PermissionDeniedError):
+        authorizer(method, bearing(user), peer, "rasp4b-0d11e5")
+    accounts.audit(Identity("op", Role.OPERATOR), "last", "").result()
+    refused = accounts.audit_entries(0, 10)[-2]
+    assert refused.subject == "rasp4b-0d11e5 from [::1]:35026"
+    for request, meant in (
+        (tpb.ManageDeviceRequest(device_id="d1"), "d1"),
+        (tpb.RevokeLeaseRequest(lease_id="l" * 999), "l" * serving.MOST_NAMED),
+        (tpb.ListQueueRequest(), ""),
+        (None, ""),
+    ):
+        assert serving._meant(request) == meant
 
 
 def test_credentials_show_no_secret_and_send_none_in_plaintext():

@@ -108,7 +108,9 @@ def test_logs_tell_what_happened_and_go_on(farm):
     assert following.returncode == 130
     last = farm.run("logs", "-n", "1").stdout
     assert len(last.splitlines()) == 1
-    assert farm.run("logs", "nobody-here").stdout == ""
+    nothing = farm.run("logs", "nobody-here")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert "nothing to nobody-here has happened" in nothing.stderr
 
 
 def test_top_shows_devices_and_people(farm):
@@ -174,6 +176,13 @@ def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys, monkeypatch)
         capsys.readouterr()
         main(["doctor", "--only", "farm", "--tracker", address, "--json"])
         assert gone["name"] not in capsys.readouterr().out  # it is meant to be gone
+        forget = ["admin", "forget", gone["name"], "--reason", "started anew", "--tracker", address]
+        assert main(forget) == 0 and "forgotten" in capsys.readouterr().out
+        assert main(["status", "--tracker", address]) == 0
+        assert gone["name"] not in capsys.readouterr().out
+        assert main(forget) == 6 and "there is no device" in capsys.readouterr().err
+        assert main(["audit", "--tracker", address]) == 0
+        assert "forget" in capsys.readouterr().out
     wrong = next(one for name, one in found.items() if name.startswith("wrong-"))
     assert not wrong["ok"] and "nothing listens on its port" in wrong["detail"]
     assert "`tunefarm device`" in wrong["fix"]

@@ -3,7 +3,15 @@
 import pytest
 from core_farm import Farm, only, to
 from tunefarm_tracker.core import Config
-from tunefarm_tracker.core.effects import DeviceAnswered, Granted, Notify, Queued, RunRecovery
+from tunefarm_tracker.core.effects import (
+    DeviceAnswered,
+    DropDevice,
+    EventHappened,
+    Granted,
+    Notify,
+    Queued,
+    RunRecovery,
+)
 from tunefarm_tracker.core.inputs import (
     DeviceAction,
     DeviceDisconnected,
@@ -131,6 +139,34 @@ def test_quarantined_and_retired_devices_are_for_maintenance_only(farm):
     manage(farm, DeviceAction.RETIRE)
     why = to(12, farm.ask(12, "b"))[0].failure
     assert why.kind is FailureKind.UNKNOWN_KEY
+
+
+def test_a_device_that_is_offline_is_forgotten_and_comes_back_as_a_new_one(farm):
+    farm.device(1, "d1")
+    manage(farm, DeviceAction.RETIRE)
+    refused = only(DeviceAnswered, manage(farm, DeviceAction.FORGET))
+    assert refused.device is None and "d1 is online" in refused.failure.message
+    farm.do(DeviceDisconnected(1, "d1"))
+    effects = manage(farm, DeviceAction.FORGET)
+    assert only(DeviceAnswered, effects).device.id == "d1"
+    assert only(DropDevice, effects).device_id == "d1"
+    assert only(EventHappened, effects).event.action == "forgotten"
+    assert not farm.core.state.devices and not farm.core.state.fleet.known_keys()
+    farm.wait(1000.0)  # no timer asks for it
+    why = to(12, farm.ask(12, "b"))[0].failure
+    assert why.kind is FailureKind.UNKNOWN_KEY
+    farm.device(2, "d1")
+    assert device(farm).health is Health.GOOD and farm.state() is DeviceState.IDLE
+
+
+def test_a_device_whose_lease_waits_for_it_is_not_forgotten(farm):
+    farm.device(1, "d1")
+    farm.ask(10, "a")
+    farm.do(DeviceDisconnected(1, "d1"))
+    refused = only(DeviceAnswered, manage(farm, DeviceAction.FORGET))
+    assert refused.failure.kind is FailureKind.INVALID_REQUEST
+    farm.wait(farm.config.device_grace)
+    assert only(DeviceAnswered, manage(farm, DeviceAction.FORGET)).device.id == "d1"
 
 
 def test_an_unknown_device_is_one_line(farm):

@@ -110,7 +110,9 @@ class Farm(RuleBasedStateMachine):
         """The usual: it serves what it is told, and is clean after what has ended."""
         if device not in self.device_stream:
             self.device_stream[device] = next(self.streams)
-        known = self.core.state.devices[device]
+        known = self.core.state.devices.get(device)
+        if known is None:  # forgotten
+            return
         report = Report(device, known.key, ("h:1",), known.instance, known.lease_id)
         self.do(DeviceReported(self.device_stream[device], report))
 
@@ -154,7 +156,8 @@ class Farm(RuleBasedStateMachine):
             instance = f"i{next(self.streams)}"
         elif known:
             instance = known.instance
-        report = Report(device, key, ("h:1",), instance, lease, attributes=attributes)
+        fence = 0 if known else self.fences.get(device, 0)  # a device keeps its own
+        report = Report(device, key, ("h:1",), instance, lease, fence, attributes=attributes)
         self.do(DeviceReported(self.device_stream[device], report))
 
     @rule(device=DEVICES)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tunefarm_proto import errors
 from tunefarm_tracker.core.effects import (
+    DropDevice,
     DropLease,
     EventHappened,
     SaveDevice,
@@ -103,6 +104,18 @@ def test_what_happens_to_a_device_in_one_commit_ends_as_it_ended(tmp_path):
     kept = reopened(path)
     assert [one.id for one in kept.leases] == ["l2"]
     assert (kept.devices[0].lease_id, kept.devices[0].fence) == ("l2", 2)
+
+
+def test_a_device_that_is_dropped_is_gone_unless_it_came_back(tmp_path):
+    path, memory = tmp_path / "s.sqlite", MemoryStore()
+    store = SqliteStore(path)
+    both = [SaveDevice(device("d1")), SaveDevice(device("d2"))]
+    again = [DropDevice("d1"), SaveHold("d2", "", 7), DropDevice("d2"), SaveDevice(device("d2"))]
+    for changes in (both, again, [SaveDevice(device("d3")), DropDevice("d3")]):
+        store.write(changes).result()
+        memory.write(changes)
+    store.close()
+    assert reopened(path).devices == memory.load().devices == (device("d2"),)
 
 
 def test_two_leases_of_a_device_in_one_commit_are_refused(tmp_path):

@@ -34,7 +34,7 @@ def rows(path):
 
 
 def test_lines_and_rows_say_the_same(tmp_path):
-    path = tmp_path / "deep" / "r.jsonl"
+    path = tmp_path / "r.jsonl"
     good, bad = record("a", 3.0, 1.0, 2.0, number=4), record("b", error="KernelCrashedError")
     with RecordFile(path) as file:
         file.add([good])

@@ -1,8 +1,10 @@
 """Who may call what: the table of roles, and the authorizer that asks for tokens."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from tunefarm_proto import rpc
 from tunefarm_proto.bearer import HEADER, token_of
@@ -67,7 +69,7 @@ class Authorizer:
         """Whether calls need a token."""
         return self._required or self._accounts.any_token()
 
-    def __call__(self, method: str, metadata: Any, peer: str) -> Identity:
+    def __call__(self, method: str, metadata: Any, peer: str, meant: str = "") -> Identity:
         """Who calls. Raises: UnauthenticatedError, PermissionDeniedError."""
         if not self.on:
             return ANONYMOUS
@@ -77,7 +79,9 @@ class Authorizer:
             identity = self._identity(metadata)
             check_role(identity, short)
         except AccessError as error:
-            self._log_refusal(identity, short, peer, error.message)
+            where = address_of(peer)
+            subject = f"{meant} from {where}" if meant else where
+            self._log_refusal(identity, short, subject, error.message)
             raise
         return identity
 
@@ -90,7 +94,7 @@ class Authorizer:
             "name yours by --token-file or TUNEFARM_TOKEN_FILE",
         )
 
-    def _log_refusal(self, identity: Identity | None, method: str, peer: str, why: str) -> None:
+    def _log_refusal(self, identity: Identity | None, method: str, subject: str, why: str) -> None:
         now = self._clock()
         self._left = min(self._left + (now - self._refilled) / REFILL_S, BURST)
         self._refilled = now
@@ -101,12 +105,17 @@ class Authorizer:
         if self._unlogged:
             why = f"{why}; {self._unlogged} refusals before this one are not logged"
             self._unlogged = 0
-        self._accounts.audit_refusal(identity, method.rpartition("/")[2], peer, why)
+        self._accounts.audit_refusal(identity, method.rpartition("/")[2], subject, why)
 
     def sweep(self, guard: Guard) -> None:
         """Cut the calls of those whose token has ended since they began."""
         for identity, why in self._accounts.ended(guard.identities()).items():
             guard.cut(identity, why)
+
+
+def address_of(peer: str) -> str:
+    """gRPC's name of a caller, as people write it: "[::1]:35026" of "ipv6:%5B::1%5D:35026"."""
+    return unquote(re.sub(r"^ipv[46]:", "", peer))
 
 
 def check_role(identity: Identity, method: str) -> None:

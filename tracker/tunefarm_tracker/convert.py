@@ -104,6 +104,7 @@ _ACTIONS = {
     tpb.DEVICE_ACTION_ENABLE: inputs.DeviceAction.ENABLE,
     tpb.DEVICE_ACTION_QUARANTINE: inputs.DeviceAction.QUARANTINE,
     tpb.DEVICE_ACTION_RETIRE: inputs.DeviceAction.RETIRE,
+    tpb.DEVICE_ACTION_FORGET: inputs.DeviceAction.FORGET,
 }
 
 
@@ -111,7 +112,7 @@ def action_of(action: tpb.DeviceAction.ValueType) -> inputs.DeviceAction:
     """What an operator does with a device. Raises: InvalidRequestError."""
     if action not in _ACTIONS:
         raise errors.InvalidRequestError(
-            f"{action} is no action on a device", "drain, enable, quarantine or retire it"
+            f"{action} is no action on a device", "drain, enable, quarantine, retire or forget it"
         )
     return _ACTIONS[action]
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from tunefarm_tracker.core.effects import (
     Change,
+    DropDevice,
     DropLease,
     EndRequest,
     EventHappened,
@@ -81,7 +82,7 @@ class Gathered:
 
     def __init__(self) -> None:
         self._puts: dict[str, dict[Any, Row | None]] = {table: {} for table in _TABLES}
-        self._devices: dict[str, Row] = {}
+        self._devices: dict[str, Row | None] = {}
         self._holds: dict[str, Row] = {}
         self._past: list[Row] = []
         self._last_event = 0
@@ -145,6 +146,10 @@ class Gathered:
         )  # fmt: skip
         self._holds.pop(d.id, None)
 
+    def _drop_device(self, change: DropDevice) -> None:
+        self._devices[change.device_id] = None
+        self._holds.pop(change.device_id, None)
+
     def execute(self, connection: sqlite3.Connection) -> None:
         """Carry them out in the open transaction."""
         execute = connection.execute
@@ -156,8 +161,13 @@ class Gathered:
             kept = [row for row in rows.values() if row is not None]
             if kept:
                 execute(_PUT[table], (json.dumps(kept),))
-        if self._devices:
-            connection.executemany(_PUT_DEVICE, self._devices.values())
+        if dropped := [name for name, row in self._devices.items() if row is None]:
+            execute(
+                "DELETE FROM devices WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(dropped),),
+            )
+        if saved := [row for row in self._devices.values() if row is not None]:
+            connection.executemany(_PUT_DEVICE, saved)
         if self._holds:
             execute(_HOLD, (json.dumps(list(self._holds.values())),))
         if self._past:
@@ -193,4 +203,5 @@ _ADD: dict[type[Change], Callable[[Gathered, Any], None]] = {
     SaveQuota: Gathered._quota,
     SaveHold: Gathered._hold,
     SaveDevice: Gathered._device,
+    DropDevice: Gathered._drop_device,
 }

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto import extras
+from tunefarm_proto.errors import InvalidRequestError, MissingPackageError
 
 from tunefarm_tracker.core.records import Event, EventKind
 from tunefarm_tracker.hub import Hub
@@ -24,9 +25,8 @@ class Metrics:
         try:
             import prometheus_client as prometheus
         except ModuleNotFoundError:
-            raise InvalidRequestError(
-                "metrics need prometheus-client", "install it by `pip install 'tunefarm[metrics]'`"
-            ) from None
+            hint = f"install it by `{extras.install('metrics')}`"
+            raise MissingPackageError("metrics need prometheus-client", hint) from None
         self._hub = hub
         self._loop = asyncio.get_running_loop()
         registry = prometheus.CollectorRegistry()

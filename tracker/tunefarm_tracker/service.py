@@ -200,7 +200,7 @@ class TrackerService(tpb_grpc.TrackerServiceServicer):
     async def ManageDevice(  # noqa: N802
         self, request: tpb.ManageDeviceRequest, context: Context
     ) -> tpb.ManageDeviceResponse:
-        """Drain, enable, quarantine or retire a device."""
+        """Drain, enable, quarantine, retire or forget a device."""
         action = convert.action_of(request.action)
         reason = convert.text(request.reason, "reason", needed=False)
         by, device = current_identity().name, request.device_id

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from tunefarm_tracker.core import Snapshot
 from tunefarm_tracker.core.effects import (
     Change,
+    DropDevice,
     DropLease,
     EndRequest,
     EventHappened,
@@ -161,10 +162,12 @@ class MemoryStore:
             self._apply(change)
         return done(None)
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change) -> None:  # noqa: PLR0912 (one case a change)
         match change:
             case SaveDevice(device):
                 self.devices[device.id] = device.durable()
+            case DropDevice(device_id):
+                self.devices.pop(device_id, None)
             case SaveHold(device_id, lease_id, fence):
                 device = self.devices[device_id]
                 self.devices[device_id] = replace(device, lease_id=lease_id, fence=fence)

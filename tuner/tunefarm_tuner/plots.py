@@ -5,7 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto import extras
+from tunefarm_proto.errors import InvalidRequestError, MissingPackageError
 
 if TYPE_CHECKING:
     from tunefarm_tuner.result import TaskResult
@@ -50,11 +51,9 @@ def plot_best(tasks: Sequence["TaskResult"], path: str | PathLike[str]) -> None:
 
 
 def _library() -> Any:
-    """A figure that belongs to no window. Raises: InvalidRequestError."""
+    """A figure that belongs to no window. Raises: MissingPackageError."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InvalidRequestError(
-            "pictures need matplotlib", "pip install 'tunefarm[plot]'"
-        ) from None
+        raise MissingPackageError("pictures need matplotlib", extras.install("plot")) from None
     return Figure

@@ -175,12 +175,16 @@ class RecordFile:
     """A file of records, open for one run. A context manager.
 
     Opening mends a last line that a killed run left without its end.
-    Raises: InvalidRequestError for a file of something else, or one that another run has open.
+    Raises: InvalidRequestError for a file of something else, in no folder that there is, or that
+    another run has open.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            raise InvalidRequestError(
+                f"{path}: there is no folder {path.parent}", "make it first, or name another file"
+            )
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):

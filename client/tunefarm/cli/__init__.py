@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from tunefarm_proto import extras
 from tunefarm_proto.errors import TunefarmError
 from tunefarm_proto.exits import Exit, exit_of
 from tunefarm_proto.rpc import software_version
@@ -30,7 +31,7 @@ COMMANDS = {
     "compare": "say which of two kernels is faster on a device, and how sure that is",
     "results": "show or export what was measured",
     "check": "check the health of devices by a known kernel",
-    "admin": "drain, enable, quarantine or retire devices; revoke leases; set quotas",
+    "admin": "drain, enable, quarantine, retire, forget devices; revoke leases; set quotas",
     "tune": "search the fastest schedules of workloads on devices",
     "best": "show, import and export the best schedules known",
     "token": "say who may use the farm",
@@ -127,9 +128,9 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tunefarm"):
             return _bug(arguments, error)
-        hint = "install it with `pip install 'tunefarm[all]'`"
+        hint = f"install it with `{extras.install('all')}`"
         message = f"{arguments.command} needs {error.name}"
-        return _failed(arguments, "MissingPackage", message, hint, Exit.MISSING)
+        return _failed(arguments, "MissingPackageError", message, hint, Exit.MISSING)
     except BrokenPipeError:
         raise
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ ACTIONS = {
     "enable": (tpb.DEVICE_ACTION_ENABLE, "call it good and grant it again"),
     "quarantine": (tpb.DEVICE_ACTION_QUARANTINE, "do not trust it until it is enabled"),
     "retire": (tpb.DEVICE_ACTION_RETIRE, "take it out for good"),
+    "forget": (tpb.DEVICE_ACTION_FORGET, "know it no more, once it is offline; results stay"),
 }
 
 
@@ -79,8 +80,14 @@ def _say(arguments: argparse.Namespace, value: object, text: str, done: bool = T
 def _manage(tracker: Tracker, arguments: argparse.Namespace) -> int:
     action, _ = ACTIONS[arguments.verb]
     done = [tracker.manage(one, action, arguments.reason) for one in arguments.devices]
+    gone = arguments.verb == "forget"
     rows = [
-        {"id": d.id, "state": state_name(d), "health": health_name(d), "reason": d.health_reason}
+        {
+            "id": d.id,
+            "state": "forgotten" if gone else state_name(d),
+            "health": health_name(d),
+            "reason": d.health_reason,
+        }
         for d in done
     ]
     lines = [[row["id"], row["state"], row["health"], row["reason"]] for row in rows]

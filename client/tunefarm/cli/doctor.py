@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from tunefarm_proto import extras
 from tunefarm_proto.errors import TunefarmError
 
 from tunefarm.channel import TRACKER_VARIABLE, tracker_address
@@ -101,12 +102,12 @@ def _packages() -> Iterator[Finding]:
         ("jinja2", "dashboard", "the dashboard"),
     ):
         area = "base" if what == "base" else f"extra [{what}]"
-        package = "tunefarm" if what == "base" else f"'tunefarm[{what}]'"
+        fix = f"pip install {name}" if what == "base" else extras.install(what)
         try:
             yield Finding(area, name, True, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             detail = f"not installed{', needed for ' + extra if extra else ''}"
-            yield Finding(area, name, False, detail, f"pip install {package}")
+            yield Finding(area, name, False, detail, fix)
 
 
 def _gpus() -> Iterator[Finding]:
@@ -115,7 +116,7 @@ def _gpus() -> Iterator[Finding]:
 
     area, told = "GPUs, where there are any", probe.found()
     lacking = str(told.get("lacking", ""))
-    extra = "pip install 'tunefarm[cuda]'"
+    extra = extras.install("cuda")
     fix = extra if "pip install" in lacking else "NVIDIA's driver, and see docs/gpu.md"
     detail = lacking.partition(": `pip")[0] or f"of CUDA {told['cuda']}"
     yield Finding(area, "driver", not lacking, detail, fix if lacking else "")
@@ -134,7 +135,7 @@ def _gpus() -> Iterator[Finding]:
         yield from _gpu_compilers(area)
     except ImportError:
         detail = "without the compiler of tunefarm they are not asked for"
-        yield Finding(area, "ptxas, NVRTC", False, detail, "pip install 'tunefarm[host]'")
+        yield Finding(area, "ptxas, NVRTC", False, detail, extras.install("host"))
 
 
 def _gpu_compilers(area: str) -> Iterator[Finding]:
@@ -157,7 +158,7 @@ def _compiles() -> Finding:
 
         bundle = build_one("add:n=16", "local")
     except Exception as error:  # whatever is wrong is what we are asked to say
-        fix = "pip install 'tunefarm[host]'"
+        fix = extras.install("host")
         return Finding("tools", "compiler and linker", False, str(error).splitlines()[0], fix)
     target = bundle.manifest.libraries[0].target
     detail = f"built add for {target.triple} {target.cpu}"

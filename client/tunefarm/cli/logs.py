@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tunefarm_proto.errors import ConnectionFailedError
+from tunefarm_proto.exits import Exit
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm.cli.output import add_json, add_tracker, clean, is_terminal, paint, print_json, tone
+from tunefarm.cli.output import add_json, add_tracker, clean, paint, print_json, tone
 from tunefarm.cli.parsing import whole
 from tunefarm.cli.results import time_of
 from tunefarm.tracker import Tracker
@@ -121,7 +122,10 @@ def follow(address: str | None, cursor: int) -> Iterator[Event]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what happened, oldest first; with --follow until interrupted."""
+    """Print what happened, oldest first; with --follow until interrupted.
+
+    Exit status 1: nothing is known of what was named.
+    """
     since = None
     if arguments.since:
         since = time_of(arguments.since, datetime.datetime.now().astimezone()).timestamp()
@@ -137,8 +141,10 @@ def run(arguments: argparse.Namespace) -> int:
         events, cursor = history(tracker, asked, arguments.limit)
     for event in events:
         show(event)
-    if not events and not arguments.follow and not arguments.json and is_terminal(sys.stdout):
-        print("nothing that fits has happened")
+    if not events and not arguments.follow:
+        about = f" to {' or '.join(arguments.about)}" if arguments.about else " that fits"
+        print(f"tunefarm: nothing{about} has happened", file=sys.stderr)
+        return Exit.NO if arguments.about else Exit.DONE
     if arguments.follow:
         for event in filter(asked, follow(arguments.tracker, cursor)):
             show(event)

@@ -18,10 +18,27 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *words: object, **more: object) -> None:
         more.setdefault("allow_abbrev", False)
+        self._words: list[str] = []
         super().__init__(*words, **more)  # type: ignore[arg-type]
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As ever; the words are kept, to tell what is wrong with them."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def _unknown(self, given: str) -> str:
+        """An option that there is not, whose value `given` was taken for a verb; "" for none."""
+        before = self._words[: self._words.index(given)] if given in self._words else []
+        named = (word.partition("=")[0] for word in before if word.startswith("--"))
+        return next((one for one in named if one not in self._option_string_actions), "")
 
     def error(self, message: str) -> NoReturn:
         """Print one line and leave with status 2."""
+        found = _CHOICE.match(message)
+        if found is not None and (option := self._unknown(found[2])):
+            message = f"there is no option {option}"
+            if near := difflib.get_close_matches(option, self._option_string_actions, 1):
+                message += f"; did you mean {near[0]}?"
         line = " ".join(_readable(message).split())
         print(f"{self.prog}: {line} (`{self.prog} --help` tells more)", file=sys.stderr)
         sys.exit(Exit.USAGE)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tunefarm_proto import extras
 from tunefarm_proto.errors import BuildFailedError, CompilerCrashedError
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 
@@ -108,8 +109,8 @@ def install() -> str:
     """How NVRTC is installed: that of CUDA 12 where `cuda.bindings` is of CUDA 12."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         if importlib.metadata.version("cuda-bindings").startswith("12."):
-            return "pip install 'tunefarm[nvrtc12]'"
-    return "pip install 'tunefarm[nvrtc]'"
+            return extras.install("nvrtc12")
+    return extras.install("nvrtc")
 
 
 def first_error(file: Path, log: str) -> str:

@@ -37,6 +37,7 @@ class Action(StrEnum):
     ENABLE = "enable"
     QUARANTINE = "quarantine"
     RETIRE = "retire"
+    FORGET = "forget"
 
 
 def add(board: Board, app: FastAPI) -> None:
@@ -148,8 +149,9 @@ def _add_acts(app: FastAPI) -> None:
     async def manage(
         actor: Acting, device: GivenId, action: Annotated[Action, Form()], reason: Reason = ""
     ) -> Done:
-        """Drain, enable, quarantine or retire a device. For operators."""
+        """Drain, enable, quarantine, retire or forget a device. For operators."""
         number = tpb.DeviceAction.Value(f"DEVICE_ACTION_{action.name}")
         await farm_of(actor).manage(device, number, reason)
-        done = {"drain": "drained", "enable": "enabled"}.get(action, f"{action}d")
+        past = {"drain": "drained", "enable": "enabled", "forget": "forgotten"}
+        done = past.get(action, f"{action}d")
         return Done(message=f"{device} is {done}.")

@@ -49,7 +49,7 @@ def add(board: Board, app: FastAPI) -> None:
         leases = await kept.get(board, end - length)
         holds = view.holds_of(leases, board.snapshot.leases, end - length, min(end, time.time()))
         key, number = query.get("key", ""), query.get("page", "1")
-        rows = [row for row in board.snapshot.rows if key in ("", row.key)]
+        rows = [row for row in view.counting(board.snapshot.rows) if key in ("", row.key)]
         page = page_of(rows, int(number) if number.isdecimal() else 1, DEVICES)
         return render(
             "sections/strips.html",

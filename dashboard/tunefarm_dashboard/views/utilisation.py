@@ -86,6 +86,11 @@ def holds_of(
     return sorted(holds, key=lambda hold: hold.start)
 
 
+def counting(rows: Iterable[DeviceRow]) -> list[DeviceRow]:
+    """The devices that could have been used: a retired one is not there to be."""
+    return [row for row in rows if row.health != "retired"]
+
+
 def _seconds(stamp: Timestamp) -> float:
     return float(stamp.seconds + stamp.nanos / 1e9)
 

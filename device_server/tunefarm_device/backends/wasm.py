@@ -363,7 +363,7 @@ class Backend(backend.Backend):
 
     def lacking(self) -> str:
         if importlib.util.find_spec("wasmtime") is None:
-            return "wasmtime is not installed; `pip install 'tunefarm[wasm]'` installs it"
+            return "wasmtime is not installed; `pip install wasmtime` installs it"
         return ""
 
     def describe(self) -> Description:

@@ -15,7 +15,7 @@ from tunefarm_device.cuda.driver import Driver, DriverError, Traits
 from tunefarm_device.cuda.facts import level
 from tunefarm_device.launches import Launch
 
-INSTALL = "`pip install 'tunefarm[cuda]'` installs it"
+INSTALL = "`pip install cuda-bindings nvidia-ml-py` installs it"
 TOO_NEW = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
 LOG_BYTES = 8192
 _PARTS = ("MAJOR", "MINOR")

@@ -148,6 +148,8 @@ class Kernel(backend.Kernel):
     time.
     """
 
+    own_clock = True
+
     def __init__(self, driver: Driver, clock: Clock, launches: list[Callable[[], None]]) -> None:
         self._driver = driver
         self._clock = clock

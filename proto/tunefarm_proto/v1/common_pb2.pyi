@@ -101,6 +101,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The process that compiles died."""
     ERROR_CODE_OPERATOR_INVALID: _ErrorCode.ValueType  # 65
     """A file of operators cannot be used, or one of its operators misbehaves."""
+    ERROR_CODE_MISSING_PACKAGE: _ErrorCode.ValueType  # 66
+    """What was asked for needs a package that is not installed."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, by name. Each value has one class in tunefarm_proto.errors."""
@@ -179,6 +181,8 @@ ERROR_CODE_COMPILER_CRASHED: ErrorCode.ValueType  # 64
 """The process that compiles died."""
 ERROR_CODE_OPERATOR_INVALID: ErrorCode.ValueType  # 65
 """A file of operators cannot be used, or one of its operators misbehaves."""
+ERROR_CODE_MISSING_PACKAGE: ErrorCode.ValueType  # 66
+"""What was asked for needs a package that is not installed."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -685,8 +689,8 @@ class TimingRound(_message.Message):
     samples: _builtins.int
     """How many."""
     disturbed: _builtins.str
-    """What disturbed it, in one line: throttling, stolen time, a frequency that fell. Empty: nothing
-    that the device can see.
+    """What disturbed it, in one line: throttling, stolen time, time lost to other programs, a
+    frequency that fell. Empty: nothing that the device can see.
     """
     discarded: _builtins.bool
     """Its samples are among the discarded ones."""

@@ -106,6 +106,8 @@ class _DeviceActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceAc
     """Not to be trusted until enabled."""
     DEVICE_ACTION_RETIRE: _DeviceAction.ValueType  # 4
     """Taken out for good."""
+    DEVICE_ACTION_FORGET: _DeviceAction.ValueType  # 5
+    """Known no more; its results stay. Of a device that is offline: another would be back at once."""
 
 class DeviceAction(_DeviceAction, metaclass=_DeviceActionEnumTypeWrapper):
     """What an operator does with a device."""
@@ -120,6 +122,8 @@ DEVICE_ACTION_QUARANTINE: DeviceAction.ValueType  # 3
 """Not to be trusted until enabled."""
 DEVICE_ACTION_RETIRE: DeviceAction.ValueType  # 4
 """Taken out for good."""
+DEVICE_ACTION_FORGET: DeviceAction.ValueType  # 5
+"""Known no more; its results stay. Of a device that is offline: another would be back at once."""
 Global___DeviceAction: _TypeAlias = DeviceAction  # noqa: Y015
 
 class _EventKind:
@@ -1151,7 +1155,7 @@ Global___ManageDeviceRequest: _TypeAlias = ManageDeviceRequest  # noqa: Y015
 
 @_typing.final
 class ManageDeviceResponse(_message.Message):
-    """The device as it is now."""
+    """The device as it is now; as it was, where it is forgotten."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1927,7 +1931,7 @@ class WatchEventsResponse(_message.Message):
     action: _builtins.str
     """What happened, in one word: "online", "offline", "idle", "cleaning", "queued", "granted",
     "released", "expired", "revoked", "cancelled", "timeout", "recorded", "draining", "good",
-    "suspect", "quarantined", "retired", "checked", "recovering", "recovered".
+    "suspect", "quarantined", "retired", "forgotten", "checked", "recovering", "recovered".
     """
     detail: _builtins.str
     """One line for people."""

@@ -218,7 +218,7 @@ class TrackerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ManageDevice(self, request, context):
-        """Drains, enables, quarantines or retires a device. For operators.
+        """Drains, enables, quarantines, retires or forgets a device. For operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class TrackerServiceStub:
     RevokeLease: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RevokeLeaseRequest, _tracker_pb2.RevokeLeaseResponse]
     """Ends somebody's lease and cuts off what runs under it. For operators."""
     ManageDevice: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.ManageDeviceRequest, _tracker_pb2.ManageDeviceResponse]
-    """Drains, enables, quarantines or retires a device. For operators."""
+    """Drains, enables, quarantines, retires or forgets a device. For operators."""
     RecordHealthCheck: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.RecordHealthCheckRequest, _tracker_pb2.RecordHealthCheckResponse]
     """Tells how a health check of a device went. For operators."""
     SetQuota: _grpc.UnaryUnaryMultiCallable[_tracker_pb2.SetQuotaRequest, _tracker_pb2.SetQuotaResponse]
@@ -124,7 +124,7 @@ class TrackerServiceAsyncStub(TrackerServiceStub):
     RevokeLease: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RevokeLeaseRequest, _tracker_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
     """Ends somebody's lease and cuts off what runs under it. For operators."""
     ManageDevice: _aio.UnaryUnaryMultiCallable[_tracker_pb2.ManageDeviceRequest, _tracker_pb2.ManageDeviceResponse]  # type: ignore[assignment]
-    """Drains, enables, quarantines or retires a device. For operators."""
+    """Drains, enables, quarantines, retires or forgets a device. For operators."""
     RecordHealthCheck: _aio.UnaryUnaryMultiCallable[_tracker_pb2.RecordHealthCheckRequest, _tracker_pb2.RecordHealthCheckResponse]  # type: ignore[assignment]
     """Tells how a health check of a device went. For operators."""
     SetQuota: _aio.UnaryUnaryMultiCallable[_tracker_pb2.SetQuotaRequest, _tracker_pb2.SetQuotaResponse]  # type: ignore[assignment]
@@ -240,7 +240,7 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tracker_pb2.ManageDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tracker_pb2.ManageDeviceResponse, _abc.Awaitable[_tracker_pb2.ManageDeviceResponse]]:
-        """Drains, enables, quarantines or retires a device. For operators."""
+        """Drains, enables, quarantines, retires or forgets a device. For operators."""
 
     @_abc_1.abstractmethod
     def RecordHealthCheck(

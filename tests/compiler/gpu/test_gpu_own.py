@@ -17,7 +17,7 @@ from tunefarm_compiler.gpu.geometry import CARDS
 from tunefarm_compiler.gpu.own import build
 from tunefarm_compiler.targets import GPU_LEVELS, resolve
 from tunefarm_device import ptx as machine
-from tunefarm_proto import errors
+from tunefarm_proto import errors, extras
 from tunefarm_proto.bundle import Bundle, choose_library
 from tunefarm_proto.v1 import common_pb2 as pb
 
@@ -131,7 +131,7 @@ def test_headers_of_packages_are_found(monkeypatch, tmp_path, files, expected):
 @pytest.mark.parametrize(("bindings", "extra"), [("12.9.10", "nvrtc12"), ("13.0.1", "nvrtc")])
 def test_the_nvrtc_that_goes_with_the_bindings_is_asked_for(monkeypatch, bindings, extra):
     monkeypatch.setattr(nvrtc.importlib.metadata, "version", lambda name: bindings)
-    assert nvrtc.install() == f"pip install 'tunefarm[{extra}]'"
+    assert nvrtc.install() == extras.install(extra)
 
 
 @needs_nvrtc

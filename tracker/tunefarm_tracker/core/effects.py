@@ -47,6 +47,13 @@ class SaveDevice(Change):
 
 
 @record
+class DropDevice(Change):
+    """A device is known no more."""
+
+    device_id: str
+
+
+@record
 class SaveHold(Change):
     """Keep which lease a device serves ("" is none), and its fence."""
 

@@ -42,6 +42,11 @@ class Fleet:
         self._count(device, 1)
         self._index(old, device)
 
+    def drop(self, device: Device) -> None:
+        """Forget a device that is offline."""
+        self._count(device, -1)
+        del self._of_key[device.key][device.id], self.devices[device.id]
+
     def _count(self, device: Device, change: int) -> None:
         words = self._words.setdefault(device.key, {})
         word = word_of(device)

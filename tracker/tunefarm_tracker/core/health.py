@@ -6,7 +6,13 @@ so until an operator enables it. A device that stays offline is brought back by 
 steps, one after another; where none helps it is quarantined too.
 """
 
-from tunefarm_tracker.core.effects import DeviceAnswered, Notify, RunRecovery, SaveDevice
+from tunefarm_tracker.core.effects import (
+    DeviceAnswered,
+    DropDevice,
+    Notify,
+    RunRecovery,
+    SaveDevice,
+)
 from tunefarm_tracker.core.inputs import (
     DeviceAction,
     DeviceManaged,
@@ -159,7 +165,29 @@ def managed(turn: Turn, event: DeviceManaged) -> None:
             _set_health(turn, device, Health.QUARANTINED, why)
         case DeviceAction.RETIRE:
             _set_health(turn, device, Health.RETIRED, why)
+        case DeviceAction.FORGET:
+            failure = _forget(turn, device, why)
+            turn.want(DeviceAnswered(event.stream, None if failure else device, failure))
+            return
     turn.want(DeviceAnswered(event.stream, turn.state.devices[device.id]))
+
+
+def _forget(turn: Turn, device: Device, why: str) -> Failure | None:
+    """Know a device no more; its results and its past leases stay. Why that cannot be, if so."""
+    if device.online or device.lease_id:
+        held = "online" if device.online else "not given up by its lease yet"
+        return Failure(
+            FailureKind.INVALID_REQUEST,
+            f"device {device.id} is {held}",
+            "stop its device server first, or it would be back at once",
+        )
+    for timer in ("lost", "silent", "trust", "recover"):
+        turn.state.timers.clear((timer, device.id))
+    turn.state.fleet.drop(device)
+    turn.want(DropDevice(device.id))
+    turn.happened(EventKind.DEVICE, device.id, "forgotten", f"{device.key}: {why}")
+    queue_changed(turn, device.key)
+    return None
 
 
 def _unknown(device_id: str) -> Failure:

@@ -113,6 +113,7 @@ class DeviceAction(StrEnum):
     ENABLE = "enable"
     QUARANTINE = "quarantine"
     RETIRE = "retire"
+    FORGET = "forget"
 
 
 @record

@@ -56,7 +56,7 @@ def missing() -> str:
     except (ImportError, OSError) as error:
         said = str(error).splitlines()[0]
         return (
-            f"the cost model needs LightGBM ({said}): pip install 'tunefarm[host]'; "
+            f"the cost model needs LightGBM ({said}): pip install lightgbm; "
             "searching by plain evolution instead"
         )
     return ""
