@@ -34,12 +34,12 @@ function options(plot, width) {
   return {
     width,
     height: plot.height ?? 200,
-    padding: [10, scales.length > 1 ? 4 : 14, 0, 0],
+    padding: [10, scales.length > 1 ? 4 : 30, 0, 0],
     scales: { x: { time: plot.time ?? true, distr: plot.log ? 3 : 1, ...(plot.whole ? { range: (_, low, high) => [low - 0.5, high + 0.5] } : {}) }, ...(plot.log ? { y: { distr: 3 } } : {}) },
     cursor: { drag: { x: true, y: false }, points: { size: 6 } },
     legend: { live: true },
     axes: [
-      { ...axis, incrs: plot.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] : undefined, values: plot.time === false ? undefined : moments, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
+      { ...axis, space: 76, incrs: plot.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] : undefined, values: plot.time === false ? undefined : moments, label: plot.xlabel, labelSize: 20, labelFont: axis.font },
       ...scales.map((scale, index) => {
         const first = plot.series.find((one) => (one.scale ?? "y") === scale);
         return { ...axis, scale, side: index === 0 ? 3 : 1, grid: index === 0 ? axis.grid : { show: false }, size: 52,
