@@ -13,6 +13,7 @@ from tunefarm_compiler.te import (
     Compute,
     Constant,
     Expr,
+    Index,
     Inside,
     Load,
     Reduce,
@@ -25,6 +26,15 @@ PART = "part"
 SHARED = ".shared"  # what the copy of an input is called, after the input's own name
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
+
+
+def at_forms(expr: Expr, axes: dict[str, Index]) -> Expr | None:
+    """A load or a condition, with forms in the place of axes; None for anything else."""
+    if isinstance(expr, Load):
+        return Load(expr.tensor, tuple(index.substitute(axes) for index in expr.indices))
+    if isinstance(expr, Inside):
+        return Inside(tuple(test.substitute(axes) for test in expr.tests))
+    return None
 
 
 def identity(op: str, dtype: str) -> float:
@@ -84,14 +94,7 @@ def _tensor(name: str, axes: tuple[Axis, ...], reduce: Reduce, count: int) -> Te
     part = Axis(PART, count)
     moved = {longest.name: part * length + longest}
 
-    def leaf(expr: Expr) -> Expr | None:
-        if isinstance(expr, Load):
-            return Load(expr.tensor, tuple(index.substitute(moved) for index in expr.indices))
-        if isinstance(expr, Inside):
-            return Inside(tuple(test.substitute(moved) for test in expr.tests))
-        return None
-
-    body = rewrite(reduce.body, leaf, {})
+    body = rewrite(reduce.body, lambda expr: at_forms(expr, moved), {})
     if length * count > longest.extent:
         inside = moved[longest.name].within(0, longest.extent)
         nothing = Constant(identity(reduce.op, reduce.dtype), reduce.dtype)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.additions import cached, from_copies, parted
+from tunefarm_compiler.additions import at_forms, cached, from_copies, parted
 from tunefarm_compiler.te import (
     Axis,
     Compute,
@@ -140,10 +140,6 @@ def _moved(load: Load, compute: Compute) -> Expr:
     axes = {axis.name: index for axis, index in zip(compute.axes, load.indices, strict=True)}
 
     def leaf(expr: Expr) -> Expr | None:
-        if isinstance(expr, Load):
-            return Load(expr.tensor, tuple(index.substitute(axes) for index in expr.indices))
-        if isinstance(expr, Inside):
-            return Inside(tuple(test.substitute(axes) for test in expr.tests))
         if isinstance(expr, Reduce):
             lone = [index.terms for index in load.indices if index.terms]
             if any(len(terms) != 1 for terms in lone) or len({t[0][0] for t in lone}) != len(lone):
@@ -152,6 +148,6 @@ def _moved(load: Load, compute: Compute) -> Expr:
                     "give it a place of its own among the stages",
                 )
             return replace(expr, body=rewrite(expr.body, leaf, {}))
-        return None
+        return at_forms(expr, axes)
 
     return rewrite(compute.body, leaf, {})

@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler.additions import identity
+from tunefarm_compiler.additions import at_forms, identity
 from tunefarm_compiler.binding import Gpu
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage, collected
 from tunefarm_compiler.te import (
     Axis,
     Constant,
-    Expr,
     Index,
     Inside,
-    Load,
     Reduce,
     Select,
     rewrite,
@@ -120,14 +118,7 @@ def _cut(axis: Axis, loops: list[tuple[int, str]]) -> _Cut:
 def _substituted(stage: Stage, reduce: Reduce, cuts: dict[str, _Cut], order: list[str]) -> Stage:
     moved = {name: cut.index for name, cut in cuts.items()}
 
-    def leaf(expr: Expr) -> Expr | None:
-        if isinstance(expr, Load):
-            return Load(expr.tensor, tuple(index.substitute(moved) for index in expr.indices))
-        if isinstance(expr, Inside):
-            return Inside(tuple(test.substitute(moved) for test in expr.tests))
-        return None
-
-    body = rewrite(reduce.body, leaf, {})
+    body = rewrite(reduce.body, lambda expr: at_forms(expr, moved), {})
     if tests := tuple(cut.test for cut in cuts.values() if cut.test is not None):
         nothing = Constant(identity(reduce.op, reduce.dtype), reduce.dtype)
         body = Select(Inside(tests), body, nothing)
