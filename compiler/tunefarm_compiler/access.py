@@ -22,6 +22,7 @@ class Access:
     packed: bool = False
     flip: int = 0  # each byte was xored with it when it was packed
     aligned: int = 1  # elements that the base, and every step from it, is a multiple of
+    at: int = 0  # elements from the base, which others may share, to where this one begins
 
     def standing(self, emit: Emitter, ranges: Ranges) -> str:
         """Address where the loops stand: the base moved by every axis's offset."""

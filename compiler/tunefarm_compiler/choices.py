@@ -106,15 +106,18 @@ class NestRules:
         most = min(8, -(-extent // lanes), max(1, self.spec.vector_registers // 3))
         found = list(range(1, most + 1))
         weights = [even(extent, n * lanes) ** 2 * (1.0 if n <= 4 else 0.3) for n in found]
-        if self.facts.shared and vector not in self.facts.shared:  # others serve loads again
+        others = self.facts.shared and vector not in self.facts.shared  # they serve loads again
+        if others or self.facts.picked:
             weights = [weight / n**2 for weight, n in zip(weights, found, strict=True)]
         return found, weights
 
     def sides(self, axis: str, room: int) -> tuple[list[int], list[float]]:
         """Sides of a tile along another axis, of which there is room for so many."""
         extent = self.extents[axis]
+        if axis in self.facts.picked:
+            return [extent], [1.0]
         found = list(range(1, max(1, min(extent, room, MAX_SIDE)) + 1))
-        shared = axis in self.facts.shared
+        shared = axis in self.facts.shared or axis in self.facts.near
         weights = [even(extent, n) ** 4 * (n if shared else 1.0 / n**2) for n in found]
         return found, weights
 
@@ -165,7 +168,8 @@ class NestRules:
             vectors = choose("vectors", *self.columns(vector, lanes))
             sides[vector] = vectors * lanes
         room = self.room(vectors)
-        for axis in reversed(facts.spatial):
+        backwards = facts.spatial[::-1]
+        for axis in sorted(backwards, key=lambda axis: axis not in facts.picked):
             if axis != vector:
                 options, weights = self.sides(axis, room)
                 if axis in self.windowed and any(sides[a] > 1 for a in self.windowed & {*sides}):

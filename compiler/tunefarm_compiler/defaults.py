@@ -2,16 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.dots import available, group_of
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule, dealt
-from tunefarm_compiler.stages import Stage, plan
+from tunefarm_compiler.stages import Stage, inline, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Axis, Compute, Load, Reduce, Tensor, walk
+from tunefarm_compiler.winograd import Windows, picked, windows
 
 # A packed panel stays in half the second cache of a wide processor, in the first of others.
 NARROW_PANEL = 16384
@@ -24,6 +25,8 @@ SMALL = 16  # windows in a row, up to which none should be left over
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
 FULL = 0.9  # of their lanes vectors should use
+WIDEST, ADDERS, ROWS = 16, "znver", 4  # lanes; processors that add while they multiply
+NO_SIDES: Mapping[str, int] = {}
 TURN_STEPS, TURN_ROWS = 32, 32  # from which on sums are worth being written one by one
 
 
@@ -75,6 +78,8 @@ def default(output: Tensor, spec: TargetSpec) -> Schedule:
 
         return gpu.default(output, spec)
     output = suited(output, spec)
+    if (found := by_fewer_products(output, spec)) is not None:
+        return found
     *before, last = plan(output, kept(output))
     if not before:
         return nest(last, spec)
@@ -93,6 +98,43 @@ def default(output: Tensor, spec: TargetSpec) -> Schedule:
     single = frozenset(axis for axis, _ in rows)
     stages = tuple(Attach(stage.tensor.name, depth, nest(stage, spec, single)) for stage in before)
     return Schedule(rows + inner, own.lanes, own.unroll, own.packs, own.vector, own.order, stages)
+
+
+def minimal(output: Tensor) -> Windows | None:
+    """The windows that it can be computed by with fewer products."""
+    compute = output.compute
+    return windows(output, inline(compute.body, ())) if compute is not None else None
+
+
+def by_fewer_products(output: Tensor, spec: TargetSpec) -> Schedule | None:
+    """The schedule by Winograd's filtering, where it was measured to be faster."""
+    found = minimal(output) if spec.arch == "x86_64" and spec.lanes == WIDEST else None
+    if found is None:
+        return None
+    names = found.names()
+    *before, last = plan(output, names)
+    held = {stage.tensor.name: 4 * math.prod(stage.tensor.shape) for stage in before}[names[0]]
+    if not found.channels:
+        if not spec.cpu.startswith(ADDERS):
+            return None
+        made = Shape(last, spec).apart({found.rows.axis.name: ROWS})
+        if held > caches(spec).first // 4:  # all rows for some channels: their weights stay
+            made = replace(made, loops=(made.loops[0], made.loops[-1], *made.loops[1:-1]))
+        return replace(made, stages=(Attach(names[0], 0, Shape(before[0], spec).apart()),))
+    if math.prod(axis.extent for axis in found.channels) < spec.lanes:
+        return None
+    # A row of tiles at a time, unless all weights would come from beyond the last cache for each.
+    depth = 2 if held <= caches(spec).last // 4 else 0
+    single = {axis.name for axis in last.axes[:depth]}
+    stages = []
+    for stage in before:
+        weights_ = stage.tensor.name == names[0]
+        cut = set() if weights_ else single
+        axes = tuple(Axis(a.name, 1 if a.name in cut else a.extent) for a in stage.axes)
+        shape = Shape(replace(stage, axes=axes), spec)
+        own = shape.apart() if stage.reduce is None else nest(shape.stage, spec)
+        stages.append(Attach(stage.tensor.name, 0 if weights_ else depth, own))
+    return replace(Shape(last, spec).apart(), stages=tuple(stages))
 
 
 def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -> Schedule:
@@ -356,6 +398,15 @@ class Shape:
         turned = load.strides()[0][self.vector.name] != 1
         enough = uses >= (TURN_USES if turned else PACK_USES) or self.group > 1
         return [load.tensor.name] if once and enough else []
+
+    def apart(self, sides: Mapping[str, int] = NO_SIDES) -> Schedule:
+        """All that is told apart in one tile, beside it one vector of every other axis."""
+        loops = [
+            (axis.name, sides.get(axis.name, 1))
+            for axis in self.stage.axes[:-1]
+            if not picked(axis.name)
+        ]
+        return Schedule((*loops, (self.vector.name, self.spec.lanes)), self.spec.lanes)
 
     def stream(self, vectors: int) -> Schedule:
         """A few vectors at a time; moves in squares that are turned in registers."""

@@ -62,6 +62,7 @@ class Emitter:
         self.lines: list[str] = ["entry:"]
         self._next = 0
         self.block = "entry"  # label of the block that is being written
+        self._made: dict[str, str] = {}  # in this block, by the instruction
 
     def name(self, hint: str) -> str:
         """A fresh SSA or label name, without sigil."""
@@ -75,7 +76,7 @@ class Emitter:
     def begin(self, label: str) -> None:
         """A new block of code."""
         self.lines.append(f"{label}:")
-        self.block = label
+        self.block, self._made = label, {}
 
     def value(self, hint: str, text: str) -> str:
         """One instruction; the name of its result."""
@@ -83,6 +84,12 @@ class Emitter:
         name = f"%{hint}.{self._next}"
         self.lines.append(f"  {name} = {text}")
         return name
+
+    def once(self, hint: str, text: str) -> str:
+        """As `value`, of an instruction that gives the same whenever it runs: one for a block."""
+        if text not in self._made:
+            self._made[text] = self.value(hint, text)
+        return self._made[text]
 
     def add(self, left: Value, right: Value) -> Value:
         """left + right, folded where both are known."""
@@ -92,7 +99,7 @@ class Emitter:
             return left
         if left == 0:
             return right
-        return self.value("i", f"add nsw {self.index} {left}, {right}")
+        return self.once("i", f"add nsw {self.index} {left}, {right}")
 
     def multiply(self, left: Value, factor: int) -> Value:
         """left x factor, folded where it is known."""
@@ -100,7 +107,7 @@ class Emitter:
             return left * factor
         if factor in (0, 1):
             return left if factor else 0
-        return self.value("i", f"mul nsw {self.index} {left}, {factor}")
+        return self.once("i", f"mul nsw {self.index} {left}, {factor}")
 
     def extreme(self, op: str, left: Value, right: Value) -> Value:
         """The larger ("smax") or smaller ("smin") of two signed indices, folded where known."""
@@ -132,7 +139,7 @@ class Emitter:
         if elements == 0:
             return base
         # Not inbounds: the base of a packed access lies before its scratch.
-        return self.value("p", f"getelementptr {kind(dtype)}, ptr {base}, {self.index} {elements}")
+        return self.once("p", f"getelementptr {kind(dtype)}, ptr {base}, {self.index} {elements}")
 
     def load(self, where: str, dtype: str, lanes: int = 1, aligned: int = 1) -> str:
         """What is there, aligned to so many elements."""
@@ -160,19 +167,19 @@ class Emitter:
         """An intrinsic whose operands are of its result's type."""
         wide = kind(dtype, lanes)
         typed = ", ".join(f"{wide} {operand}" for operand in operands)
-        return self.value(hint, f"call {wide} @llvm.{name}.{suffix(dtype, lanes)}({typed})")
+        return self.once(hint, f"call {wide} @llvm.{name}.{suffix(dtype, lanes)}({typed})")
 
     def select(self, mask: str, yes: str, no: str, dtype: str, lanes: int) -> str:
         """Of each lane the first value where the mask is set, else the second."""
         wide, masks = kind(dtype, lanes), kind("bool", lanes)
-        return self.value("x", f"select {masks} {mask}, {wide} {yes}, {wide} {no}")
+        return self.once("x", f"select {masks} {mask}, {wide} {yes}, {wide} {no}")
 
     def part(self, vector: str, begin: int, count: int, dtype: str, lanes: int) -> str:
         """So many of the lanes of a vector, from one on; a plain value for one lane."""
         if count == lanes:
             return vector
         if count == 1:
-            return self.value("e", f"extractelement {kind(dtype, lanes)} {vector}, i32 {begin}")
+            return self.once("e", f"extractelement {kind(dtype, lanes)} {vector}, i32 {begin}")
         return self.shuffle(vector, "poison", range(begin, begin + count), dtype, lanes)
 
     def splat(self, scalar: str, dtype: str, lanes: int) -> str:
@@ -180,14 +187,14 @@ class Emitter:
         if lanes == 1:
             return scalar
         wide = kind(dtype, lanes)
-        one = self.value("e", f"insertelement {wide} poison, {kind(dtype)} {scalar}, i32 0")
+        one = self.once("e", f"insertelement {wide} poison, {kind(dtype)} {scalar}, i32 0")
         return self.shuffle(one, "poison", [0] * lanes, dtype, lanes)
 
     def shuffle(self, left: str, right: str, order: Sequence[int], dtype: str, lanes: int) -> str:
         """Lanes of two vectors, those of the second counted on from the first's."""
         wide = kind(dtype, lanes)
         picks = vector([f"i32 {lane}" for lane in order]) if any(order) else "zeroinitializer"
-        return self.value(
+        return self.once(
             "h", f"shufflevector {wide} {left}, {wide} {right}, <{len(order)} x i32> {picks}"
         )
 

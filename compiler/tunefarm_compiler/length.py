@@ -10,6 +10,7 @@ from tunefarm_compiler.te import Index
 from tunefarm_compiler.tile import RARE
 
 GUARDED = 3  # lines of an operand that is read under a condition, for each other one
+PICKED = 4  # lines of a value beside its operations, where it is an expression of its own
 AROUND = 12  # lines of a tile beside its sums
 
 
@@ -80,7 +81,8 @@ class Length:
         if not across and nest.vector:
             sides[nest.vector] = -(-sides[nest.vector] // self.schedule.lanes)
         values = math.prod(sides.values())
-        ends = AROUND + values * (2 + 2 * (facts.work // 3 if not facts.summed else 1))
+        each = 1 if facts.summed else facts.work // 3
+        ends = AROUND + values * (PICKED + facts.work if facts.picked else 2 + 2 * each)
         if not facts.summed:
             return ends
         edge = any(decide(test, ranges) is None for test in self.cut)

@@ -52,8 +52,8 @@ class Lowering:
     nest_type: type[Nest] = Nest
 
     def __init__(self, output: Tensor, schedule: Schedule, spec: TargetSpec) -> None:
-        self.arguments = [*inputs(output), output]
         stages = check(schedule, suited(output, spec))
+        self.arguments = [*inputs(output), stages[-1].tensor]
         if schedule.group > 1 and not available(stages[-1].reduce, spec):
             raise InvalidScheduleError(
                 f"schedule: {spec.cpu} has no instruction for group {schedule.group}",
@@ -115,7 +115,7 @@ class Lowering:
         return found
 
     def _access(self, load: Load) -> Access:
-        return self._regions[load.tensor.name].access(self.emit, load)
+        return self._regions[load.tensor.name].access(load)
 
     def _accesses(self, stage: Stage) -> dict[object, Access]:
         """Of all that is there by now."""
@@ -146,11 +146,11 @@ class Lowering:
         outer, regions = self.emit, self._regions
         share = Share(outer, f"share.{nest.stage.tensor.name}.{len(self.shares)}")
         self.emit, self._threads = share.emit, nest.schedule.threads
-        self._regions = {name: share.region(region) for name, region in regions.items()}
-        accesses = {key: share.access(access) for key, access in place.accesses.items()}
+        self._regions = {name: replace(r, base=share.base(r)) for name, r in regions.items()}
+        accesses = {key: replace(a, base=share.base(a)) for key, a in place.accesses.items()}
         first, last = (share.take(value, "i1") for value in (place.first, place.last))
         place = Place(share.ranges(place.ranges), accesses, first, last)
-        nest = replace(nest, output=share.access(nest.output))
+        nest = replace(nest, output=replace(nest.output, base=share.base(nest.output)))
         number = 0
         for part in parts:
             self._block(nest, depth, part, place, share.between(number, part[1]))
@@ -273,8 +273,9 @@ class Lowering:
         self, scratch: str, stage: Stage, box: list[Side], ranges: Ranges
     ) -> tuple[Region, list[Range]]:
         """Room for a box of a stage, and where its axes stand."""
-        region, where, elements = placed(self.emit, self._own(scratch), box, ranges)
-        self._reserve(scratch, elements * SIZES[stage.tensor.dtype])
+        dtype = stage.tensor.dtype
+        region, where, elements = placed(self.emit, self._own(scratch), box, ranges, dtype)
+        self._reserve(scratch, elements * SIZES[dtype])
         return region, where
 
 

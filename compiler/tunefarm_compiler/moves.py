@@ -339,7 +339,7 @@ def shrunk(schedule: Schedule, rules: NestRules) -> Schedule:
     sides = {
         a: s
         for a, s in schedule.tile(rules.extents).items()
-        if a in rules.facts.spatial and a not in rules.single and a != vector
+        if a in rules.facts.spatial and a not in {*rules.single, *rules.facts.picked, vector}
     }
     axis = max(sides, key=lambda a: sides[a], default="")
     if not axis or sides[axis] == 1:

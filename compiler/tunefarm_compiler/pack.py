@@ -58,7 +58,7 @@ def copy_panels(  # noqa: PLR0917
         along=_merged(extents, [access.strides[axis] for axis in order], schedule.group),
         group=schedule.group,
     )
-    begin = access.standing(emit, ranges)
+    begin = emit.pointer(access.standing(emit, ranges), access.at, access.dtype)
     copier = _Copier(emit, panels, schedule.lanes, access.dtype, flip)
     full, rest = divmod(panels.side, panels.width)
     if full:

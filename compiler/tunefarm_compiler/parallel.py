@@ -32,14 +32,9 @@ class Share:
             self._taken[value] = self.emit.value("o", f"load {kind}, ptr {where}")
         return self._taken[value]
 
-    def access(self, access: Access) -> Access:
-        """An access with its base taken."""
-        return replace(access, base=str(self.take(access.base, "ptr")))
-
-    def region(self, region: Region) -> Region:
-        """A region with its base and its beginnings taken."""
-        starts = tuple(self.take(start) for start in region.starts)
-        return replace(region, base=str(self.take(region.base, "ptr")), starts=starts)
+    def base(self, held: Access | Region) -> str:
+        """The base of an access or a region, taken."""
+        return str(self.take(held.base, "ptr"))
 
     def ranges(self, ranges: Mapping[str, Range]) -> dict[str, Range]:
         """Ranges with their beginnings taken."""

@@ -17,22 +17,15 @@ Side = tuple[Index, int]
 
 @dataclass(frozen=True)
 class Region:
-    """A tensor, or a part of it: its first element and the elements from index to index.
-
-    `starts` are the indices of the first element; none for a whole tensor.
-    """
+    """A tensor, or a part of it: where its element 0, 0 ... is or would be, and its steps."""
 
     base: str
     steps: tuple[int, ...]
-    starts: tuple[Value, ...] = ()
 
-    def access(self, emit: Emitter, load: Load) -> Access:
+    def access(self, load: Load) -> Access:
         """How a load finds its elements here."""
         strides, offset = load.strides(self.steps)
-        back: Value = offset
-        for start, step in zip(self.starts, self.steps, strict=False):
-            back = emit.add(emit.multiply(start, -step), back)
-        return Access(emit.pointer(self.base, back, load.dtype), strides, strides, load.dtype)
+        return Access(self.base, strides, strides, load.dtype, at=offset)
 
 
 def needed(stages: Sequence[Stage], ranges: Ranges) -> dict[str, list[Side]]:
@@ -86,8 +79,8 @@ def _union(left: Side, right: Side, load: Load) -> Side:
     return Index(one.terms, begin), max(one.offset + length, two.offset + other) - begin
 
 
-def placed(
-    emit: Emitter, scratch: str, box: Sequence[Side], ranges: Ranges, pad: int = 0
+def placed(  # noqa: PLR0917
+    emit: Emitter, scratch: str, box: Sequence[Side], ranges: Ranges, dtype: str, pad: int = 0
 ) -> tuple[Region, list[Range], int]:
     """A region of that size in scratch, where its axes stand, and its elements.
 
@@ -101,5 +94,7 @@ def placed(
     for _, extent in reversed(box):
         steps.append(step)
         step = step * extent + (pad if len(steps) == 1 < len(box) else 0)
-    region = Region(scratch, tuple(reversed(steps)), tuple(side.at for side in starts))
-    return region, starts, step
+    back: Value = 0
+    for side, far in zip(starts, reversed(steps), strict=True):
+        back = emit.add(emit.multiply(side.at, -far), back)
+    return Region(emit.pointer(scratch, back, dtype), tuple(reversed(steps))), starts, step

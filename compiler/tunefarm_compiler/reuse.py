@@ -14,7 +14,8 @@ from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
-from tunefarm_compiler.te import Load, walk
+from tunefarm_compiler.te import Expr, Inside, Load, Select, walk
+from tunefarm_compiler.winograd import picked
 
 LINE = 64
 
@@ -74,7 +75,10 @@ class StageFacts:
         dtype = stage.reduce.dtype if stage.reduce else stage.tensor.dtype
         self.total_size = SIZES.get(dtype, 4)
         self.points = math.prod(self.extents.values())
-        self.work = sum(1 for _ in walk(stage.reduce.body if stage.reduce else stage.body))
+        told = self.spatial if stage.reduce is None else ()
+        self.picked = frozenset(filter(picked, told))  # axes of points that differ in what they do
+        body = stage.reduce.body if stage.reduce else stage.body
+        self.work = operations(body) if self.picked else sum(1 for _ in walk(body))
         self.register = spec.lanes * 4
         # An axis is shared where some access of the sum does not move with it: its tile's side
         # serves loads again.
@@ -85,6 +89,22 @@ class StageFacts:
             for axis in self.spatial
             if self.summed and any(axis not in touch.strides for touch in terms)
         )
+        # So does a point beside another one, where both read of what lies between them.
+        reads = [tuple(index.terms for index in load.indices) for load in by_key.values()]
+        near = {
+            axis for terms in reads for one in terms for axis, _ in one if reads.count(terms) > 1
+        }
+        self.near = near - self.picked if self.picked else frozenset[str]()
+
+
+def operations(body: Expr) -> int:
+    """Operations on values of an expression, of which conditions pick the first kind of point."""
+    total, todo = 0, [body]
+    for expr in todo:
+        picks = isinstance(expr, Select) and isinstance(expr.condition, Inside)
+        todo += [expr.yes] if picks else expr.children()  # type: ignore[attr-defined]
+        total += not picks and bool(expr.children())
+    return total
 
 
 @dataclass(frozen=True)

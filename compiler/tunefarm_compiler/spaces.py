@@ -24,9 +24,11 @@ from tunefarm_compiler.stages import Stage, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Load, Tensor, walk
+from tunefarm_compiler.winograd import filters
 from tunefarm_compiler.workload import Workload
 
 TRIES = 200
+MINIMAL = 0.5  # how likely fewer products are tried, for 1 of all of them
 LONGEST = 5000  # lines, of a default schedule too
 
 
@@ -100,12 +102,17 @@ class Layout:
         """How many of the output's first axes every stage has as its own first ones."""
         *before, last = self.stages
         depth = len(last.axes)
+        before = [stage for stage in before if not self.once(stage)]
         for stage in before:
             same = itertools.takewhile(
                 lambda pair: pair[0].name == pair[1].name, zip(stage.axes, last.axes, strict=False)
             )
             depth = min(depth, sum(1 for _ in same))
-        return depth
+        return depth if before else 0
+
+    def once(self, stage: Stage) -> bool:
+        """Whether it is made as a whole, before all others."""
+        return stage.tensor.name == filters(self.stages[-1].tensor)
 
 
 class ScheduleRules:
@@ -133,7 +140,7 @@ class ScheduleRules:
         """What may be kept as stages of their own: the usual ones, and one more or one less."""
         usual = tuple(defaults.kept(self.output))
         every = between(self.output)
-        options = [usual]
+        options = [usual, *self.minimal]
         for name in every:
             changed = tuple(n for n in usual if n != name)
             options.append(changed if name in usual else (*usual, name))
@@ -149,6 +156,12 @@ class ScheduleRules:
                 found.append(option)
         return found
 
+    @cached_property
+    def minimal(self) -> list[tuple[str, ...]]:
+        """What is kept to compute it by fewer products."""
+        found = defaults.minimal(self.output)
+        return [found.names()] if found else []
+
     def broken(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied; "" where it can."""
         try:
@@ -163,7 +176,10 @@ class ScheduleRules:
 
     def _unwanted(self, schedule: Schedule) -> str:
         """Why it is not drawn by chance: it may not be long even where the default is."""
-        return self.broken(schedule) or faults(self._nests(schedule), MAX_CODE)
+        stages = sorted(attach.stage for attach in schedule.stages)
+        minimal = stages in [sorted(kept) for kept in self.minimal]
+        most = self._longest if minimal else MAX_CODE  # what they transform is long at edges
+        return self.broken(schedule) or faults(self._nests(schedule), most)
 
     def _nests(self, schedule: Schedule) -> list[Nest]:
         layout = self.layout([attach.stage for attach in schedule.stages])
@@ -221,7 +237,8 @@ class ScheduleRules:
         return nest(replace(schedule, stages=stages), layout.facts[-1])
 
     def _drawn(self, choose: Choose) -> Schedule:
-        weights = [1.0, *[0.1] * (len(self.layouts) - 1)]
+        weights = [MINIMAL if kept in self.minimal else 0.1 for kept in self.layouts]
+        weights[0] = 1.0
         names = ["+".join(sorted(kept)) for kept in self.layouts]
         kept = self.layouts[names.index(choose("stages", names, weights))]
         layout = self.layout(kept)
@@ -235,7 +252,7 @@ class ScheduleRules:
         single = frozenset(axis.name for axis in last.axes[:depth])
         stages = tuple(
             Attach(
-                stage.tensor.name, depth,
+                stage.tensor.name, 0 if layout.once(stage) else depth,
                 layout.rules(stage.tensor.name, single).draw(_named(choose, stage.tensor.name)),
             )
             for stage in before

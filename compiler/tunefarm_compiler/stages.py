@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tunefarm_proto.errors import InvalidScheduleError
 
@@ -20,6 +20,7 @@ from tunefarm_compiler.te import (
     rewrite,
     walk,
 )
+from tunefarm_compiler.winograd import minimal
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
 
     Tensors not in `kept` are inlined into what reads them. Raises: InvalidScheduleError.
     """
-    output = parted(cached(output, kept), kept)
+    kept = frozenset(kept)
+    output = parted(cached(minimal(output, kept, inline), kept), kept)
     stages: dict[str, Stage] = {}
 
     def visit(tensor: Tensor) -> None:
@@ -91,7 +93,8 @@ def plan(output: Tensor, kept: Collection[str]) -> list[Stage]:
     return list(stages.values())
 
 
-def _stage(tensor: Tensor, compute: Compute, kept: Collection[str]) -> Stage:
+@lru_cache(512)  # a search makes the same ones for each candidate
+def _stage(tensor: Tensor, compute: Compute, kept: frozenset[str]) -> Stage:
     body = from_copies(tensor, inline(compute.body, kept), kept)
     reductions = [expr for expr in walk(body) if isinstance(expr, Reduce)]
     reduce = reductions[0] if reductions else None

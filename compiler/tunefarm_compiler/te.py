@@ -406,8 +406,8 @@ def rewrite(expr: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Exp
             changed: dict[str, Any] = {}
             for one in fields(expr):  # type: ignore[arg-type]
                 value = getattr(expr, one.name)
-                if isinstance(value, Expr):
-                    changed[one.name] = rewrite(value, leaf, memo)
+                if isinstance(value, Expr) and (new := rewrite(value, leaf, memo)) is not value:
+                    changed[one.name] = new
             made = replace(expr, **changed) if changed else expr  # type: ignore[type-var]
         memo[id(expr)] = made
     return memo[id(expr)]

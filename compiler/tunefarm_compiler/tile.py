@@ -153,7 +153,7 @@ class Tile:
 
     def _store(self, value: str, piece: Piece) -> None:
         emit, access, lanes = self.emit, self.nest.output, piece.lanes
-        offset = self.values.offset(access.strides, piece)
+        offset = access.at + self.values.offset(access.strides, piece)
         along = access.strides.get(self.values.vector, 0)
         where = emit.pointer(access.base, offset, access.dtype)
         if lanes == 1 or (along == 1 and piece.valid == lanes):
@@ -357,7 +357,8 @@ class Tile:
             if one.tensor == self.stage.tensor.name and not axis:
                 asked.append((self.nest.output, self.nest.output.base, 1))
             for access, pointer, writes in asked:
-                reach, step = one.ahead * access.outer.get(one.axis, 0), access.strides.get(axis, 0)
+                reach = access.at + one.ahead * access.outer.get(one.axis, 0)
+                step = access.strides.get(axis, 0)
                 line, end = LINE // SIZES[access.dtype], -math.inf
                 at = {values.offset(access.strides, p) + n * step for p in pieces for n in steps}
                 for offset in sorted(at):

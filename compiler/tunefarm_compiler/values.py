@@ -124,23 +124,23 @@ class Values:
                 return self.extreme(op, inner[0], inner[1], expr.dtype, lanes, *ordered)
             case Binary(op):
                 name = _FLOAT_OPS.get(op, op) if expr.dtype in FLOATS else op
-                return emit.value("x", f"{name} {wide} {inner[0]}, {inner[1]}")
+                return emit.once("x", f"{name} {wide} {inner[0]}, {inner[1]}")
             case Fma():
                 return emit.call("x", "fma", expr.dtype, lanes, *inner)
             case Unary("neg"):
-                return emit.value("x", f"fneg {wide} {inner[0]}")
+                return emit.once("x", f"fneg {wide} {inner[0]}")
             case Unary(op):
                 return emit.call("x", {"abs": "fabs"}.get(op, op), expr.dtype, lanes, *inner)
             case Compare(op, left):
                 floats = left.dtype in FLOATS
                 test = f"{'fcmp' if floats else 'icmp'} {_COMPARE[op][not floats]}"
-                return emit.value("c", f"{test} {kind(left.dtype, lanes)} {inner[0]}, {inner[1]}")
+                return emit.once("c", f"{test} {kind(left.dtype, lanes)} {inner[0]}, {inner[1]}")
             case Select():
                 return emit.select(inner[0], inner[1], inner[2], expr.dtype, lanes)
             case Cast(value):
                 return self._cast(inner[0], value.dtype, expr.dtype, lanes)
             case Bits(value):
-                return emit.value("x", f"bitcast {kind(value.dtype, lanes)} {inner[0]} to {wide}")
+                return emit.once("x", f"bitcast {kind(value.dtype, lanes)} {inner[0]} to {wide}")
         raise AssertionError(f"no code for {expr}")
 
     def extreme(
@@ -196,7 +196,10 @@ class Values:
         if own is None:
             return self.value(no, piece, guard)
         one = self.value(yes, piece, self._joined(guard, own, piece.lanes))
-        if own == WHOLE:
+        # What is not read for a condition of all lanes is 0.
+        if own == WHOLE or (
+            not own.mask and isinstance(yes, Load) and known(no, lambda _: None) == 0
+        ):
             return one
         two = self.value(no, piece, guard)
         mask = self._mask(own, piece.lanes)
@@ -204,11 +207,11 @@ class Values:
 
     def _guard(self, tests: Sequence[Index], piece: Piece) -> Guard | None:
         """What conditions come to on a piece; None where one of them never holds."""
-        verdicts = {test: self._verdict(test, piece) for test in tests}
-        if False in verdicts.values():
+        verdicts = [self._verdict(test, piece) for test in tests]
+        if False in verdicts:
             return None
         found = WHOLE
-        for test in (test for test, verdict in verdicts.items() if verdict is None):
+        for test in (test for test, one in zip(tests, verdicts, strict=True) if one is None):
             found = self._joined(found, self._test(test, piece), piece.lanes)
         return found
 
@@ -218,7 +221,7 @@ class Values:
     def _both(self, left: str, right: str, lanes: int) -> str:
         if not left or not right or left == right:
             return left or right
-        return self.emit.value("c", f"and {kind('bool', lanes)} {left}, {right}")
+        return self.emit.once("c", f"and {kind('bool', lanes)} {left}, {right}")
 
     def _mask(self, guard: Guard, lanes: int) -> str:
         """A guard as one mask of all lanes."""
@@ -251,7 +254,7 @@ class Values:
             return Guard(mask=lanes_mask([total + along * n >= 0 for n in range(piece.lanes)]))
         index = self.emit.index
         if not along or piece.lanes == 1:
-            return Guard(every=self.emit.value("c", f"icmp sge {index} {total}, 0"))
+            return Guard(every=self.emit.once("c", f"icmp sge {index} {total}, 0"))
         wide, narrow = kind("int32", piece.lanes), total
         if index != "i32":
             narrow = self.emit.value("i", f"trunc {index} {total} to i32")
@@ -296,7 +299,7 @@ class Values:
     def _load_word(self, load: Load, piece: Piece, only: str) -> str:
         key = load.key()
         access = self.accesses[key]
-        offset, lanes = self.offset(access.strides, piece), piece.lanes
+        offset, lanes = access.at + self.offset(access.strides, piece), piece.lanes
         along = access.strides.get(self.vector, 0)
         found = ("word", self.pointers[key], offset, along, lanes, only)
         if found in self._loaded:
@@ -344,7 +347,7 @@ class Values:
 
     def read(self, access: Access, base: str, piece: Piece, guard: Guard) -> str:
         """What an access finds on a piece, from where its pointer stands."""
-        offset, lanes = self.offset(access.strides, piece), piece.lanes
+        offset, lanes = access.at + self.offset(access.strides, piece), piece.lanes
         if lanes == 1:
             return self._scalar(access, base, offset, self._both(guard.every, guard.mask, 1))
         along = access.strides.get(self.vector, 0)
@@ -376,7 +379,7 @@ class Values:
     def unless(self, only: str, where: str) -> str:
         """The address where the condition holds, else that of zeros."""
         self.uses_nothing = True
-        return self.emit.value("p", f"select i1 {only}, ptr {where}, ptr {self.nothing}")
+        return self.emit.once("p", f"select i1 {only}, ptr {where}, ptr {self.nothing}")
 
     def _contiguous(self, access: Access, base: str, offset: int, lanes: int, guard: Guard) -> str:
         where = self.emit.pointer(base, offset, access.dtype)

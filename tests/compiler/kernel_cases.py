@@ -15,6 +15,8 @@ WINDOWED = ("conv2d", "conv2d_nchwc", "bit_conv2d", "depthwise_conv2d", "max_poo
 SMALL = {"n": 3, "b": 3, "r": 5, "s": 5, "stride": 3, "pad": 3, "dilation": 3, "groups": 4}
 SMALL |= {"stride_w": 4, "dilation_w": 4, "pad_bottom": 4, "pad_left": 4, "pad_right": 4}
 UNEVEN = 0.4  # of the windows differ in their directions or sides, each of these fields in half
+MINIMAL = ("conv2d", "depthwise_conv2d")  # windows of 3 in even rows take fewer products
+SLID = {"stride", "stride_w", "dilation", "dilation_w", "pad_bottom", "pad_left", "pad_right"}
 BLOCKED = ("to_nchwc", "from_nchwc")
 
 
@@ -68,6 +70,12 @@ def _drawn(rng, name, dtype):
         chosen["n" if chosen["axis"] else "m"] = 32 * rng.choice((1, 2, 3, 5))
     if dtype == "int8" and "act" in chosen:
         chosen["act"] = rng.choice(("none", "relu"))
+    if name in MINIMAL and dtype == "float32" and rng.random() < 0.4:
+        chosen = {key: value for key, value in chosen.items() if key not in SLID} | {"pad": 1}
+        chosen |= {"r": 3, "s": 3, "h": 2 * rng.randint(1, 7), "w": 2 * rng.randint(1, 9)}
+        if name == "conv2d":
+            each = chosen["groups"]
+            chosen |= {"layout": "nhwc", "c": each * rng.choice((5, 16, 19)), "k": 17 * each}
     fields = ",".join(f"{field}={value}" for field, value in chosen.items())
     return f"{name}:{fields},dtype={dtype}"
 

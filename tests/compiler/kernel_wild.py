@@ -28,7 +28,9 @@ def schedule(rng: random.Random, output: Tensor, spec: TargetSpec) -> list[Sched
 
 def _drawn(rng, output, spec):
     suits = suited(output, spec)
-    *before, last = plan(suits, defaults.kept(suits))
+    found = defaults.minimal(suits)
+    stages = found.names() if found and rng.random() < 0.5 else defaults.kept(suits)
+    *before, last = plan(suits, stages)
     main = _nest(rng, last, [tensor.name for tensor in inputs(suits)])
     depths = len(main.loops)
     attached = [

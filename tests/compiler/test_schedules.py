@@ -26,6 +26,8 @@ TEXTS = (
     "conv2d:c=3,h=7,w=19,k=5,r=3,s=3,pad=1,layout=nchw",
     "conv2d:c=8,h=5,w=6,k=17,r=2,s=3,pad=1,dtype=int8",
     "depthwise_conv2d:c=19,h=8,w=9,r=3,s=3,pad=1",
+    "conv2d:c=4,h=6,w=8,k=6,r=3,s=3,pad=1,groups=2,bias=1,act=relu",
+    "depthwise_conv2d:c=19,h=6,w=8,r=3,s=3,pad=1,bias=1",
     "max_pool2d:c=5,h=9,w=8,r=3,s=3,stride=2,pad=1",
     "softmax:m=5,n=37",
     "layer_norm:m=3,n=29",
@@ -105,6 +107,8 @@ def schedules(draw, output):
     kept = defaults.kept(output)
     if not kept and any(isinstance(expr, te.Reduce) for expr in te.walk(output.compute.body)):
         kept = draw(st.sampled_from([[], [cache(output)]]))
+    if (found := defaults.minimal(output)) is not None:
+        kept = draw(st.sampled_from([kept, [*found.names()]]))
     *before, last = plan(output, kept)
     main = draw(nests(last, names))
     attached = tuple(

@@ -7,10 +7,15 @@ from tunefarm_compiler.schedule import Schedule, check_stages, staged
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.te import Tensor
+from tunefarm_compiler.winograd import filters
 
 
 def check(schedule: Schedule, output: Tensor, spec: TargetSpec) -> list[Stage]:
     """The stages of a schedule for a GPU. Raises: InvalidScheduleError."""
+    if any(attach.stage == filters(output) for attach in schedule.stages):
+        raise InvalidScheduleError(
+            f"schedule: {filters(output)} is not for GPUs", "leave Winograd's stages out"
+        )
     stages = staged(schedule, output)
     check_planned(schedule, stages)
     return stages

@@ -292,9 +292,10 @@ class Kernel(Lowering):
     ) -> tuple[Region, list[Range]]:
         gpu = self.attached[stage.tensor.name].schedule.gpu
         pad = gpu.pad if gpu else 0
-        _, _, elements = placed(GpuEmitter(), "", box, ranges, pad)
-        base = self._memory(elements * SIZES[stage.tensor.dtype])
-        region, where, _ = placed(self.emit, base, box, ranges, pad)
+        dtype = stage.tensor.dtype
+        _, _, elements = placed(GpuEmitter(), "", box, ranges, dtype, pad)
+        base = self._memory(elements * SIZES[dtype])
+        region, where, _ = placed(self.emit, base, box, ranges, dtype, pad)
         return region, where
 
 

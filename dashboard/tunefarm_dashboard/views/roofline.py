@@ -34,7 +34,8 @@ class RoofRow:
     """A result under its device's roofs. `intensity` in operations a byte; None: not known.
 
     `compute_from`: "peak", or "best kernel", a lower bound. `share` is of the lower roof, 0 to 1;
-    above 1 where the data stay in caches that are faster than the memory.
+    above 1 where the data stay in caches that are faster than the memory, or where a kernel takes
+    fewer operations than its workload counts (Winograd's filtering).
     """
 
     id: str
