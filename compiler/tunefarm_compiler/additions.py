@@ -1,11 +1,12 @@
 """Stages that an expression does not have, made for schedules that keep them.
 
 `C.cache` holds the sums of the output C, `C.parts64` 64 parts of each of them, of the longest of
-the axes that they are taken over; `A.shared` is a copy of the input A, for shared memory.
+the axes that they are taken over; `A.shared` is a copy of the input A, for shared memory, and
+`A.layout021` one with its dimensions in that order, so that the second lies side by side.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from tunefarm_compiler.te import (
@@ -23,7 +24,7 @@ from tunefarm_compiler.te import (
 )
 
 PART = "part"
-SHARED = ".shared"  # what the copy of an input is called, after the input's own name
+SHARED, LAYOUT = ".shared", ".layout"  # what copies of an input are called, after its own name
 IDENTITY = {"add": 0.0, "max": -float("inf"), "min": float("inf")}
 _LIMITS = {"max": {"int8": -128, "int32": -(1 << 31)}, "min": {"int8": 127, "int32": (1 << 31) - 1}}
 
@@ -108,18 +109,42 @@ def _tensor(name: str, axes: tuple[Axis, ...], reduce: Reduce, count: int) -> Te
 
 def copied(tensor: Tensor) -> Tensor:
     """The stage that holds a copy of an input, along axes d0, d1, ... of it."""
-    axes = tuple(Axis(f"d{n}", extent) for n, extent in enumerate(tensor.shape))
-    return Tensor(tensor.name + SHARED, tensor.shape, tensor.dtype, Compute(axes, tensor[axes]))
+    return _copy(tensor, SHARED, range(len(tensor.shape)))
+
+
+def laid_out(tensor: Tensor, order: Sequence[int]) -> Tensor:
+    """The stage that holds a copy of an input with its dimensions in that order."""
+    return _copy(tensor, LAYOUT + "".join(map(str, order)), order)
+
+
+def _copy(tensor: Tensor, what: str, order: Iterable[int]) -> Tensor:
+    axes = [Axis(f"d{n}", extent) for n, extent in enumerate(tensor.shape)]
+    turned = tuple(axes[n] for n in order)
+    shape = tuple(axis.extent for axis in turned)
+    made = Compute(turned, tensor[tuple(axes)])
+    return Tensor(tensor.name + what, shape, tensor.dtype, made)
 
 
 def from_copies(tensor: Tensor, body: Expr, kept: Collection[str]) -> Expr:
     """The body of a tensor with inputs read from their copies, where these are kept."""
-    if tensor.name.endswith(SHARED) or not any(name.endswith(SHARED) for name in kept):
+    names = sorted(name for name in kept if SHARED in name or LAYOUT in name)
+    if not names or tensor.name in names:
         return body
 
     def leaf(expr: Expr) -> Expr | None:
-        if isinstance(expr, Load) and expr.tensor.name + SHARED in kept:
-            return Load(copied(expr.tensor), expr.indices) if not expr.tensor.compute else None
+        if not isinstance(expr, Load) or expr.tensor.compute is not None:
+            return None
+        own, indices = expr.tensor, expr.indices
+        if own.name + SHARED in names:
+            return Load(copied(own), indices)
+        for name in names:
+            order = _order(name.removeprefix(own.name + LAYOUT))
+            if sorted(order) == list(range(len(indices))):
+                return Load(laid_out(own, order), tuple(indices[n] for n in order))
         return None
 
     return rewrite(body, leaf, {})
+
+
+def _order(digits: str) -> list[int]:
+    return [int(digit) for digit in digits] if digits.isdecimal() else []

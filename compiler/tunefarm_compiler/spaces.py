@@ -5,6 +5,7 @@ Made by rules from the tensor expression alone: `choices.py` says what may be de
 """
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Protocol
 from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler import defaults, moves
+from tunefarm_compiler.additions import LAYOUT, laid_out
 from tunefarm_compiler.choices import Choose, NestRules, T
 from tunefarm_compiler.features import features
 from tunefarm_compiler.length import length
@@ -29,6 +31,7 @@ from tunefarm_compiler.workload import Workload
 
 TRIES = 200
 MINIMAL = 0.5  # how likely fewer products are tried, for 1 of all of them
+TURNED, TURNED_USES = 0.03, 16  # an input in another layout; how often it must be read at least
 LONGEST = 5000  # lines, of a default schedule too
 
 
@@ -140,7 +143,7 @@ class ScheduleRules:
         """What may be kept as stages of their own: the usual ones, and one more or one less."""
         usual = tuple(defaults.kept(self.output))
         every = between(self.output)
-        options = [usual, *self.minimal]
+        options = [usual, *self.minimal, *((*usual, name) for name in self.turned(usual))]
         for name in every:
             changed = tuple(n for n in usual if n != name)
             options.append(changed if name in usual else (*usual, name))
@@ -161,6 +164,24 @@ class ScheduleRules:
         """What is kept to compute it by fewer products."""
         found = defaults.minimal(self.output)
         return [found.names()] if found else []
+
+    def turned(self, kept: Sequence[str]) -> list[str]:
+        """Copies of inputs in other layouts, each with another dimension side by side.
+
+        Of what sums read often, where that dimension is long enough for vectors.
+        """
+        found: dict[str, None] = {}
+        for facts in self.layout(kept).facts:
+            loads = {load.tensor.name: load for load in facts.stage.loads}
+            lone = [load for load in loads.values() if load.tensor.compute is None]
+            for load in lone if facts.summed else ():
+                uses = facts.points // math.prod(load.tensor.shape)
+                for n, index in enumerate(load.indices[:-1]):
+                    wide = load.tensor.shape[n] >= self.spec.lanes and len(index.terms) == 1
+                    if wide and uses >= TURNED_USES:
+                        others = [m for m in range(len(load.indices)) if m != n]
+                        found[laid_out(load.tensor, [*others, n]).name] = None
+        return list(found)
 
     def broken(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied; "" where it can."""
@@ -237,7 +258,11 @@ class ScheduleRules:
         return nest(replace(schedule, stages=stages), layout.facts[-1])
 
     def _drawn(self, choose: Choose) -> Schedule:
-        weights = [MINIMAL if kept in self.minimal else 0.1 for kept in self.layouts]
+        turned = [LAYOUT in "".join({*kept} - {*self.layouts[0]}) for kept in self.layouts]
+        weights = [
+            MINIMAL if kept in self.minimal else TURNED if one else 0.1
+            for kept, one in zip(self.layouts, turned, strict=True)
+        ]
         weights[0] = 1.0
         names = ["+".join(sorted(kept)) for kept in self.layouts]
         kept = self.layouts[names.index(choose("stages", names, weights))]

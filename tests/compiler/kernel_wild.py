@@ -3,6 +3,7 @@
 import random
 
 from tunefarm_compiler import Schedule, defaults
+from tunefarm_compiler.additions import laid_out
 from tunefarm_compiler.lower import Lowering
 from tunefarm_compiler.schedule import Attach, Pack
 from tunefarm_compiler.stages import inputs, plan
@@ -30,6 +31,10 @@ def _drawn(rng, output, spec):
     suits = suited(output, spec)
     found = defaults.minimal(suits)
     stages = found.names() if found and rng.random() < 0.5 else defaults.kept(suits)
+    for tensor in inputs(suits):
+        if len(tensor.shape) > 1 and rng.random() < 0.15:
+            order = rng.sample(range(len(tensor.shape)), len(tensor.shape))
+            stages = [*stages, laid_out(tensor, order).name]
     *before, last = plan(suits, stages)
     main = _nest(rng, last, [tensor.name for tensor in inputs(suits)])
     depths = len(main.loops)

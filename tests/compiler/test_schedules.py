@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_harness import evaluate, run
 from tunefarm_compiler import Schedule, build, defaults, targets, te, workload
-from tunefarm_compiler.additions import cache
+from tunefarm_compiler.additions import cache, laid_out
 from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.schedule import Attach, Pack, Prefetch
 from tunefarm_compiler.stages import inputs, plan
@@ -109,6 +109,10 @@ def schedules(draw, output):
         kept = draw(st.sampled_from([[], [cache(output)]]))
     if (found := defaults.minimal(output)) is not None:
         kept = draw(st.sampled_from([kept, [*found.names()]]))
+    for tensor in inputs(output):
+        if len(tensor.shape) > 1 and draw(st.integers(0, 3)) == 0:
+            order = draw(st.permutations(range(len(tensor.shape))))
+            kept = [*kept, laid_out(tensor, order).name]
     *before, last = plan(output, kept)
     main = draw(nests(last, names))
     attached = tuple(
@@ -186,6 +190,16 @@ def test_a_random_schedule_of_another_type_is_right_or_refused(text):
 @pytest.mark.parametrize("text", [*TEXTS, *MORE])
 def test_many_random_schedules_are_right_or_refused(text):
     right_or_refused(text, 300, longest=10**7)
+
+
+@pytest.mark.parametrize(
+    "name", ["A.layout00", "A.layout012", "A.layout", "A.layoutx0", "D.layout10"]
+)
+def test_a_layout_that_is_none_is_refused(name):
+    asked = Schedule((("i", 1),), 1, stages=(Attach(name, 0, Schedule((("d0", 1),), 1)),))
+    with pytest.raises(InvalidScheduleError, match=f"no stage '{name}'") as raised:
+        build(workload.parse("matmul:m=5,n=7,k=3"), SPEC, asked)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 CACHED = Schedule(

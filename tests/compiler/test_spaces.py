@@ -199,3 +199,21 @@ def test_every_operator_draws_schedules_that_lower():
         rules = ScheduleRules(parsed, spec)
         for _ in range(6):
             assert "define" in lowered(parsed, spec, rules.sample(rng))
+
+
+def test_inputs_that_sums_read_often_are_tried_in_other_layouts():
+    text = "conv2d:c=16,h=8,w=8,k=32,r=3,s=3,pad=1,layout=nchw"
+    rules = ScheduleRules(workload.parse(text), targets.resolve("rasp4b"))
+    channels_last = "A.layout01342"
+    assert (channels_last,) in rules.layouts
+    rng = random.Random(0)
+    drawn = [rules.sample(rng) for _ in range(600)]
+    found = [one for one in drawn if channels_last in {attach.stage for attach in one.stages}]
+    assert found
+    kernels = [build(rules.workload, targets.resolve("local"), one) for one in found[:3]]
+    for bundle in kernels:
+        run(bundle, rules.workload)
+    for text in ("matmul:m=512,n=512,k=512", "bias_act:m=64,n=64"):
+        rules = ScheduleRules(workload.parse(text), targets.resolve("znver4"))
+        turned = {name for kept in rules.layouts for name in kept}
+        assert turned == ({"A.layout10", "B.layout10"} if "matmul" in text else set())
