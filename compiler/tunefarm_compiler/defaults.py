@@ -25,7 +25,8 @@ SMALL = 16  # windows in a row, up to which none should be left over
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
 FULL = 0.9  # of their lanes vectors should use
-WIDEST, ADDERS, ROWS = 16, "znver", 4  # lanes; processors that add while they multiply
+ADDERS = "znver"  # processors that add while they multiply
+TERMS_HELD, ROWS = 32, 4  # registers for the weights and terms of a window; its rows in a tile
 NO_SIDES: Mapping[str, int] = {}
 TURN_STEPS, TURN_ROWS = 32, 32  # from which on sums are worth being written one by one
 
@@ -108,14 +109,14 @@ def minimal(output: Tensor) -> Windows | None:
 
 def by_fewer_products(output: Tensor, spec: TargetSpec) -> Schedule | None:
     """The schedule by Winograd's filtering, where it was measured to be faster."""
-    found = minimal(output) if spec.arch == "x86_64" and spec.lanes == WIDEST else None
+    found = minimal(output) if spec.arch == "x86_64" else None
     if found is None:
         return None
     names = found.names()
     *before, last = plan(output, names)
     held = {stage.tensor.name: 4 * math.prod(stage.tensor.shape) for stage in before}[names[0]]
     if not found.channels:
-        if not spec.cpu.startswith(ADDERS):
+        if not spec.cpu.startswith(ADDERS) or spec.vector_registers < TERMS_HELD:
             return None
         made = Shape(last, spec).apart({found.rows.axis.name: ROWS})
         if held > caches(spec).first // 4:  # all rows for some channels: their weights stay

@@ -112,6 +112,26 @@ def test_what_only_looks_like_it_is_left_as_it_is(change):
 
 
 @pytest.mark.parametrize(
+    ("target", "kept"),
+    [("znver4", ALONG), ("znver3", ()), ("sapphirerapids", ()), ("x86-64-v4", ()), ("rasp4b", ())],
+)
+def test_depthwise_defaults_take_it_where_it_was_measured_to_pay(target, kept):
+    parsed = workload.parse("depthwise_conv2d:c=40,h=28,w=28,r=3,s=3,pad=1")
+    made = default_schedule(parsed, targets.resolve(target))
+    assert tuple(attach.stage for attach in made.stages) == kept
+
+
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [("znver4", BOTH), ("x86-64-v3", BOTH), ("x86-64-v2", BOTH), ("rasp4b", ()), ("wasm", ())],
+)
+def test_defaults_of_convolutions_take_it_where_it_was_measured_to_pay(target, kept):
+    parsed = workload.parse("conv2d:c=64,h=28,w=28,k=32,r=3,s=3,pad=1")
+    made = default_schedule(parsed, targets.resolve(target))
+    assert sorted(attach.stage for attach in made.stages) == [*kept]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "conv2d:c=64,h=28,w=28,k=32,r=3,s=3,pad=1",
