@@ -30,7 +30,7 @@ KNOWN_OUTPUTS = 32  # digests that travel with each candidate
 class Task:
     """One workload on one target and key, in a space of candidates. `target` is its name.
 
-    `threads` is how many the candidates' loops are dealt out to.
+    `threads` is the most that the candidates' loops are dealt out to.
     `weight` is how much a second of it counts in the whole, as in how often a model calls it.
     Subclasses say how a candidate is built (`submit`), what the kernel takes (`signature`), what is
     right (`reference`, of inputs; `agrees`).

@@ -113,8 +113,9 @@ def tune(
     never). The model begins with what `records`, and the files in `transfer`, say of other shapes
     and targets. The winners go into the database `best`.
 
-    Loops are dealt out to so many `threads`: each number is a search of its own. An `executor`, a
-    cluster's say, builds the candidates in place of `workers` processes of this machine.
+    Loops are dealt out to so many `threads` at most: each number is a search of its own. An
+    `executor`, a cluster's say, builds the candidates in place of `workers` processes of this
+    machine.
 
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
