@@ -21,6 +21,7 @@ from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 from tunefarm_tuner.search.base import Candidate, Space
+from tunefarm_tuner.search.schedules import ScheduleSpace
 from tunefarm_tuner.templates import Config, TemplateSpace, Value
 
 Array = np.ndarray[Any, Any]
@@ -68,6 +69,12 @@ class Task:
     def name(self) -> tuple[str, str, str]:
         """As `Record.task`."""
         return self.workload, self.key, self.target
+
+    def untuned(self) -> list[Candidate]:
+        """What is built without a search: the winner is timed beside it."""
+        default = self.space.default()
+        more = self.space.alone() if isinstance(self.space, ScheduleSpace) else []
+        return [*([] if default is None else [default]), *more]
 
     def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
         """Build a candidate. The future raises TunefarmErrors."""
