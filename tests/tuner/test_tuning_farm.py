@@ -299,6 +299,24 @@ def test_a_template_over_a_workload_needs_no_more_than_its_knobs(farm, tmp_path)
     assert result.tasks[0].best is None and set(result.tasks[0].errors) == {"WrongAnswerError"}
 
 
+def test_a_space_of_a_template_that_makes_bundles_is_tuned_as_it_is(farm, tmp_path):
+    def rows(cfg):
+        cfg.define_knob("rows", [2, 4, 100])
+        if cfg["rows"].val > 16:
+            raise ValueError("too many")
+        return build("matmul:m=16,n=32,k=8", "local", Schedule((("i", cfg["rows"].val),), 4))
+
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "strategy": "grid", "finals": False}
+    (task,) = tune(TemplateSpace(rows), "pair", trials=6, **words).tasks
+    assert task.workload == "matmul:m=16,n=32,k=8,dtype=float32 by rows"
+    assert task.best and task.operations == 2 * 16 * 32 * 8
+    assert (task.trials, task.errors) == (3, {"BuildFailedError": 1})
+    again = tune(
+        [TemplateSpace(rows), "add:n=16"], "pair", trials=3, scheduler="round-robin", **words
+    )
+    assert [one.trials for one in again.tasks] == [3, 3] and again.tasks[0].best
+
+
 def test_a_reference_that_fails_on_a_seat_ends_the_run(farm, tmp_path):
     space = TemplateSpace(lambda cfg: None, {"a": [1, 2]})
     parsed = workload.parse("add:n=16")

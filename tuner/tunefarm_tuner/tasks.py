@@ -15,7 +15,12 @@ from tunefarm_compiler.pool import Build, BuildPool, Made
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.errors import InvalidScheduleError
+from tunefarm_proto.errors import (
+    InvalidRequestError,
+    InvalidScheduleError,
+    OperatorInvalidError,
+    UnknownWorkloadError,
+)
 from tunefarm_proto.seeded import seeded_bytes
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
@@ -184,7 +189,7 @@ class Custom:
     def of(
         cls,
         text: str,
-        template: Callable[[Config], Schedule | Bundle],
+        template: Callable[[Config], Schedule | Bundle] | TemplateSpace[Any],
         knobs: Mapping[str, Sequence[Value]] | None = None,
         *,
         weight: float = 1.0,
@@ -192,21 +197,81 @@ class Custom:
         """A template over a workload, which says what the kernel takes and what is right.
 
         `template(cfg)` defines knobs, or has those of `knobs`, and returns a schedule of the
-        workload, compiled for each target, or a bundle with a function named as the workload's.
+        workload, compiled for each target, or a bundle with a function named as the workload's. A
+        space of such a template does as well.
         Raises: UnknownWorkloadError, InvalidRequestError for knobs that make no sense.
         """
         parsed = workloads.parse(text)
-        space = TemplateSpace(template, knobs)
+        if isinstance(template, TemplateSpace):
+            if knobs is not None:
+                raise InvalidRequestError(f"{template.name} has its knobs", "leave others out")
+            space = template
+        else:
+            space = TemplateSpace(template, knobs)
+        return cls._over(parsed, parsed.signature(), space, weight)
 
+    @classmethod
+    def from_space(cls, space: TemplateSpace[Any], *, weight: float = 1.0) -> "Custom":
+        """A template that returns bundles which say of which workload they are.
+
+        The first candidate is built here to find out, in this process.
+        Raises: InvalidRequestError where that fails, or leaves open what is right.
+        """
+        signature = _function_of(space)
+        return cls._over(workloads.parse(signature.workload), signature, space, weight)
+
+    @classmethod
+    def _over(
+        cls,
+        parsed: Workload,
+        signature: bpb.FunctionSignature,
+        space: TemplateSpace[Any],
+        weight: float,
+    ) -> "Custom":
         def build(candidate: Candidate, spec: TargetSpec) -> Made:
             made = space.build(candidate)
             return job([Kernel(parsed, made)], spec) if isinstance(made, Schedule) else made
 
-        name = f"{parsed} by {getattr(template, '__name__', 'a template')}"
+        name = f"{parsed} by {space.name}"
         return cls(
-            name, space, build, parsed.signature(), parsed.reference, weight=weight,
-            check=parsed.check,
-        )  # fmt: skip
+            name, space, build, signature, parsed.reference, weight=weight, check=parsed.check
+        )
+
+
+def _function_of(space: TemplateSpace[Any]) -> bpb.FunctionSignature:
+    """The one function of what a template makes first, whose workload is known."""
+    name, first = space.name, space.default()
+    own = "give a Custom, with the kernel's signature and reference"
+    try:
+        made = space.build(first)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InvalidRequestError(
+            f"template {name} fails for its first candidate {first[:80]}: {said}",
+            "give knobs first options that build",
+        ) from error
+    if isinstance(made, Schedule):
+        raise InvalidRequestError(
+            f"template {name} returns a schedule and does not say of which workload",
+            "name it: Custom.of(workload, space)",
+        )
+    if not isinstance(made, Bundle):
+        raise InvalidRequestError(
+            f"template {name} returns {type(made).__name__}, which is no bundle", own
+        )
+    functions = made.manifest.functions
+    if len(functions) != 1:
+        raise InvalidRequestError(
+            f"the bundle of template {name} has {len(functions)} functions", own
+        )
+    try:
+        workloads.parse(functions[0].workload)
+    except (UnknownWorkloadError, OperatorInvalidError):
+        raise InvalidRequestError(
+            f"the bundle of template {name} does not say what is right: it is of no known workload",
+            own,
+        ) from None
+    return functions[0]
 
 
 class CustomTask(Task):

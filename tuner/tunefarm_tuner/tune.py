@@ -48,7 +48,7 @@ from tunefarm_tuner.search import Task as Scheduled
 from tunefarm_tuner.search import strategy as strategy_of
 from tunefarm_tuner.seats import MOST_WINDOW, Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
-from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, once, there
+from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, listed, once, there
 from tunefarm_tuner.winners import Winners
 
 DEFAULT_STRATEGY = "model"
@@ -100,12 +100,12 @@ def tune(
 ) -> TuneResult:
     """Measure up to `trials` candidates of each task, those already in `records` counted in.
 
-    `tasks` are workloads, as in "matmul:m=512,n=512,k=512", or `Custom` ones; `devices` are keys,
-    each with how many boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for
-    each key. Every candidate leaves a record, a failure with its reason; candidates whose code is
-    that of an earlier one are recorded and not measured. At the end the best and the default of
-    each task are timed in turns by the full protocol, so that the winner is no lucky sample
-    (`finals`).
+    `tasks` are workloads, as in "matmul:m=512,n=512,k=512", `Custom` ones, or a `TemplateSpace`
+    whose template returns bundles of a workload; `devices` are keys, each with how many boards of
+    it to use at once, as in {"rasp4b": 3}. Each workload is tuned for each key. Every candidate
+    leaves a record, a failure with its reason; candidates whose code is that of an earlier one are
+    recorded and not measured. At the end the best and the default of each task are timed in turns
+    by the full protocol, so that the winner is no lucky sample (`finals`).
 
     `strategy` is one of `STRATEGIES`, or makes a `Strategy` of a space, a seed and a `WarmStart`.
     Of several tasks, "gradient" gives the trials of all to those where most is to be gained for the
@@ -126,8 +126,7 @@ def tune(
     of a candidate.
     """
     keys = keys_of(devices)
-    listed = [tasks] if isinstance(tasks, str | Tuned | Custom) else list(tasks)
-    wanted = once([Tuned(one) if isinstance(one, str) else one for one in listed])
+    wanted = once(listed(tasks))
     if not 1 <= trials <= MOST_TRIALS or not keys or not wanted:
         raise errors.InvalidRequestError(
             f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys",
