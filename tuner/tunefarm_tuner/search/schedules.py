@@ -56,7 +56,7 @@ class ScheduleSpace:
 
     def alone(self) -> list[Candidate]:
         """The default on one thread, where there are several: it is the best of what is small."""
-        if self.threads == 1:
+        if self.rules.threads == 1:
             return []
         made = default_schedule(self.workload, self.spec)
         return [] if self.rules.fault(made) else [made.to_json()]
