@@ -3,6 +3,7 @@
     {"cpu": "znver4", "features": [...], "schedule": {...}, "seconds": 0.018, "workload": ...}
 
 One line for each workload, target and number of threads, sorted: two files compare line by line.
+The number is what a search was given; where the best schedule takes fewer, the line says `threads`.
 """
 
 import fcntl
@@ -26,6 +27,7 @@ from tunefarm_compiler import workload as workloads
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.spaces import ScheduleRules, Tuned, rules_of
 from tunefarm_compiler.targets import TargetSpec
+from tunefarm_compiler.threads import MOST_THREADS
 from tunefarm_compiler.workload import Workload, distance
 
 VERSION = 1
@@ -68,7 +70,10 @@ def _read(path: Path, *about: int) -> Tuned:
 
 @dataclass(frozen=True)
 class Entry:
-    """A tuned workload. `seconds` are those of one call, the median of the full measurement."""
+    """A tuned workload. `seconds` are those of one call, the median of the full measurement.
+
+    `threads` are how many there were: the schedule may take fewer of them.
+    """
 
     workload: str
     triple: str
@@ -81,21 +86,21 @@ class Entry:
     trials: int = 0
     recorded_at: str = ""
     version: int = VERSION
+    threads: int = 1
 
     @classmethod
-    def of(cls, workload: Workload, spec: TargetSpec, schedule: str, seconds: float) -> "Entry":
+    def of(
+        cls, workload: Workload, spec: TargetSpec, schedule: str, seconds: float, threads: int = 1
+    ) -> "Entry":
         """The entry of a workload on a target; what else is known is put in by `replace`."""
-        return cls(str(workload), spec.triple, spec.cpu, spec.features, schedule, seconds)
+        most = max(threads, _taken(schedule))
+        target = (spec.triple, spec.cpu, spec.features)
+        return cls(str(workload), *target, schedule, seconds, threads=most)
 
     @property
     def spec(self) -> TargetSpec:
         """The target."""
         return TargetSpec(self.triple, self.cpu, self.features)
-
-    @property
-    def threads(self) -> int:
-        """How many its loops are dealt out to."""
-        return Schedule.from_json(self.schedule).threads
 
     @property
     def key(self) -> Key:
@@ -105,6 +110,8 @@ class Entry:
     def to_json(self) -> str:
         """One line."""
         data = asdict(self) | {"schedule": json.loads(self.schedule)}
+        if self.threads == _taken(self.schedule):  # it says so itself
+            del data["threads"]
         return json.dumps({k: v for k, v in data.items() if v not in ("", 0)}, sort_keys=True)
 
     @classmethod
@@ -116,6 +123,10 @@ class Entry:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         schedule = Schedule.from_json(json.dumps(data["schedule"]))
         known |= {"schedule": schedule.to_json(), "features": tuple(data["features"])}
+        threads = data.get("threads", 1)
+        if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"{str(threads)[:40]} threads")
+        known["threads"] = max(threads, schedule.most_threads)
         made = cls(**known)
         if not all(isinstance(one, str) for one in (made.workload, made.triple, made.cpu)):
             raise ValueError("workload, triple and cpu are words")
@@ -124,6 +135,10 @@ class Entry:
         if not isinstance(made.seconds, int | float) or not 0 < made.seconds < math.inf:
             raise ValueError(f"{made.seconds} seconds")
         return made
+
+
+def _taken(schedule: str) -> int:
+    return Schedule.from_json(schedule).most_threads
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ def _loops(nest: Nest, schedule: Schedule, last_stage: Stage) -> list[float]:
         float(kept),
         float(natural),
         sum(window),
-        log2(schedule.threads),
+        log2(schedule.most_threads),
         _busy(schedule, last_stage),
         even,
         float(len(own.prefetches)),

@@ -161,6 +161,11 @@ class Schedule:
             gpu=Gpu.read(data["gpu"]) if data.get("gpu") is not None else None,
         )
 
+    @property
+    def most_threads(self) -> int:
+        """The most that its loops, or those of a stage of it, are dealt out to."""
+        return max([self.threads, *(one.schedule.threads for one in self.stages)])
+
     def tile(self, extents: Mapping[str, int]) -> dict[str, int]:
         """Innermost block of every axis: its last in `loops`, else its whole extent."""
         sides = dict(extents)

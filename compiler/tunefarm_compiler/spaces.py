@@ -14,7 +14,7 @@ from typing import Protocol
 
 from tunefarm_proto.errors import InvalidScheduleError
 
-from tunefarm_compiler import defaults, moves
+from tunefarm_compiler import dealing, defaults, moves
 from tunefarm_compiler.additions import LAYOUT, laid_out
 from tunefarm_compiler.choices import Choose, NestRules, T
 from tunefarm_compiler.features import features
@@ -33,13 +33,14 @@ TRIES = 200
 MINIMAL = 0.5  # how likely fewer products are tried, for 1 of all of them
 TURNED, TURNED_USES = 0.03, 16  # an input in another layout; how often it must be read at least
 LONGEST = 5000  # lines, of a default schedule too
+DEALING = 0.2  # of the neighbours have other threads
 
 
 class Tuned(Protocol):
     """Where the best known schedules are looked up."""
 
     def schedule(self, workload: Workload, spec: TargetSpec, threads: int) -> Schedule | None:
-        """The best one known for that, if any, dealt out to so many threads."""
+        """The best one known for that, if any, on so many threads at most."""
 
 
 def default_schedule(
@@ -47,7 +48,7 @@ def default_schedule(
 ) -> Schedule:
     """The best schedule known to `tuned`, else one that is good enough without any search.
 
-    Its loops are dealt out to so many threads.
+    Its loops are dealt out to so many threads; the best known one may do with fewer.
     """
     if tuned is not None and (found := tuned.schedule(workload, spec, threads)) is not None:
         return found
@@ -119,7 +120,10 @@ class Layout:
 
 
 class ScheduleRules:
-    """All schedules of an expression on a target that are worth building, on so many threads."""
+    """All schedules of an expression on a target that are worth building.
+
+    They take so many threads or fewer: the default all of them.
+    """
 
     def __init__(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> None:
         self.workload, self.spec, self.threads = workload, spec, threads
@@ -193,6 +197,8 @@ class ScheduleRules:
 
     def fault(self, schedule: Schedule) -> str:
         """Why a schedule cannot be applied, or is not worth building; "" where it is."""
+        if schedule.most_threads > self.threads:
+            return f"it takes {schedule.most_threads} threads, and there are {self.threads}"
         return self.broken(schedule) or faults(self._nests(schedule), self._longest)
 
     def _unwanted(self, schedule: Schedule) -> str:
@@ -220,42 +226,32 @@ class ScheduleRules:
 
     def draw(self, choose: Choose) -> Schedule:
         """A schedule by decisions; it may still have a fault."""
-        made = self._drawn(choose)
-        if self.threads > 1 and len(axes := self._parallel(made)) > 1:
+        made, count = self._drawn(choose), 1
+        if self.threads > 1:
+            most = self.threads
+            count = choose("threads", dealing.counts(most), dealing.weights(most))
+        if count > 1 and len(axes := self._parallel(made)) > 1:
             # Mostly the loop that keeps the threads busy is left to be found.
             weights = [float(len(axes)), *[1.0] * len(axes)]
             made = replace(made, parallel=choose("parallel", ["", *axes], weights))
-        return self.dealt_out(made)
+        return self.dealt_out(made, count)
 
     def _parallel(self, schedule: Schedule) -> list[str]:
         """Axes whose loops can be dealt out."""
-        last = self.layout([attach.stage for attach in schedule.stages]).facts[-1]
-        return list(dict.fromkeys(axis for axis, _ in schedule.loops if axis in last.spatial))
+        return dealing.axes(schedule, self._facts(schedule)[-1])
 
-    def dealt_out(self, schedule: Schedule) -> Schedule:
-        """Its loops dealt out to the threads of this space, as far as there are any."""
-        layout = self.layout([attach.stage for attach in schedule.stages])
+    def _facts(self, schedule: Schedule) -> list[StageFacts]:
+        return self.layout([attach.stage for attach in schedule.stages]).facts
 
-        def nest(one: Schedule, facts: StageFacts) -> Schedule:
-            axes = {axis for axis, _ in one.loops if axis in facts.spatial}
-            if self.threads == 1 or not axes:
-                return replace(one, threads=1, parallel="")
-            kept = one.parallel if one.parallel in axes else ""
-            return replace(one, threads=self.threads, parallel=kept)
+    def count(self, schedule: Schedule) -> int:
+        """How many of the threads of this space a schedule takes. Raises: InvalidScheduleError."""
+        if self.threads == 1:
+            return 1
+        return dealing.count(schedule, self._facts(schedule), self.threads)
 
-        if self.threads == 1 and schedule.threads == 1:
-            return schedule
-        facts = {one.stage.tensor.name: one for one in layout.facts}
-        stages = tuple(
-            replace(
-                a,
-                schedule=replace(a.schedule, threads=1, parallel="")
-                if a.depth
-                else nest(a.schedule, facts[a.stage]),
-            )
-            for a in schedule.stages
-        )
-        return nest(replace(schedule, stages=stages), layout.facts[-1])
+    def dealt_out(self, schedule: Schedule, count: int) -> Schedule:
+        """Its loops dealt out to so many threads, as far as there are any."""
+        return dealing.dealt_out(schedule, self._facts(schedule), count)
 
     def _drawn(self, choose: Choose) -> Schedule:
         turned = [LAYOUT in "".join({*kept} - {*self.layouts[0]}) for kept in self.layouts]
@@ -320,14 +316,22 @@ class ScheduleRules:
     def mutate(self, schedule: Schedule, rng: random.Random) -> Schedule:
         """A neighbour without faults; another sample where none was found."""
         for _ in range(TRIES // 4):
-            made = self.dealt_out(self._moved(schedule, rng))
+            made = self._neighbour(schedule, rng)
             if made != schedule and not self.fault(made):
                 return made
         return self.sample(rng)
 
+    def _neighbour(self, schedule: Schedule, rng: random.Random) -> Schedule:
+        count = self.count(schedule)
+        if self.threads == 1 or rng.random() > DEALING:
+            return self.dealt_out(self._moved(schedule, rng), count)
+        if count == 1 or rng.random() < 0.5:
+            others = [one for one in dealing.counts(self.threads) if one != count]
+            return self.dealt_out(schedule, rng.choice(others))
+        axis = rng.choice(["", *self._parallel(schedule)])
+        return self.dealt_out(replace(schedule, parallel=axis), count)
+
     def _moved(self, schedule: Schedule, rng: random.Random) -> Schedule:
-        if self.threads > 1 and rng.random() < 0.15:
-            return replace(schedule, parallel=rng.choice(["", *self._parallel(schedule)]))
         layout = self.layout([attach.stage for attach in schedule.stages])
         if schedule.stages and rng.random() < 0.1:
             return self.draw(lambda _, options, weights: rng.choices(options, weights)[0])
@@ -351,8 +355,10 @@ class ScheduleRules:
 
     def cross(self, one: Schedule, other: Schedule, rng: random.Random) -> Schedule:
         """A child without faults; a neighbour of one parent where none was found."""
+        either = (self.count(one), self.count(other))
         for _ in range(4):
-            made = self.dealt_out(self._crossed(one, other, rng))
+            count = rng.choice(either) if self.threads > 1 else 1
+            made = self.dealt_out(self._crossed(one, other, rng), count)
             if made not in (one, other) and not self.fault(made):
                 return made
         return self.mutate(one, rng)
@@ -401,19 +407,28 @@ class ScheduleRules:
 
         stages = tuple(replace(a, schedule=nest(a.stage, a.schedule)) for a in schedule.stages)
         last = layout.stages[-1].tensor.name
-        made = self.dealt_out(replace(nest(last, schedule), stages=stages))
+        count = self._carried(schedule, source)
+        made = self.dealt_out(replace(nest(last, schedule), stages=stages), count)
         for _ in range(32):
             if not self.fault(made):
                 return made
-            smaller = self.dealt_out(moves.shrunk(made, layout.rules(last, single)))
+            smaller = self.dealt_out(moves.shrunk(made, layout.rules(last, single)), count)
             if smaller == made:
                 break
             made = smaller
         return None
 
+    def _carried(self, schedule: Schedule, source: "ScheduleRules") -> int:
+        """How many threads: as much work for each where it did with fewer than there were."""
+        count = source.count(schedule)
+        if count >= source.threads:
+            return self.threads
+        more = self.workload.operations / max(1, source.workload.operations)
+        return max(n for n in dealing.counts(self.threads) if n <= max(count, count * more))
+
 
 def rules_of(workload: Workload, spec: TargetSpec, threads: int = 1) -> ScheduleRules:
-    """The rules for a target: of a processor on so many threads, or of a GPU."""
+    """The rules for a target: of a processor on so many threads at most, or of a GPU."""
     if spec.gpu:
         from tunefarm_compiler.gpu.spaces import GpuRules
 

@@ -66,10 +66,38 @@ def test_it_is_what_default_schedules_ask():
     assert default_schedule(CUBE, PI, tuned=found) == default_schedule(CUBE, PI)
     # What was tuned for one thread says nothing of four, and the other way round.
     assert default_schedule(CUBE, ZEN4, 4, found) == default_schedule(CUBE, ZEN4, 4)
-    many = ScheduleRules(CUBE, ZEN4, 4).sample(random.Random(0))
+    many = replace(schedule(8), threads=4)
     assert found.add(Entry.of(CUBE, ZEN4, many.to_json(), 0.2)) and len(found) == 2
     assert default_schedule(CUBE, ZEN4, 4, found) == many
     assert default_schedule(CUBE, ZEN4, tuned=found) == schedule(9)
+
+
+@pytest.mark.parametrize("taken", [1, 2])
+def test_the_best_on_so_many_threads_may_take_fewer(tmp_path, taken):
+    few = replace(schedule(8), threads=taken)
+    found = Database([entry(9, 0.1), Entry.of(CUBE, ZEN4, few.to_json(), 0.2, 4)])
+    found.write(tmp_path / "best.jsonl")
+    again = Database.read(tmp_path / "best.jsonl")
+    assert [*again] == [*found] and [one.threads for one in again] == [1, 4]
+    assert (tmp_path / "best.jsonl").read_text().count('"threads": 4') == 1
+    assert default_schedule(CUBE, ZEN4, 4, again) == few
+    assert default_schedule(CUBE, ZEN4, 1, again) == schedule(9)
+    assert default_schedule(CUBE, ZEN4, 2, again) == default_schedule(CUBE, ZEN4, 2)
+    # One that takes all four says so itself, as lines of older versions do.
+    line = Entry.of(CUBE, ZEN4, replace(few, threads=4).to_json(), 0.2, 4).to_json()
+    assert line.count("threads") == 1 and Entry.from_json(line).threads == 4
+
+
+def test_a_larger_shape_gets_as_many_threads_more():
+    small, spec = workload.parse("matmul:m=64,n=64,k=64"), ZEN4
+    rules = ScheduleRules(small, spec, 8)
+    plain = replace(schedule(8, small), parallel="")
+    for taken, more, expected in ((1, 1, 1), (1, 2, 2), (1, 5, 4), (2, 4, 8), (8, 4, 8), (2, 8, 8)):
+        one = rules.dealt_out(plain, taken)
+        assert rules.count(one) == taken
+        here = ScheduleRules(workload.parse(f"matmul:m={64 * more},n=64,k=64"), spec, 8)
+        made = here.adapt(one, rules)
+        assert made is not None and made.most_threads == expected
 
 
 def test_a_schedule_that_can_no_longer_be_applied_is_passed_over():
@@ -166,6 +194,8 @@ def test_what_two_searches_add_at_once_is_all_kept(tmp_path):
      '{"workload":"m","triple":"t","cpu":"c","features":5,"schedule":{"loops":[],"lanes":1},"seconds":1}',
      '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[["i",1e400]],"lanes":1},"seconds":1}',
      '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":"1"}',
+     '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":1,"threads":"2"}',
+     '{"workload":"m","triple":"t","cpu":"c","features":[],"schedule":{"loops":[],"lanes":1},"seconds":1,"threads":65}',
      '{"version":1e400}', "\udcff",
      '{"version":2,"workload":"m"}'],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def test_whatever_is_made_can_be_applied_and_is_canonical(parsed, target, seed, 
         check(made, rules.output)
         assert made == rules.default or not rules.fault(made)
         assert Schedule.from_json(made.to_json()) == made
-        assert made.threads in (1, threads)
+        assert made.most_threads <= threads
         numbers = rules.features(made)
         assert len(numbers) == len(NAMES) and all(map(math.isfinite, numbers))
 
@@ -100,7 +100,7 @@ def test_one_seed_draws_the_same_in_every_process():
                      "matmul:m=40,n=64,k=30", "layer_norm:m=20,n=64", "softmax:m=12,n=96"):
             for target in ("rasp3b", "znver4", "sm_80"):
                 rng = random.Random(0)
-                rules = rules_of(workload.parse(text), targets.resolve(target), 1)
+                rules = rules_of(workload.parse(text), targets.resolve(target), 4)
                 made = [rules.sample(rng), rules.sample(rng)]
                 made += [rules.mutate(made[0], rng), rules.cross(*made, rng)]
                 print(*(one.to_json() for one in made), sep="\\n")

@@ -1,6 +1,8 @@
 """Loops dealt out to threads: right answers by any schedule, and threads that come and go."""
 
+import itertools
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +16,10 @@ from test_schedules import TEXTS, schedules
 from tunefarm_compiler import Schedule, build, default_schedule, lowered, targets, te, workload
 from tunefarm_compiler.building import Kernel, compile_many
 from tunefarm_compiler.elf import dynamic_symbols
+from tunefarm_compiler.features import NAMES
 from tunefarm_compiler.linker import ALLOWED_UNDEFINED
 from tunefarm_compiler.schedule import Attach, Pack
+from tunefarm_compiler.spaces import ScheduleRules
 from tunefarm_proto.errors import InvalidScheduleError
 
 SPEC = targets.resolve("local")
@@ -115,6 +119,56 @@ def test_a_default_schedule_on_threads(text):
         assert threads in {schedule.threads, *(s.schedule.threads for s in schedule.stages)}
         run(build(parsed, SPEC, schedule), parsed)
     assert default_schedule(parsed, SPEC, 1) == default_schedule(parsed, SPEC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["matmul:m=33,n=40,k=20", "softmax:m=31,n=40", "layer_norm:m=6,n=40", "add:n=100",
+     "conv2d:c=9,h=13,w=11,k=20,r=3,s=3,pad=1,bias=1,act=relu"],
+)  # fmt: skip
+def test_a_space_has_schedules_of_any_number_of_threads_up_to_those_given(text):
+    parsed, rng = workload.parse(text), random.Random(5)
+    rules = ScheduleRules(parsed, SPEC, 4)
+    drawn = [rules.sample(rng) for _ in range(32)]
+    chain = [rules.default]
+    for _ in range(80):
+        chain.append(rules.mutate(chain[-1], rng))
+    bred = [rules.cross(*pair, rng) for pair in itertools.pairwise(drawn)]
+    for made in (drawn, chain, bred):
+        assert {rules.count(one) for one in made} == {1, 2, 4}
+    for made in {*drawn, *chain, *bred}:
+        assert not rules.fault(made) or made == rules.default
+        assert (made.most_threads > 1) == ("@threads.deal" in lowered(parsed, SPEC, made))
+    for made in (drawn[0], chain[-1], bred[0]):
+        assert Schedule.from_json(made.to_json()) == made
+        run(build(parsed, SPEC, made), parsed)
+
+
+@pytest.mark.parametrize(("given", "counts"), [(1, {1}), (2, {1, 2}), (6, {1, 2, 4, 6})])
+def test_how_many_of_the_threads_given_a_schedule_takes(given, counts):
+    parsed, rng = workload.parse("matmul:m=64,n=64,k=64"), random.Random(0)
+    rules = ScheduleRules(parsed, SPEC, given)
+    found = [rules.sample(rng).most_threads for _ in range(100)]
+    assert {*found} == counts and found.count(given) > 50  # all of them are the likeliest
+    assert rules.default == default_schedule(parsed, SPEC, given)
+    beyond = replace(rules.default, threads=given + 1)
+    assert rules.fault(beyond) == f"it takes {given + 1} threads, and there are {given}"
+
+
+def test_the_grid_of_a_small_space_has_every_number_of_threads():
+    rules = ScheduleRules(workload.parse("gemv:m=5,n=3"), targets.resolve("rasp3b"), 2)
+    found = [*itertools.islice(rules.every(), 20000)]
+    assert len({*found}) == len(found) < 20000
+    assert {one.most_threads for one in found} == {1, 2}
+    alone = ScheduleRules(rules.workload, rules.spec)
+    assert {one for one in found if one.most_threads == 1} >= {*alone.every()} - {alone.default}
+
+
+def test_the_model_is_told_of_the_number_of_threads():
+    rules = ScheduleRules(workload.parse("matmul:m=64,n=64,k=64"), SPEC, 4)
+    place = NAMES.index("threads")
+    told = [rules.features(rules.dealt_out(rules.default, n))[place] for n in (1, 2, 4)]
+    assert told == [0, 1, 2]
 
 
 def test_each_thread_packs_for_itself():

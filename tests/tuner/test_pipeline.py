@@ -106,3 +106,7 @@ def test_what_a_lost_board_had_goes_to_the_next_one():
 def test_screening_gives_up_beside_the_best_alone():
     assert Screen().options(0.0).abandon_above_s == 0.0
     assert Screen(abandon=3.0).options(0.5).abandon_above_s == 1.5
+    # First calls of a kernel of a microsecond take longer, whatever they call.
+    assert Screen().options(1e-6).abandon_above_s == 2e-5
+    assert Screen().options(1e-6, threads=2).abandon_above_s == 1e-3
+    assert Screen(abandon=0.0).options(1e-6, threads=2).abandon_above_s == 0.0

@@ -163,5 +163,7 @@ def test_experience_and_the_database_take_what_worked():
     assert [one.cost_s for one in known] == [1.0, float("inf")]
     assert [one.seconds for one in entries_of([screened, final, bad, custom, emulated])] == [1.2]
     assert [one.seconds for one in entries_of([screened])] == [1.0]
+    given = record(SCHEDULE, 1.0, features=features, threads=4)  # it takes one of the four
+    assert [one.threads for one in entries_of([screened, given])] == [1, 4]
     newer = record('{"loops":[],"lanes":4,"mode":"new"}', 0.5, features=features)
     assert [one.seconds for one in entries_of([screened, newer])] == [1.0]

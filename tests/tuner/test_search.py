@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tunefarm_compiler import targets, workload
+from tunefarm_compiler import Schedule, default_schedule, targets, workload
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_tuner.search import (
     STRATEGIES,
@@ -216,6 +216,25 @@ def test_records_of_other_shapes_give_seeds_and_groups():
     # From the first batch on the model chooses: what is left of it is better than samples too.
     chosen = [rate(one, str(space.workload)) for one in first[7:]]
     assert sum(chosen) / len(chosen) < sum(usual) / len(usual)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_search_on_threads_begins_with_all_of_them_and_with_one(name):
+    spec, parsed = targets.resolve("znver4"), workload.parse("matmul:m=64,n=64,k=64")
+    space = ScheduleSpace(parsed, spec, 4)
+
+    def found():
+        search, all_ = strategy(name, space, 3, warm_start(space, [])), []
+        for _ in range(3):
+            all_ += (batch := search.propose(8))
+            search.observe([Observation(one, 1.0 + len(one)) for one in batch])
+        return all_
+
+    first = found()
+    assert first == found() and len({*first}) == 24 and all(map(space.valid, first))
+    assert first[:2] == [default_schedule(parsed, spec, n).to_json() for n in (4, 1)]
+    assert {Schedule.from_json(one).most_threads for one in first} == {1, 2, 4}
+    assert not warm_start(ScheduleSpace(parsed, spec), []).seeds
 
 
 def test_a_sampler_of_optunas_plugs_in():

@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tunefarm_compiler import build, targets, workload
+from tunefarm_compiler.building import Kernel, compile_many
 from tunefarm_compiler.schedule import Schedule
+from tunefarm_proto.bundle import Library, pack
 from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.v1 import bundle_pb2 as bpb
+from tunefarm_tuner.tasks import Custom
 from tunefarm_tuner.templates import Config, TemplateSpace
+from tunefarm_tuner.tune import tune
 
 SPEC, PARSED = targets.resolve("local"), workload.parse("matmul:m=48,n=64,k=32")
 
@@ -24,6 +29,22 @@ def matmul(cfg):
     loops = [("i", cfg["tile_y"].size[-1]), ("j", cfg["tile_x"].size[-1])]
     return build(PARSED, SPEC, Schedule(tuple(cfg["order"].order(loops)), SPEC.lanes,
                                         cfg["unroll"].val))  # fmt: skip
+
+
+def constant(made):
+    def same(cfg):
+        return made
+
+    return same
+
+
+def nameless(bundle):
+    """The same, of a workload that nobody knows, as one compiled from C is."""
+    manifest = bpb.BundleManifest.FromString(bundle.manifest.SerializeToString())
+    manifest.functions[0].workload = ""
+    (library,) = manifest.libraries
+    code = Library(library.target, bundle.library(library), dict(library.schedules))
+    return pack(manifest, [code])
 
 
 def test_a_template_makes_bundles_of_its_candidates():
@@ -104,6 +125,48 @@ def test_other_texts_are_no_candidates(text):
     assert not SPACE.valid(text)
     with pytest.raises(InvalidRequestError, match="its knobs are mode, split, unroll"):
         SPACE.build(text)
+
+
+SMALL = ["matmul:m=16,n=32,k=8", "add:n=16"]
+
+
+def fails(cfg):
+    raise OverflowError("too far\nfrom here")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (Schedule((), 4), r"template \w+ returns a schedule .* of which workload .*Custom.of\("),
+        (None, r"returns NoneType, which is no bundle .give a Custom, with .* reference"),
+        (compile_many([Kernel(text) for text in SMALL], SPEC), r"has 2 functions .give a Custom"),
+        (nameless(build(SMALL[0], SPEC)), r"of template \w+ does not say what is right"),
+        (fails, r"template fails fails for its first candidate \{\}: OverflowError: too far"),
+    ],
+)  # fmt: skip
+def test_a_space_alone_is_tuned_where_it_says_what_is_right(tmp_path, made, said):
+    space = TemplateSpace(made if made is fails else constant(made), {})
+    with pytest.raises(InvalidRequestError, match=said) as caught:
+        tune(space, "any", trials=1, records=tmp_path / "r", tracker="127.0.0.1:1")
+    assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "r").exists()
+
+
+def test_what_is_nothing_to_tune_is_one_error(tmp_path):
+    for tasks, said in ((matmul, r"function .* TemplateSpace\("), (3, "int is nothing to tune")):
+        for asked in (tasks, [tasks]):
+            with pytest.raises(InvalidRequestError, match=said):
+                tune(asked, "any", trials=1, records=tmp_path / "r", tracker="127.0.0.1:1")
+
+
+def test_a_template_over_a_workload_is_one_task_however_it_is_given():
+    alone = Custom.from_space(TemplateSpace(matmul), weight=2)
+    named = Custom.of(str(PARSED), matmul)
+    assert alone.name == named.name == f"{PARSED} by matmul" and alone.weight == 2
+    assert alone.signature == named.signature and alone.space.default() == named.space.default()
+    space = TemplateSpace(matmul)
+    assert Custom.of(str(PARSED), space).space is space
+    with pytest.raises(InvalidRequestError, match="matmul has its knobs"):
+        Custom.of(str(PARSED), space, {"unroll": [1]})
 
 
 def test_knobs_that_change_between_calls_are_noticed():

@@ -216,14 +216,22 @@ def test_loops_are_dealt_out_to_threads_by_a_search_of_their_own(farm, tmp_path)
     words = {"records": tmp_path / "r.jsonl", "tracker": farm, "finals": False, "trials": 3}
     text, best = "matmul:m=64,n=64,k=64", tmp_path / "best.jsonl"
     tune(text, "pair", best=best, **words)
-    (task,) = tune(text, "pair", best=best, threads=2, **words).tasks
-    assert task.trials == 3 and task.best and Schedule.from_json(task.best).threads == 2
+    words |= {"threads": 2, "trials": 8}
+    (task,) = tune(text, "pair", best=best, **words).tasks
+    assert task.trials == 8 and task.best
     held = list(read(tmp_path / "r.jsonl"))
-    (again,) = tune(text, "pair", best=best, threads=2, **words).tasks
-    assert again.trials == 3 and list(read(tmp_path / "r.jsonl")) == held
+    (again,) = tune(text, "pair", best=best, **words).tasks
+    assert again.trials == 8 and list(read(tmp_path / "r.jsonl")) == held
     assert {one.threads for one in held} == {1, 2} and not any(one.error for one in held)
     assert len({one.id for one in held}) == len(held)
-    assert {one.threads for one in Database.read(best)} == {1, 2}
+    # Two are the most: the default has both, others do with one, and all are of one search.
+    tried = [Schedule.from_json(one.schedule) for one in held if one.threads == 2]
+    assert {one.most_threads for one in tried} == {1, 2}
+    parsed, spec = workload.parse(text), targets.resolve("local")
+    assert {default_schedule(parsed, spec, n) for n in (1, 2)} <= {*tried}
+    known = Database.read(best)
+    assert {one.threads for one in known} == {1, 2}
+    assert default_schedule(parsed, spec, 2, tuned=known).to_json() == task.best
 
 
 def test_files_are_looked_at_before_anything_is_measured(farm, tmp_path):
@@ -289,6 +297,24 @@ def test_a_template_over_a_workload_needs_no_more_than_its_knobs(farm, tmp_path)
     wrong = Custom.of("matmul:m=16,n=32,k=8", lambda cfg: turned, {})
     result = tune(wrong, "pair", trials=1, **words | {"records": tmp_path / "w.jsonl"})
     assert result.tasks[0].best is None and set(result.tasks[0].errors) == {"WrongAnswerError"}
+
+
+def test_a_space_of_a_template_that_makes_bundles_is_tuned_as_it_is(farm, tmp_path):
+    def rows(cfg):
+        cfg.define_knob("rows", [2, 4, 100])
+        if cfg["rows"].val > 16:
+            raise ValueError("too many")
+        return build("matmul:m=16,n=32,k=8", "local", Schedule((("i", cfg["rows"].val),), 4))
+
+    words = {"records": tmp_path / "r.jsonl", "tracker": farm, "strategy": "grid", "finals": False}
+    (task,) = tune(TemplateSpace(rows), "pair", trials=6, **words).tasks
+    assert task.workload == "matmul:m=16,n=32,k=8,dtype=float32 by rows"
+    assert task.best and task.operations == 2 * 16 * 32 * 8
+    assert (task.trials, task.errors) == (3, {"BuildFailedError": 1})
+    again = tune(
+        [TemplateSpace(rows), "add:n=16"], "pair", trials=3, scheduler="round-robin", **words
+    )
+    assert [one.trials for one in again.tasks] == [3, 3] and again.tasks[0].best
 
 
 def test_a_reference_that_fails_on_a_seat_ends_the_run(farm, tmp_path):

@@ -65,7 +65,8 @@ def entries_of(records: Iterable[Record]) -> list[Entry]:
             continue
         if not readable(record):  # of a newer version, say
             continue
-        entry = Entry.of(parsed, spec_of(record), record.schedule, record.median_s)
+        spec, threads = spec_of(record), record.threads
+        entry = Entry.of(parsed, spec, record.schedule, record.median_s, threads)
         entries.append(
             replace(
                 entry,

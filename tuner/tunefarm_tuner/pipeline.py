@@ -43,6 +43,7 @@ SWITCH_S = 0.0005
 STOP_S, CUT_S = 5.0, 0.2
 PATIENCE_S = 120.0  # without any device, before the run gives up
 MOST_MEANWHILE = 16  # candidates more in flight for a slow thinker
+FIRST_S, FIRST_ON_THREADS_S = 2e-5, 1e-3  # of a first call: caches filled, threads begun
 FINALISTS = 5
 FINAL_TRIES = 3
 OTHER_WORKLOAD = (errors.UnknownWorkloadError, errors.OperatorInvalidError)
@@ -52,7 +53,8 @@ OTHER_WORKLOAD = (errors.UnknownWorkloadError, errors.OperatorInvalidError)
 class Screen:
     """How a candidate is timed at first: quickly. Samples of at least `min_repeat_ms`.
 
-    What is slower than `abandon` times the best is given up after two calls; 0: never.
+    What is slower than `abandon` times the best is given up after two calls; 0: never. Not where
+    these were over in less than first calls may take of any kernel.
     """
 
     repeat: int = 5
@@ -61,9 +63,12 @@ class Screen:
     abandon: float = 2.0
     timeout_s: float = 30.0
 
-    def options(self, best_s: float) -> pb.TimingOptions:
+    def options(self, best_s: float, threads: int = 1) -> pb.TimingOptions:
         """As the device takes them; `best_s` is 0 where there is none yet."""
-        options = pb.TimingOptions(repeat=self.repeat, abandon_above_s=self.abandon * best_s)
+        worth_s = self.abandon * best_s
+        if worth_s > 0:
+            worth_s = max(worth_s, FIRST_S if threads == 1 else FIRST_ON_THREADS_S)
+        options = pb.TimingOptions(repeat=self.repeat, abandon_above_s=worth_s)
         options.min_repeat.FromNanoseconds(round(self.min_repeat_ms * 1e6))
         options.warmup.FromNanoseconds(round(self.warmup_ms * 1e6))
         return options
@@ -306,7 +311,7 @@ class Pipeline:
             bundle_digest=trial.bundle.digest,
             function=task.function,
             arguments=task.arguments(),
-            options=wish.options(best.median_s if best is not None else 0.0),
+            options=wish.options(best.median_s if best is not None else 0.0, task.threads),
             return_outputs=True,
             repeatable=True,
             known_outputs=task.known_outputs(),
@@ -395,9 +400,7 @@ class Pipeline:
         good = [r for r in line.records.values() if r.samples_s and not r.duplicate_of]
         best = sorted(good, key=lambda record: record.median_s)[: self.wish.finalists]
         chosen = [record.schedule for record in best]
-        default = line.task.space.default()
-        if default is not None and default not in chosen:
-            chosen.append(default)
+        chosen += [one for one in line.task.untuned() if one not in chosen]
         final = Final(line.task)
         if best:
             self._finals[index] = [final]

@@ -46,7 +46,8 @@ class Record:
         tier: "screen", or "full" for the re-measurement of the best.
         abandoned: it was far slower than the best, so that its one sample is enough.
         duplicate_of: the trial whose library has the same bytes, and whose samples these are.
-        threads: how many the search dealt loops out to; 1 for searches without any.
+        threads: the most that the search dealt loops out to, `schedule` may say fewer; 1 for
+            searches without any.
         resources: of a GPU's kernels, see `tunefarm_tuner.resources`.
         queue_s: from built to its turn on the device; `run_s` of that turn its kernel ran.
     """

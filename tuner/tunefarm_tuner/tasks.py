@@ -15,12 +15,18 @@ from tunefarm_compiler.pool import Build, BuildPool, Made
 from tunefarm_compiler.schedule import Schedule
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
-from tunefarm_proto.errors import InvalidScheduleError
+from tunefarm_proto.errors import (
+    InvalidRequestError,
+    InvalidScheduleError,
+    OperatorInvalidError,
+    UnknownWorkloadError,
+)
 from tunefarm_proto.seeded import seeded_bytes
 from tunefarm_proto.v1 import bundle_pb2 as bpb
 from tunefarm_proto.v1 import device_pb2 as dpb
 
 from tunefarm_tuner.search.base import Candidate, Space
+from tunefarm_tuner.search.schedules import ScheduleSpace
 from tunefarm_tuner.templates import Config, TemplateSpace, Value
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +36,7 @@ KNOWN_OUTPUTS = 32  # digests that travel with each candidate
 class Task:
     """One workload on one target and key, in a space of candidates. `target` is its name.
 
-    `threads` is how many the candidates' loops are dealt out to.
+    `threads` is the most that the candidates' loops are dealt out to.
     `weight` is how much a second of it counts in the whole, as in how often a model calls it.
     Subclasses say how a candidate is built (`submit`), what the kernel takes (`signature`), what is
     right (`reference`, of inputs; `agrees`).
@@ -68,6 +74,12 @@ class Task:
     def name(self) -> tuple[str, str, str]:
         """As `Record.task`."""
         return self.workload, self.key, self.target
+
+    def untuned(self) -> list[Candidate]:
+        """What is built without a search: the winner is timed beside it."""
+        default = self.space.default()
+        more = self.space.alone() if isinstance(self.space, ScheduleSpace) else []
+        return [*([] if default is None else [default]), *more]
 
     def submit(self, pool: BuildPool, candidate: Candidate) -> Build:
         """Build a candidate. The future raises TunefarmErrors."""
@@ -177,7 +189,7 @@ class Custom:
     def of(
         cls,
         text: str,
-        template: Callable[[Config], Schedule | Bundle],
+        template: Callable[[Config], Schedule | Bundle] | TemplateSpace[Any],
         knobs: Mapping[str, Sequence[Value]] | None = None,
         *,
         weight: float = 1.0,
@@ -185,21 +197,81 @@ class Custom:
         """A template over a workload, which says what the kernel takes and what is right.
 
         `template(cfg)` defines knobs, or has those of `knobs`, and returns a schedule of the
-        workload, compiled for each target, or a bundle with a function named as the workload's.
+        workload, compiled for each target, or a bundle with a function named as the workload's. A
+        space of such a template does as well.
         Raises: UnknownWorkloadError, InvalidRequestError for knobs that make no sense.
         """
         parsed = workloads.parse(text)
-        space = TemplateSpace(template, knobs)
+        if isinstance(template, TemplateSpace):
+            if knobs is not None:
+                raise InvalidRequestError(f"{template.name} has its knobs", "leave others out")
+            space = template
+        else:
+            space = TemplateSpace(template, knobs)
+        return cls._over(parsed, parsed.signature(), space, weight)
 
+    @classmethod
+    def from_space(cls, space: TemplateSpace[Any], *, weight: float = 1.0) -> "Custom":
+        """A template that returns bundles which say of which workload they are.
+
+        The first candidate is built here to find out, in this process.
+        Raises: InvalidRequestError where that fails, or leaves open what is right.
+        """
+        signature = _function_of(space)
+        return cls._over(workloads.parse(signature.workload), signature, space, weight)
+
+    @classmethod
+    def _over(
+        cls,
+        parsed: Workload,
+        signature: bpb.FunctionSignature,
+        space: TemplateSpace[Any],
+        weight: float,
+    ) -> "Custom":
         def build(candidate: Candidate, spec: TargetSpec) -> Made:
             made = space.build(candidate)
             return job([Kernel(parsed, made)], spec) if isinstance(made, Schedule) else made
 
-        name = f"{parsed} by {getattr(template, '__name__', 'a template')}"
+        name = f"{parsed} by {space.name}"
         return cls(
-            name, space, build, parsed.signature(), parsed.reference, weight=weight,
-            check=parsed.check,
-        )  # fmt: skip
+            name, space, build, signature, parsed.reference, weight=weight, check=parsed.check
+        )
+
+
+def _function_of(space: TemplateSpace[Any]) -> bpb.FunctionSignature:
+    """The one function of what a template makes first, whose workload is known."""
+    name, first = space.name, space.default()
+    own = "give a Custom, with the kernel's signature and reference"
+    try:
+        made = space.build(first)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InvalidRequestError(
+            f"template {name} fails for its first candidate {first[:80]}: {said}",
+            "give knobs first options that build",
+        ) from error
+    if isinstance(made, Schedule):
+        raise InvalidRequestError(
+            f"template {name} returns a schedule and does not say of which workload",
+            "name it: Custom.of(workload, space)",
+        )
+    if not isinstance(made, Bundle):
+        raise InvalidRequestError(
+            f"template {name} returns {type(made).__name__}, which is no bundle", own
+        )
+    functions = made.manifest.functions
+    if len(functions) != 1:
+        raise InvalidRequestError(
+            f"the bundle of template {name} has {len(functions)} functions", own
+        )
+    try:
+        workloads.parse(functions[0].workload)
+    except (UnknownWorkloadError, OperatorInvalidError):
+        raise InvalidRequestError(
+            f"the bundle of template {name} does not say what is right: it is of no known workload",
+            own,
+        ) from None
+    return functions[0]
 
 
 class CustomTask(Task):

@@ -193,6 +193,11 @@ class TemplateSpace(Generic[T]):
             for name, options in self.options.items()
         }
 
+    @property
+    def name(self) -> str:
+        """What the template is called."""
+        return getattr(self.template, "__name__", "a template")
+
     def __len__(self) -> int:
         """How many candidates there are."""
         return math.prod(len(options) for options in self.options.values())

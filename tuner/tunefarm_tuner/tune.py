@@ -8,10 +8,8 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
 
 from tunefarm import Device, Tracker, request_device
 from tunefarm.request import Where, current_user
@@ -19,7 +17,6 @@ from tunefarm_compiler import targets, workload
 from tunefarm_compiler.cache import default_cache
 from tunefarm_compiler.database import Database
 from tunefarm_compiler.pool import BuildPool
-from tunefarm_compiler.threads import MOST_THREADS
 from tunefarm_proto import errors
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
@@ -28,19 +25,24 @@ from tunefarm_tuner.bench import target_of_key
 from tunefarm_tuner.experience import entries_of, experience_of
 from tunefarm_tuner.ledger import Ledger, Line
 from tunefarm_tuner.pipeline import Hooks, Pipeline, Screen, Wish
+from tunefarm_tuner.plan import (
+    DEFAULT_STRATEGY,
+    SCHEDULERS,
+    THINKING,
+    Asked,
+    MakeStrategy,
+    Plan,
+)
 from tunefarm_tuner.progress import Progress, Reporter
 from tunefarm_tuner.proposer import Proposer, Search
 from tunefarm_tuner.recording import target_text
 from tunefarm_tuner.records import Record, RecordFile, read
 from tunefarm_tuner.result import DeviceUse, TuneResult
 from tunefarm_tuner.search import (
-    STRATEGIES,
     Patience,
-    RoundRobin,
     ScheduleSpace,
     Space,
     Strategy,
-    TaskScheduler,
     WarmStart,
     warm_start,
 )
@@ -48,29 +50,10 @@ from tunefarm_tuner.search import Task as Scheduled
 from tunefarm_tuner.search import strategy as strategy_of
 from tunefarm_tuner.seats import MOST_WINDOW, Seat
 from tunefarm_tuner.tasks import Custom, CustomTask, Task, WorkloadTask
-from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, once, there
+from tunefarm_tuner.wanted import Tuned, Wanted, keys_of, listed, once, there
 from tunefarm_tuner.winners import Winners
 
-DEFAULT_STRATEGY = "model"
-THINKING = ("model", "evolution")  # strategies that get a process of their own
-SCHEDULERS = {"gradient": TaskScheduler, "round-robin": RoundRobin}
 ANY = 1 << 40
-MOST_TRIALS = 1 << 24
-
-
-# Of a space, a seed and what other searches know.
-MakeStrategy: TypeAlias = Callable[[Space, int, WarmStart], Strategy]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How devices are requested: as for `request_device`."""
-
-    tracker: str | None = None
-    priority: int = 0
-    timeout: float | None = None
-    wait_for_key: bool = False
-    where: Where | None = None
 
 
 def tune(
@@ -100,12 +83,12 @@ def tune(
 ) -> TuneResult:
     """Measure up to `trials` candidates of each task, those already in `records` counted in.
 
-    `tasks` are workloads, as in "matmul:m=512,n=512,k=512", or `Custom` ones; `devices` are keys,
-    each with how many boards of it to use at once, as in {"rasp4b": 3}. Each workload is tuned for
-    each key. Every candidate leaves a record, a failure with its reason; candidates whose code is
-    that of an earlier one are recorded and not measured. At the end the best and the default of
-    each task are timed in turns by the full protocol, so that the winner is no lucky sample
-    (`finals`).
+    `tasks` are workloads, as in "matmul:m=512,n=512,k=512", `Custom` ones, or a `TemplateSpace`
+    whose template returns bundles of a workload; `devices` are keys, each with how many boards of
+    it to use at once, as in {"rasp4b": 3}. Each workload is tuned for each key. Every candidate
+    leaves a record, a failure with its reason; candidates whose code is that of an earlier one are
+    recorded and not measured. At the end the best and the default of each task are timed in turns
+    by the full protocol, so that the winner is no lucky sample (`finals`).
 
     `strategy` is one of `STRATEGIES`, or makes a `Strategy` of a space, a seed and a `WarmStart`.
     Of several tasks, "gradient" gives the trials of all to those where most is to be gained for the
@@ -113,8 +96,9 @@ def tune(
     never). The model begins with what `records`, and the files in `transfer`, say of other shapes
     and targets. The winners go into the database `best`.
 
-    Loops are dealt out to so many `threads`: each number is a search of its own. An `executor`, a
-    cluster's say, builds the candidates in place of `workers` processes of this machine.
+    Loops are dealt out to so many `threads` at most: each number is a search of its own. An
+    `executor`, a cluster's say, builds the candidates in place of `workers` processes of this
+    machine.
 
     Devices may come, go and die meanwhile. A run that was ended in any way goes on from its
     records. Ctrl-C ends it: the result is then `interrupted`. `on_record` is told the number of
@@ -125,49 +109,20 @@ def tune(
     of a candidate.
     """
     keys = keys_of(devices)
-    listed = [tasks] if isinstance(tasks, str | Tuned | Custom) else list(tasks)
-    wanted = once([Tuned(one) if isinstance(one, str) else one for one in listed])
-    if not 1 <= trials <= MOST_TRIALS or not keys or not wanted:
-        raise errors.InvalidRequestError(
-            f"{trials} trials of {len(wanted)} workloads on {len(keys)} keys",
-            f"give 1 or more, and at most {MOST_TRIALS} trials",
-        )
-    if seed < 0 or seed >= 1 << 63 or (workers is not None and workers < 1):
-        raise errors.InvalidRequestError(
-            f"seed {seed}, {workers} workers", "a seed is 0 or more, workers are 1 or more"
-        )
-    if not 1 <= threads <= MOST_THREADS:
-        raise errors.InvalidRequestError(f"{threads} threads", f"give 1 to {MOST_THREADS}")
-    if isinstance(strategy, str) and strategy not in STRATEGIES:
-        raise errors.InvalidRequestError(
-            f"no strategy {strategy!r}", f"known are {', '.join(STRATEGIES)}"
-        )
-    if scheduler not in SCHEDULERS:
-        raise errors.InvalidRequestError(
-            f"no scheduler {scheduler!r}", f"known are {', '.join(SCHEDULERS)}"
-        )
-    if patience < 0:
-        raise errors.InvalidRequestError(f"a patience of {patience} trials", "give 0 or more")
+    plan = Plan(once(listed(tasks)), keys, trials, strategy, scheduler, patience, threads)
+    plan.check()
+    wish = _wish(screen, workers, finals, seed)
     known = [one for other in transfer for one in experience_of(read(there(other)))]
     if best is not None:
         Database.put(best, [])  # what is wrong with it is said now, not at the end
-    asked = Asked(tracker, priority, timeout, wait_for_key, where)
-    wish = Wish(
-        screen=screen or Screen(),
-        workers=workers or max(1, len(os.sched_getaffinity(0)) - 1),
-        finals=finals,
-        run=uuid.uuid4().hex[:12],
-        seed=seed,
-    )
-    plan = Plan(wanted, keys, trials, strategy, scheduler, patience, threads)
-    cache = default_cache()
     with (
         RecordFile(Path(records)) as file,
-        BuildPool(workers=wish.workers, cache=cache, executor=executor) as pool,
+        BuildPool(workers=wish.workers, cache=default_cache(), executor=executor) as pool,
         Proposer() as proposer,
     ):
-        if strategy in THINKING and any(isinstance(one, Tuned) for one in wanted):
+        if plan.thinks:
             proposer.start()
+        asked = Asked(tracker, priority, timeout, wait_for_key, where)
         run = Run(file, pool, proposer, plan, wish=wish, asked=asked)
         run.on_record, run.on_progress = on_record, on_progress
         run.known += known
@@ -177,23 +132,19 @@ def tune(
         return result
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run is for."""
-
-    wanted: Sequence[Tuned | Custom]
-    keys: dict[str, int]
-    trials: int
-    strategy: str | MakeStrategy
-    scheduler: str
-    patience: int
-    threads: int = 1
-
-    @property
-    def strategy_name(self) -> str:
-        """For those who look on."""
-        given = self.strategy
-        return given if isinstance(given, str) else getattr(given, "__name__", "custom")
+def _wish(screen: Screen | None, workers: int | None, finals: bool, seed: int) -> Wish:
+    """What a run is called, and how it works. Raises: InvalidRequestError."""
+    if seed < 0 or seed >= 1 << 63 or (workers is not None and workers < 1):
+        raise errors.InvalidRequestError(
+            f"seed {seed}, {workers} workers", "a seed is 0 or more, workers are 1 or more"
+        )
+    return Wish(
+        screen=screen or Screen(),
+        workers=workers or max(1, len(os.sched_getaffinity(0)) - 1),
+        finals=finals,
+        run=uuid.uuid4().hex[:12],
+        seed=seed,
+    )
 
 
 class Run:
@@ -204,7 +155,7 @@ class Run:
         file: RecordFile,
         pool: BuildPool,
         proposer: Proposer,
-        plan: "Plan",
+        plan: Plan,
         *,
         wish: Wish,
         asked: Asked,
@@ -230,16 +181,7 @@ class Run:
                 target = target_of_key(connection, key)
                 if target is not None:
                     self._add_tasks(key, target)
-            hooks = Hooks(self._recorded, self._tick, self._winners.add, self._join)
-            pipeline = Pipeline(
-                self._ledger,
-                self._pool,
-                self._file,
-                hooks=hooks,
-                choose=self._choose,
-                wish=self._wish,
-            )
-            pipeline.keys = frozenset(self._keys)
+            pipeline = self._pipeline()
             reporter = Reporter(self._asked.tracker)
             self._report = reporter.put
             state, detail = tpb.TUNING_STATE_FAILED, ""
@@ -260,6 +202,15 @@ class Run:
                 reporter.close(last)
             self._winners.warn_of_untold()
             return self._result(pipeline, state == tpb.TUNING_STATE_INTERRUPTED)
+
+    def _pipeline(self) -> Pipeline:
+        hooks = Hooks(self._recorded, self._tick, self._winners.add, self._join)
+        pipeline = Pipeline(
+            self._ledger, self._pool, self._file,
+            hooks=hooks, choose=self._choose, wish=self._wish,
+        )  # fmt: skip
+        pipeline.keys = frozenset(self._keys)
+        return pipeline
 
     def _seats(self) -> list[str]:
         return [key for key, count in self._keys.items() for _ in range(count)]
@@ -288,27 +239,24 @@ class Run:
             return
         self._known.add((key, text))
         spec = targets.from_device(target)
-        seed = self._wish.seed
         for one in self._wanted:
-            task: Task
-            if isinstance(one, Custom):
-                task = CustomTask(one, spec, key=key, target=text, seed=seed)
-                found = self._strategy(task.space, WarmStart())
-            else:
-                parsed = workload.parse(one.workload)
-                space = ScheduleSpace(parsed, spec, self._threads(spec))
-                task = WorkloadTask(
-                    parsed,
-                    spec,
-                    space,
-                    key=key,
-                    target=text,
-                    weight=one.weight,
-                    seed=seed,
-                    threads=space.threads,
-                )
-                found = self._search(task, space)
+            task, found = self._task(one, spec, key, text)
             self._add(task, found, alike=one.name.partition(":")[0])
+
+    def _task(
+        self, one: Tuned | Custom, spec: targets.TargetSpec, key: str, target: str
+    ) -> tuple[Task, Strategy]:
+        seed = self._wish.seed
+        if isinstance(one, Custom):
+            custom = CustomTask(one, spec, key=key, target=target, seed=seed)
+            return custom, self._strategy(custom.space, WarmStart())
+        parsed = workload.parse(one.workload)
+        space = ScheduleSpace(parsed, spec, self._threads(spec))
+        task = WorkloadTask(
+            parsed, spec, space,
+            key=key, target=target, weight=one.weight, seed=seed, threads=space.threads,
+        )  # fmt: skip
+        return task, self._search(task, space)
 
     def _threads(self, spec: targets.TargetSpec) -> int:
         if self._plan.threads > 1 and (spec.gpu or spec.arch == "wasm32"):
@@ -420,4 +368,4 @@ def name_of(line: Line) -> str:
     return " ".join(line.task.name)
 
 
-__all__ = ["Asked", "MakeStrategy", "Tuned", "Wanted", "tune"]
+__all__ = ["DEFAULT_STRATEGY", "Asked", "MakeStrategy", "Tuned", "Wanted", "tune"]

@@ -3,16 +3,17 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tunefarm_compiler import workload
 from tunefarm_proto import errors
 
 from tunefarm_tuner.foreign_logs import is_log
 from tunefarm_tuner.tasks import Custom
+from tunefarm_tuner.templates import TemplateSpace
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,28 @@ class Tuned:
         return self.workload
 
 
-Wanted: TypeAlias = str | Tuned | Custom
+Wanted: TypeAlias = str | Tuned | Custom | TemplateSpace[Any]
+
+
+def listed(tasks: Wanted | Iterable[Wanted]) -> list[Tuned | Custom]:
+    """One or several, each as it is tuned. Raises: InvalidRequestError for what cannot be."""
+    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+        return [_as_tuned(tasks)]
+    return [_as_tuned(one) for one in tasks]
+
+
+def _as_tuned(one: object) -> Tuned | Custom:
+    if isinstance(one, TemplateSpace):
+        return Custom.from_space(one)
+    if isinstance(one, Tuned | Custom):
+        return one
+    if isinstance(one, str):
+        return Tuned(one)
+    if callable(one):
+        hint = "make it a space, as in Custom.of(workload, function) or TemplateSpace(function)"
+    else:
+        hint = "give a workload as text, a Tuned, a Custom or a TemplateSpace"
+    raise errors.InvalidRequestError(f"{type(one).__name__} is nothing to tune", hint)
 
 
 def there(path: str | os.PathLike[str]) -> Path:

@@ -73,8 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.json:
         print_json([entry.__dict__ | {"features": list(entry.features)} for entry in selected])
     elif selected:
-        rows = [[e.workload, e.cpu, format_seconds(e.seconds), e.schedule] for e in selected]
-        print(table(["WORKLOAD", "CPU", "LATENCY", "SCHEDULE"], rows))
+        rows = [
+            [e.workload, e.cpu, str(e.threads), format_seconds(e.seconds), e.schedule]
+            for e in selected
+        ]
+        print(table(["WORKLOAD", "CPU", "THREADS", "LATENCY", "SCHEDULE"], rows))
     else:
         print(f"nothing of that kind in {path}; `tunefarm tune` puts its winners there")
     return Exit.DONE if len(selected) else Exit.NO

@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=1,
         metavar="N",
-        help="deal loops out to so many (default 1); no more run than the device has cores",
+        help="deal loops out to so many, or to fewer where that is faster (default 1); no more run "
+        "than the device has cores",
     )
     parser.add_argument(
         "--quick", action="store_true", help="do not time the best again by the full protocol"

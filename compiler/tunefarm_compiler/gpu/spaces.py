@@ -206,7 +206,7 @@ class GpuRules(ScheduleRules):
         shared = shared_bytes(kept, rules, forms)
         return features.of_forms(rules, forms, shared, self.spec)
 
-    def dealt_out(self, schedule: Schedule) -> Schedule:
+    def dealt_out(self, schedule: Schedule, count: int) -> Schedule:
         """As it is: a GPU's loops are bound."""
         return schedule
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from tunefarm_compiler.choices import Choose
 from tunefarm_compiler.schedule import Schedule
-from tunefarm_compiler.spaces import rules_of
+from tunefarm_compiler.spaces import default_schedule, rules_of
 from tunefarm_compiler.targets import TargetSpec
 from tunefarm_compiler.workload import Workload
 from tunefarm_proto.errors import InvalidScheduleError
@@ -44,7 +44,7 @@ def words(schedule: Schedule) -> dict[str, float]:
 
 
 class ScheduleSpace:
-    """Every schedule of a workload on a target, on so many threads, that is worth building."""
+    """Every schedule of a workload on a target, on so many threads or fewer, worth building."""
 
     def __init__(self, workload: Workload, spec: TargetSpec, threads: int = 1) -> None:
         self.workload, self.spec, self.threads = workload, spec, threads
@@ -53,6 +53,13 @@ class ScheduleSpace:
     def default(self) -> Candidate:
         """The schedule of the compiler's own rules."""
         return self.rules.default.to_json()
+
+    def alone(self) -> list[Candidate]:
+        """The default on one thread, where there are several: it is the best of what is small."""
+        if self.rules.threads == 1:
+            return []
+        made = default_schedule(self.workload, self.spec)
+        return [] if self.rules.fault(made) else [made.to_json()]
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them, the default first."""

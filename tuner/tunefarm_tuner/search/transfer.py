@@ -52,8 +52,8 @@ def warm_start(
     """Groups of the nearest searches, and their best schedules in the form that fits here.
 
     `most` candidates, in the order in which a model of the groups ranks them, those of the nearest
-    searches first among equals. Records of the very workload and target are the search's own: tell
-    them to the strategy.
+    searches first among equals. Before them the default on one thread, where there are several.
+    Records of the very workload and target are the search's own: tell them to the strategy.
     """
     searches: dict[tuple[Workload, TargetSpec, str], list[Experience]] = defaultdict(list)
     for one in experience:
@@ -80,7 +80,8 @@ def warm_start(
             moved = space.adapt(one.candidate, source)
             if moved is not None:
                 seeds.setdefault(moved, far(key))
-    return WarmStart(tuple(groups), tuple(_ranked(space, groups, seeds, most, seed)))
+    first = [*space.alone(), *_ranked(space, groups, seeds, most, seed)]
+    return WarmStart(tuple(groups), tuple(dict.fromkeys(first)))
 
 
 def _group(space: ScheduleSpace, known: Sequence[Experience]) -> Group | None:
