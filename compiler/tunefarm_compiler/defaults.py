@@ -125,17 +125,24 @@ def by_fewer_products(output: Tensor, spec: TargetSpec) -> Schedule | None:
     if math.prod(axis.extent for axis in found.channels) < spec.lanes:
         return None
     # A row of tiles at a time, unless all weights would come from beyond the last cache for each.
-    depth = 2 if held <= caches(spec).last // 4 else 0
-    single = {axis.name for axis in last.axes[:depth]}
+    sums = next(stage for stage in before if stage.reduce is not None)
+    rows = [*itertools.takewhile(lambda axis: not picked(axis.name), sums.axes)]
+    small = held <= caches(spec).last // 4 and math.prod(axis.extent for axis in rows) > 1
+    single = [axis.name for axis in rows] if small else []
     stages = []
     for stage in before:
-        weights_ = stage.tensor.name == names[0]
-        cut = set() if weights_ else single
+        whole = stage.tensor.name not in names[1:3]  # weights and copies
+        cut = [] if whole else single
         axes = tuple(Axis(a.name, 1 if a.name in cut else a.extent) for a in stage.axes)
         shape = Shape(replace(stage, axes=axes), spec)
-        own = shape.apart() if stage.reduce is None else nest(shape.stage, spec)
-        stages.append(Attach(stage.tensor.name, 0 if weights_ else depth, own))
-    return replace(Shape(last, spec).apart(), stages=tuple(stages))
+        apart = any(picked(axis.name) for axis in stage.axes) and stage.reduce is None
+        own = shape.apart() if apart else nest(shape.stage, spec)
+        stages.append(Attach(stage.tensor.name, 0 if whole else len(single), own))
+    vector = next(axis for axis in last.axes if axis.name == found.vectors())
+    made = Shape(last, spec, vector).apart()
+    outer = [loop for name in single for loop in made.loops if loop[0] == name]
+    loops = (*outer, *(loop for loop in made.loops if loop not in outer))
+    return replace(made, loops=loops, stages=tuple(stages))
 
 
 def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -> Schedule:
@@ -402,12 +409,13 @@ class Shape:
 
     def apart(self, sides: Mapping[str, int] = NO_SIDES) -> Schedule:
         """All that is told apart in one tile, beside it one vector of every other axis."""
+        lanes, vector = self.spec.lanes, self.vector.name
         loops = [
-            (axis.name, sides.get(axis.name, 1))
-            for axis in self.stage.axes[:-1]
+            (axis.name, lanes if axis is self.vector else sides.get(axis.name, 1))
+            for axis in self.stage.axes
             if not picked(axis.name)
         ]
-        return Schedule((*loops, (self.vector.name, self.spec.lanes)), self.spec.lanes)
+        return Schedule(tuple(loops), lanes, vector="" if self.last else vector)
 
     def stream(self, vectors: int) -> Schedule:
         """A few vectors at a time; moves in squares that are turned in registers."""

@@ -244,10 +244,11 @@ class Lowering:
         return self.emit.value("p", step)
 
     def _attach(self, depth: int, place: Place) -> Place:
-        here = [s for s in self.before if self.attached[s.tensor.name].depth == depth]
+        held = [s for s in self.before if self.attached[s.tensor.name].depth >= depth]
+        here = [s for s in held if self.attached[s.tensor.name].depth == depth]
         if not here:
             return place
-        boxes = needed([*self.before, self.stage], place.ranges)
+        boxes = needed([*held, self.stage], place.ranges)
         for stage in here:
             self._fill(stage, boxes[stage.tensor.name], place.ranges)
         filled = {stage.tensor.name for stage in here}
@@ -273,9 +274,8 @@ class Lowering:
         self, scratch: str, stage: Stage, box: list[Side], ranges: Ranges
     ) -> tuple[Region, list[Range]]:
         """Room for a box of a stage, and where its axes stand."""
-        dtype = stage.tensor.dtype
-        region, where, elements = placed(self.emit, self._own(scratch), box, ranges, dtype)
-        self._reserve(scratch, elements * SIZES[dtype])
+        region, where, size = placed(self.emit, self._own(scratch), box, ranges, stage.tensor.dtype)
+        self._reserve(scratch, size)
         return region, where
 
 

@@ -7,7 +7,7 @@ from tunefarm_proto.errors import InvalidScheduleError
 
 from tunefarm_compiler.access import Access
 from tunefarm_compiler.bounds import Range, Ranges, interval, points, position
-from tunefarm_compiler.emit import Emitter, Value
+from tunefarm_compiler.emit import SIZES, Emitter, Value
 from tunefarm_compiler.stages import Stage
 from tunefarm_compiler.te import Index, Load
 
@@ -82,7 +82,7 @@ def _union(left: Side, right: Side, load: Load) -> Side:
 def placed(  # noqa: PLR0917
     emit: Emitter, scratch: str, box: Sequence[Side], ranges: Ranges, dtype: str, pad: int = 0
 ) -> tuple[Region, list[Range], int]:
-    """A region of that size in scratch, where its axes stand, and its elements.
+    """A region of that size in scratch, where its axes stand, and its bytes.
 
     Its rows are `pad` elements longer than what they hold.
     """
@@ -97,4 +97,4 @@ def placed(  # noqa: PLR0917
     back: Value = 0
     for side, far in zip(starts, reversed(steps), strict=True):
         back = emit.add(emit.multiply(side.at, -far), back)
-    return Region(emit.pointer(scratch, back, dtype), tuple(reversed(steps))), starts, step
+    return Region(emit.pointer(scratch, back, dtype), (*steps[::-1],)), starts, step * SIZES[dtype]

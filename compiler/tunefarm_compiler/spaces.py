@@ -116,7 +116,7 @@ class Layout:
 
     def once(self, stage: Stage) -> bool:
         """Whether it is made as a whole, before all others."""
-        return stage.tensor.name == filters(self.stages[-1].tensor)
+        return stage.tensor.name == filters(self.stages[-1].tensor) or LAYOUT in stage.tensor.name
 
 
 class ScheduleRules:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
-from tunefarm_compiler.additions import at_forms
+from tunefarm_compiler.additions import at_forms, laid_out
 from tunefarm_compiler.te import (
     Axis,
     Binary,
@@ -94,10 +94,32 @@ class Windows:
         """What is summed over beside the window."""
         return tuple(a for a in self.reduce.axes if a not in (self.rows.step, self.columns.step))
 
+    @property
+    def own(self) -> tuple[Axis, ...]:
+        """Axes of the output that the weights alone are read by: output channels, last of all."""
+        both = self._of(self.data)
+        return tuple(axis for axis in self._of(self.weight) if axis not in both)
+
     def names(self) -> tuple[str, ...]:
-        """The stages that a schedule keeps."""
-        more = ("inputs", "sums") if self.channels else ()
-        return (filters(self.output), *(f"{self.output.name}.winograd.{one}" for one in more))
+        """The stages that a schedule keeps; one of them inputs with their channels last."""
+        if not self.channels:
+            return (filters(self.output),)
+        stages = [f"{self.output.name}.winograd.{one}" for one in ("inputs", "sums")]
+        load = self.data.yes if isinstance(self.data, Select) else self.data
+        assert isinstance(load, Load)  # noqa: S101
+        summed = {axis.name for axis in self.channels}
+        last = [n for n, index in enumerate(load.indices) if {a for a, _ in index.terms} & summed]
+        order = [n for n in range(len(load.indices)) if n not in last] + last
+        if order != sorted(order) and load.tensor.compute is None:
+            stages.append(laid_out(load.tensor, order).name)
+        return (filters(self.output), *stages)
+
+    def vectors(self) -> str:
+        """The axis of the output that vectors run along; "" where there is none."""
+        if self.channels:
+            return self.own[-1].name if self.own else ""
+        last = self.axes[-1]
+        return last.name if last in self._of(self.weight) else ""
 
     def rewritten(self) -> Tensor:
         """The output, computed so."""
@@ -128,7 +150,7 @@ class Windows:
         """In both directions: terms of weights and of inputs, sums of their products, outputs."""
         rows, columns, over = self.rows, self.columns, self.channels
         both = (rows.term, columns.term)
-        *outer, last = self._of(self.weight)
+        outer = [axis for axis in self._of(self.weight) if axis not in self.own]
         window = [
             [self._weight({rows.step.name: Index((), r)}, s) for r in range(WINDOW)]
             for s in range(WINDOW)
@@ -136,9 +158,10 @@ class Windows:
         square = [
             [self._data(rows.at(r) | columns.at(s)) for r in range(TERMS)] for s in range(TERMS)
         ]
-        of_weights = (*both, *outer, *map(_plain, over), last)
+        of_weights = (*both, *outer, *map(_plain, over), *self.own)
         of_inputs = (*self._with_terms(self._of(self.data)), *map(_plain, over))
-        of_sums = self._with_terms(self.axes)
+        others = [axis for axis in self.axes if axis not in self.own]
+        of_sums = (*self._with_terms(others), *self.own)
         names = self.names()
         made = _tensor(names[0], of_weights, _squared(FILTER, *both, window))
         read = _tensor(names[1], of_inputs, _squared(INPUT, *both, square))
@@ -227,8 +250,9 @@ def windows(output: Tensor, body: Expr) -> Windows | None:
         if not isinstance(load, Load) or not isinstance(weight, Load):
             continue
         slides = list(_slides(load, axes, reduce.axes))
-        if len(slides) == 2 and _sound(data, load, weight, slides, axes):
-            return Windows(output, axes, body, reduce, data, weight, *slides)
+        if len(slides) == 2 and _sound(data, load, weight, slides):
+            found = Windows(output, axes, body, reduce, data, weight, *slides)
+            return found if found.vectors() else None
     return None
 
 
@@ -242,12 +266,10 @@ def _slides(load: Load, axes: Sequence[Axis], summed: Sequence[Axis]) -> Iterato
                 yield Slide(along[0], steps[0])
 
 
-def _sound(
-    data: Expr, load: Load, weight: Load, slides: Sequence[Slide], axes: Sequence[Axis]
-) -> bool:
-    """Whether nothing but the windows moves with them, and vectors run along something else."""
+def _sound(data: Expr, load: Load, weight: Load, slides: Sequence[Slide]) -> bool:
+    """Whether nothing but the windows moves with them."""
     names = [name for one in slides for name in (one.axis.name, one.step.name)]
-    if len(set(names)) < len(names) or axes[-1] in {one.axis for one in slides}:
+    if len(set(names)) < len(names):
         return False
     tests: tuple[Index, ...] = ()
     if isinstance(data, Select):
@@ -264,9 +286,7 @@ def _sound(
     read = [name for index in load.indices for name, _ in index.terms if name in names]
     used = [index.terms for index in weight.indices if {a for a, _ in index.terms} & {*names}]
     lone = sorted(used) == sorted(((one.step.name, 1),) for one in slides)
-    along = {a for index in weight.indices for a, _ in index.terms}
-    last = axes[-1].name
-    return together and len(read) == len(names) and lone and last in along
+    return together and len(read) == len(names) and lone
 
 
 def _plain(axis: Axis) -> Axis:

@@ -75,7 +75,7 @@ def _drawn(rng, name, dtype):
         chosen |= {"r": 3, "s": 3, "h": 2 * rng.randint(1, 7), "w": 2 * rng.randint(1, 9)}
         if name == "conv2d":
             each = chosen["groups"]
-            chosen |= {"layout": "nhwc", "c": each * rng.choice((5, 16, 19)), "k": 17 * each}
+            chosen |= {"c": each * rng.choice((5, 16, 19)), "k": 17 * each}
     fields = ",".join(f"{field}={value}" for field, value in chosen.items())
     return f"{name}:{fields},dtype={dtype}"
 

@@ -17,6 +17,7 @@ SPEC = targets.resolve("local")
 WIDE = targets.resolve("znver4")
 ALONG = ("C.winograd.filters",)
 BOTH = ("C.winograd.filters", "C.winograd.inputs", "C.winograd.sums")
+FIRST = (*BOTH, "A.layout01342")  # of channels first
 
 
 def names(text):
@@ -52,7 +53,9 @@ def by(output, stages):
         ("conv2d:c=16,h=8,w=6,k=20,r=3,s=3,pad=2,dilation=2", ()),
         ("conv2d:c=16,h=8,w=6,k=20,r=5,s=3,pad=1,pad_bottom=2,pad_left=1", ()),
         ("conv2d:c=16,h=8,w=6,k=20,r=1,s=1", ()),
-        ("conv2d:c=16,h=8,w=6,k=20,r=3,s=3,pad=1,layout=nchw", ()),
+        ("conv2d:c=16,h=8,w=6,k=20,r=3,s=3,pad=1,layout=nchw", FIRST),
+        ("conv2d:c=16,h=8,w=6,k=20,r=3,s=3,n=2,groups=2,bias=1,act=relu,layout=nchw", FIRST),
+        ("conv2d:c=1,h=8,w=6,k=20,r=3,s=3,layout=nchw", FIRST),
         ("conv2d:c=16,h=8,w=6,k=20,r=3,s=3,pad=1,dtype=int8", ()),
         ("conv2d:c=16,h=8,w=6,k=20,r=3,s=3,pad=1,dtype=float16", ()),
         ("max_pool2d:c=16,h=8,w=6,r=3,s=3,pad=1", ()),
@@ -137,6 +140,7 @@ def test_defaults_of_convolutions_take_it_where_it_was_measured_to_pay(target, k
         "conv2d:c=64,h=28,w=28,k=32,r=3,s=3,pad=1",
         "conv2d:c=16,h=12,w=20,k=48,r=3,s=3,pad=1,bias=1,act=relu,n=2",
         "conv2d:c=300,h=6,w=6,k=17,r=3,s=3,pad=1",
+        "conv2d:c=20,h=12,w=20,k=48,r=3,s=3,pad=1,bias=1,act=relu,n=2,layout=nchw",
         "depthwise_conv2d:c=40,h=28,w=28,r=3,s=3,pad=1",
         "depthwise_conv2d:c=900,h=8,w=6,r=3,s=3,pad=1,n=2",
     ],

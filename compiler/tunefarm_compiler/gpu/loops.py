@@ -293,8 +293,8 @@ class Kernel(Lowering):
         gpu = self.attached[stage.tensor.name].schedule.gpu
         pad = gpu.pad if gpu else 0
         dtype = stage.tensor.dtype
-        _, _, elements = placed(GpuEmitter(), "", box, ranges, dtype, pad)
-        base = self._memory(elements * SIZES[dtype])
+        _, _, size = placed(GpuEmitter(), "", box, ranges, dtype, pad)
+        base = self._memory(size)
         region, where, _ = placed(self.emit, base, box, ranges, dtype, pad)
         return region, where
 
