@@ -230,6 +230,10 @@ def pools():
     yield "max_pool_unequal", *pool("max", (3, 2), (1, 2), (1, 0, 0, 1))
     yield "max_pool_nchw", *pool("max", layout="NCHW")
     yield "avg_pool", *pool("avg", count_include_pad=True)
+    dilated = topi.nn.pool2d(
+        a, (2, 3), (1, 1), (2, 2), (0,) * 4, "avg", layout="NHWC", count_include_pad=True
+    )
+    yield "avg_pool_dilation", a, dilated
     yield "avg_pool_no_padding", *pool("avg", (2, 2), (2, 2), (0, 0, 0, 0), count_include_pad=False)
     yield "avg_pool_nchw", *pool("avg", (2, 3), (2, 3), (0, 0, 0, 0), "NCHW")
     yield "near_avg_of_what_is_there", *pool("avg", count_include_pad=False)

@@ -88,6 +88,7 @@ EXPECTED = {
     "conv_stride_of_rows": "conv2d:c=8,h=12,w=12,k=8,r=3,s=3,stride=2,stride_w=1",
     "max_pool_unequal": "max_pool2d:c=8,h=14,w=12,r=3,s=2,pad=1,stride_w=2,pad_bottom=0,pad_left=0",
     "max_pool_nchw": "max_pool2d:c=1,h=14,w=12,r=3,s=3,n=8,stride=2,pad=1",
+    "avg_pool_dilation": "avg_pool2d:c=8,h=14,w=12,r=2,s=3,dilation=2",
     "avg_pool_no_padding": "avg_pool2d:c=8,h=14,w=12,r=2,s=2,stride=2",
     "avg_pool_nchw": "avg_pool2d:c=1,h=14,w=12,r=2,s=3,n=8,stride=2,stride_w=3",
     "global_avg_pool": "avg_pool2d:c=1,h=14,w=12,r=14,s=12,n=8",

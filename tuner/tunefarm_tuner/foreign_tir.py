@@ -347,6 +347,8 @@ class Whole:
             raise ValueError("an index that is not affine")
         if kind == "Mul":
             return left * right.offset
+        if kind == "Div" and span(self.extents, left)[0] >= 0:  # rounds to 0 otherwise
+            kind = "FloorDiv"
         if kind in ("FloorDiv", "FloorMod") and right.offset > 0:
             parts = self._divided(left, right.offset)
             return parts if kind == "FloorDiv" else left - parts * right.offset
