@@ -14,7 +14,7 @@ from tunefarm_compiler import workload
 from tunefarm_proto.errors import InvalidRequestError
 from tunefarm_tuner import foreign_graph, foreign_logs
 from tunefarm_tuner.foreign_logs import read_log, tasks_of, workloads_of
-from tunefarm_tuner.foreign_match import workload_of
+from tunefarm_tuner.foreign_match import words_of, workload_of
 
 HELD = Path(__file__).with_name("metaschedule.jsonl.xz").read_bytes()
 LINES = [json.loads(line) for line in lzma.decompress(HELD).decode().splitlines()]
@@ -217,6 +217,8 @@ def test_a_database(database):
     assert all(one.cost_s == pytest.approx(0.0015) and "znver4" in one.target for one in records)
     digests = [digest for version, _, digest, *_ in LINES if version == "0.27.0"]
     assert all(one.task.startswith(digest) for one, digest in zip(records, digests, strict=True))
+    (unknown,) = (one.task for one, name in zip(records, names, strict=True) if name == "near_C1D")
+    assert unknown.split(" ", 1)[1].startswith("PadInput conv1d_nlc [[1, 256, 64], [3, 64, 128]")
     found = workloads_of(tasks_of(records))
     assert set(found) == {expected(name) for name in EXPECTED if name in names}
 
@@ -321,6 +323,15 @@ def test_a_buffer_read_beyond_its_end_is_unknown():
         if node["type"] == "int" and node["data"] == 16:
             node["data"] = 15  # rows of the copy, and channels
     assert workload_of(encoded(json.dumps(given))) == ""
+
+
+def test_words_of_a_module_are_plain_ones():
+    given = nodes_of()
+    assert words_of(encoded(json.dumps(given))) == "T_matmul"
+    for node in given["nodes"]:
+        if node.get("data") == "T_matmul":
+            node["data"] = "T\x1b[2J"
+    assert words_of(encoded(json.dumps(given))) == words_of("nEYAAAA") == ""
 
 
 JUNK = (None, -1, 0.5, "x")

@@ -120,6 +120,22 @@ class Graph:
             raise ValueError("a name is no text")
         return name.rpartition(".")[2]
 
+    def hints(self, kind: str) -> list[str]:
+        """Names that nodes of a kind were given, if they are plain words."""
+        found = list[str]()
+        for at in range(len(self._nodes)):
+            if self.kind(at) == kind and self.has(at, "name_hint"):
+                node = self._node(self.field(at, "name_hint"))
+                name = node.get("repr_str" if self._old else "data")
+                if (
+                    isinstance(name, str)
+                    and len(name) < 64
+                    and name.isascii()
+                    and name.isidentifier()
+                ):
+                    found.append(name)
+        return found
+
     def _is_int(self, value: Any) -> bool:
         try:
             return bool(self._node(self._checked(value))["type"] == "int")

@@ -132,7 +132,7 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
 
     Raises: InvalidRequestError for a line that is none, OSError.
     """
-    known, ours = [], dict[int, str]()
+    known, ours = [], dict[int, tuple[str, str]]()
     for number, line in enumerate(_lines(workloads), 1):
         known.append(_parsed(line, f"{workloads}:{number}"))
     for number, line in enumerate(_lines(records), 1):
@@ -142,13 +142,15 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
             index, (_, runs, target, arguments) = range(len(known))[row[0]], row[1]
             shapes = [[int(n) for n in one[-1]] for one in arguments]
             if index not in ours:
-                ours[index] = foreign_match.workload_of(known[index][1])
+                digest, module = known[index]
+                words = f"{digest} {foreign_match.words_of(module)}".strip()
+                ours[index] = words, foreign_match.workload_of(module)
             samples = tuple(_seconds(one) for one in runs or () if float(one) < 1e9)
             kind = target if isinstance(target, str) else json.dumps(target, sort_keys=True)
             yield ForeignRecord(
                 tuner="metaschedule",
-                task=f"{known[index][0]} {json.dumps(shapes)}",
-                workload=ours[index],
+                task=f"{ours[index][0]} {json.dumps(shapes)}",
+                workload=ours[index][1],
                 target=kind,
                 cost_s=statistics.fmean(samples) if samples else math.inf,
                 samples_s=samples,

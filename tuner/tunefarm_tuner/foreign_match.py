@@ -39,6 +39,7 @@ Shape = tuple[int, ...]
 Reads = list[tuple[Index | None, ...]]
 MOST_INPUTS = 3
 MOST_STEPS = 1_000_000
+MOST_WORDS = 8
 
 
 def _gelu(x: Form) -> Form:
@@ -66,6 +67,15 @@ def workload_of(module: Any) -> str:
     """Ours for a line's module, as `database_workload.json` has it; "" where it is surely none."""
     try:
         return of_program(foreign_tir.read(Graph.of_base64(module)))
+    except BAD:
+        return ""
+
+
+def words_of(module: Any) -> str:
+    """What TVM called the blocks of one, as in "PadInput conv3d_ndhwc"; "" where it is none."""
+    try:
+        names = [name for name in Graph.of_base64(module).hints("Block") if name != "root"]
+        return " ".join(names[:MOST_WORDS])
     except BAD:
         return ""
 
