@@ -11,16 +11,18 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunefarm_compiler import workload
-from tunefarm_proto.errors import InvalidRequestError, UnknownWorkloadError
+from tunefarm_proto.errors import InvalidRequestError
+
+from tunefarm_tuner import foreign_autotvm, foreign_match
 
 HINT = "name a log of AutoTVM (JSON lines), or both database_*.json files of MetaSchedule"
 NAMES = ("database_workload.json", "database_tuning_record.json")  # of MetaSchedule
+LARGEST = 1 << 30  # bytes
 BAD = (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
 
 
@@ -115,7 +117,7 @@ def read_autotvm(path: Path) -> Iterator[ForeignRecord]:
             yield ForeignRecord(
                 tuner="autotvm",
                 task=f"{task} {json.dumps(arguments)}",
-                workload=_autotvm_workload(str(task), arguments),
+                workload=foreign_autotvm.workload_of(str(task), arguments),
                 target=str(target),
                 cost_s=statistics.fmean(samples) if samples else math.inf,
                 samples_s=samples,
@@ -130,7 +132,7 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
 
     Raises: InvalidRequestError for a line that is none, OSError.
     """
-    known = []
+    known, ours = [], dict[int, tuple[str, str]]()
     for number, line in enumerate(_lines(workloads), 1):
         known.append(_parsed(line, f"{workloads}:{number}"))
     for number, line in enumerate(_lines(records), 1):
@@ -139,13 +141,16 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
         try:
             index, (_, runs, target, arguments) = range(len(known))[row[0]], row[1]
             shapes = [[int(n) for n in one[-1]] for one in arguments]
-            dtypes = [str(one[-2]) for one in arguments]
+            if index not in ours:
+                digest, module = known[index]
+                words = f"{digest} {foreign_match.words_of(module)}".strip()
+                ours[index] = words, foreign_match.workload_of(module)
             samples = tuple(_seconds(one) for one in runs or () if float(one) < 1e9)
             kind = target if isinstance(target, str) else json.dumps(target, sort_keys=True)
             yield ForeignRecord(
                 tuner="metaschedule",
-                task=f"{known[index][0]} {json.dumps(shapes)}",
-                workload=_matmul_of(shapes, dtypes),
+                task=f"{ours[index][0]} {json.dumps(shapes)}",
+                workload=ours[index][1],
                 target=kind,
                 cost_s=statistics.fmean(samples) if samples else math.inf,
                 samples_s=samples,
@@ -156,7 +161,9 @@ def read_metaschedule(workloads: Path, records: Path) -> Iterator[ForeignRecord]
 
 
 def _lines(path: Path) -> list[str]:
-    """Its lines; what is no text is no line of a log either."""
+    """Its lines; what is no text is no line of a log either. Raises: InvalidRequestError."""
+    if path.stat().st_size > LARGEST:
+        raise InvalidRequestError(f"{path} is larger than any log, {LARGEST >> 20} MiB", HINT)
     return path.read_text(errors="replace").splitlines()
 
 
@@ -176,54 +183,3 @@ def _parsed(line: str, where: str) -> Any:
         return row
     except (ValueError, RecursionError):
         raise InvalidRequestError(f"{where} is no line of MetaSchedule", HINT) from None
-
-
-def _autotvm_workload(task: str, arguments: Any) -> str:
-    """Ours for AutoTVM's dense and NCHW convolutions; "" for what is not known to be the same."""
-    try:
-        tensors = [one for one in arguments if isinstance(one, list) and one and one[0] == "TENSOR"]
-        shapes, dtypes = [one[1] for one in tensors], [one[2] for one in tensors]
-        if task.startswith("dense") and len(shapes) >= 2:
-            (m, k), (n, _) = shapes[0], shapes[1][:2]  # packed weights have more axes
-            return _matmul(m, n, k, dtypes[0], ",tb=1") if len(shapes[1]) == 2 else ""
-        if task.startswith("conv2d_nchw") and "winograd" not in task:
-            return _convolution(shapes, dtypes, arguments[2:])
-    except BAD:
-        pass
-    return ""
-
-
-def _convolution(shapes: Sequence[Any], dtypes: Sequence[str], rest: Sequence[Any]) -> str:
-    (batch, channels, height, width), (out, inner, rows, columns) = shapes[:2]
-    stride, padding, dilation = (one if isinstance(one, list) else [one] * 2 for one in rest[:3])
-    if inner != channels:
-        return ""
-    top, left, bottom, right = padding * 2 if len(padding) == 2 else padding
-    sizes = {
-        "c": channels, "h": height, "w": width, "k": out, "r": rows, "s": columns, "n": batch,
-        "stride": stride[0], "stride_w": stride[1], "dilation": dilation[0],
-        "dilation_w": dilation[1], "pad": top, "pad_left": left, "pad_bottom": bottom,
-        "pad_right": right,
-    }  # fmt: skip
-    given = ",".join(f"{name}={value}" for name, value in sizes.items())
-    return _ours(f"conv2d:{given},layout=nchw,dtype={dtypes[0]}")
-
-
-def _matmul_of(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
-    """Ours where three matrices are those of a product, and of one type."""
-    if [len(one) for one in shapes] != [2, 2, 2] or len(set(dtypes)) != 1:
-        return ""
-    (m, k), (inner, n), out = shapes
-    return _matmul(m, n, k, dtypes[0]) if inner == k and list(out) == [m, n] else ""
-
-
-def _matmul(m: int, n: int, k: int, dtype: str, how: str = "") -> str:
-    return _ours(f"matmul:m={m},n={n},k={k}{how},dtype={dtype}")
-
-
-def _ours(text: str) -> str:
-    """As this version writes it; "" where it knows no such workload."""
-    try:
-        return str(workload.parse(text))
-    except UnknownWorkloadError:
-        return ""
