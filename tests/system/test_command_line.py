@@ -63,8 +63,8 @@ def test_status_watch_on_a_terminal_draws_and_gives_the_screen_back(farm):
                 assert text in shown, shown
                 return
 
-    read_until(b"DEVICE")
-    assert b"\x1b[?1049h" in shown and b"\x1b[32midle\x1b[0m" in shown
+    read_until(b"\x1b[32midle\x1b[0m")  # a terminal gives a screen in pieces
+    assert shown.index(b"\x1b[?1049h") < shown.index(b"DEVICE")
     os.kill(pid, signal.SIGINT)
     read_until(b"\x1b[?1049l")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
@@ -172,6 +172,13 @@ def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys, monkeypatch)
                 break
             assert time.monotonic() < limit
             time.sleep(0.2)
+        assert "forget" not in gone["fix"]
+        new = ["--key", "gone", "--tracker", address, "--state", str(tmp_path / "new")]
+        own.start("new", "device", *new)
+        own.wait_for_devices(address, ["gone"])
+        main(["doctor", "--only", "farm", "--tracker", address, "--json"])
+        told = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+        assert f"tunefarm admin forget {gone['name']}`" in told[gone["name"]]["fix"]
         assert main(["admin", "retire", gone["name"], "--tracker", address, "--json"]) == 0
         capsys.readouterr()
         main(["doctor", "--only", "farm", "--tracker", address, "--json"])
