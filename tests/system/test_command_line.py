@@ -15,6 +15,7 @@ from tunefarm import request_device
 from tunefarm.cli import main
 from tunefarm.cli.doctor_farm import way_to
 from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm.cli.status import devices_text
 
 LIMIT_S = 30.0
 
@@ -71,24 +72,36 @@ def test_status_watch_on_a_terminal_draws_and_gives_the_screen_back(farm):
     os.close(terminal)
 
 
-def test_a_watch_outlives_a_restart_of_the_tracker(tmp_path):
+def test_a_watch_outlives_a_restart_of_the_tracker_and_tells_what_that_waits_for(tmp_path):
     port = str(free_port(0))
     with LocalFarm(tmp_path) as own:
         start = ("tracker", "--port", port, "--state", str(tmp_path / "state"))
         own.start("first", *start)
         own.wait_for_tracker(f"127.0.0.1:{port}")
+        device = ("device", "--key", "one", "--tracker", f"127.0.0.1:{port}")
+        device = (*device, "--state", str(tmp_path / "one"))
+        own.start("before", *device)
+        own.wait_for_devices(f"127.0.0.1:{port}", ["one"])
+        own.kill("before")
         words = ["status", "--watch", "--every", "0.1", "--json", "--tracker", f"127.0.0.1:{port}"]
         with subprocess.Popen(
             [sys.executable, "-m", "tunefarm", *words], stdout=subprocess.PIPE, text=True
         ) as watching:
             try:
-                assert json.loads(watching.stdout.readline())["devices"] == []
+                assert json.loads(watching.stdout.readline())["awaited"] == 0  # it was heard of
                 own.kill("first")
-                assert "no tracker answers" in json.loads(watching.stdout.readline())["error"]
+                while "error" not in (seen := json.loads(watching.stdout.readline())):
+                    pass
+                assert "no tracker answers" in seen["error"]
                 own.start("second", *start)
                 while "error" in (seen := json.loads(watching.stdout.readline())):
                     pass
-                assert seen["devices"] == []
+                assert [one["state"] for one in seen["devices"]] == ["offline"]
+                assert seen["awaited"] == 1 and "yet to hear of 1 of 1 dev" in devices_text(seen)
+                own.start("after", *device)
+                while seen["devices"][0]["state"] != "idle":
+                    seen = json.loads(watching.stdout.readline())
+                assert seen["awaited"] == 0 and "yet to hear" not in devices_text(seen)
             finally:
                 watching.send_signal(signal.SIGINT)
 

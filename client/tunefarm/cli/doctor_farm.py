@@ -173,7 +173,9 @@ def _devices(devices: Sequence[tpb.Device], version: str, tracker: Tracker) -> I
 
 def _offline(device: tpb.Device, there: Sequence[tpb.Device]) -> Finding:
     at = device.last_seen.ToDatetime(UTC) if device.HasField("last_seen") else None
-    ago = f", last heard of {datetime.now(UTC) - at}".partition(".")[0] + " ago" if at else ""
+    ago = ", not heard of since the tracker was started"
+    if at is not None:
+        ago = f", last heard of {datetime.now(UTC) - at}".partition(".")[0] + " ago"
     fix = "is the board on, and `tunefarm device` running there? its log says what it cannot reach"
     hosts = {host_of(address) for address in device.addresses}
     for one in there:
