@@ -153,7 +153,8 @@ class _Body:
                 f"{type(expr).__name__.lower()} of {' and '.join(found)}", "cast one of them"
             )
         for dtype in found if op else ():
-            if op not in _OPS[dtype.lstrip("u").rstrip("0123456789")]:
+            there = _OPS.get(dtype.lstrip("u").rstrip("0123456789"))
+            if there is not None and op not in there:  # of a type that is none is said elsewhere
                 kinds = [kind for kind, ops in _OPS.items() if op in ops]
                 hint = (
                     f"cast to a type of {' or '.join(kinds)}" if kinds else "there is no such one"

@@ -94,7 +94,7 @@ class Value(_Refusing):
         """Numpy's numbers may stand before it; numpy's functions know nothing of it."""
         signs = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "truediv"}
         if len(given) == 2 and function.__name__ in signs and not isinstance(given[0], Value):
-            return getattr(operator, signs[function.__name__])(number(given[0]).item(), given[1])
+            return getattr(operator, signs[function.__name__])(number(given[0]), given[1])
         raise ExpressionError(
             f"numpy's {function.__name__} of {told(self)}",
             "functions has exp, log, sqrt, ..., te has maximum and minimum",
@@ -137,7 +137,7 @@ class Array(_Refusing):
 
 
 def number(value: Any, dtype: str = "float32") -> Any:
-    """A number that `dtype` can hold, as it is. Raises: ExpressionError for anything else."""
+    """A number that `dtype` can hold, as Python's own. Raises: ExpressionError for all else."""
     if isinstance(value, Array):
         raise ExpressionError(
             f"{getattr(value, 'name', '')} is a tensor, not one value of it",
@@ -154,13 +154,14 @@ def number(value: Any, dtype: str = "float32") -> Any:
         )
     if not _fits(value, dtype):
         raise ExpressionError(f"{value!s:.20} is no {dtype}", "cast the other side to one it fits")
-    return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _fits(value: Any, dtype: str) -> bool:
-    if "int" in dtype:
-        bits = int(dtype.partition("int")[2])
-        low, high = (0, 1 << bits) if dtype[0] == "u" else (-1 << bits - 1, 1 << bits - 1)
+    kind = dtype.removeprefix("u")
+    if kind.startswith("int") and kind[3:].isdecimal():
+        bits = int(kind[3:])
+        low, high = (0, 1 << bits) if kind != dtype else (-1 << bits - 1, 1 << bits - 1)
         return bool(low <= value < high and value == int(value))
     return not LARGEST < abs(value) < inf
 

@@ -1,12 +1,14 @@
 """Expressions that make no sense are said before any loop is made of them."""
 
 import math
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
 import pytest
 from kernel_harness import evaluate
 from tunefarm_compiler import functions, te
+from tunefarm_compiler.identity import identity
 from tunefarm_compiler.sound import check
 from tunefarm_compiler.wrong import ExpressionError
 from tunefarm_proto.errors import InvalidRequestError, TunefarmError
@@ -54,6 +56,11 @@ def twice(i):
         (lambda: column(lambda i: te.cast(A[i, 0], "float64")), "float64"),
         (lambda: column(lambda i: te.cast(te.cast(A[i, 0], "quux"), "int8")), "a cast to quux"),
         (lambda: column(lambda i: te.placeholder("Z", (8,), "flaot32")[i]), "flaot32"),
+        (lambda: column(lambda i: te.placeholder("Z", (8,), "int")[i] + 1), "C is of int"),
+        (
+            lambda: column(lambda i: te.cast(te.placeholder("Z", (8,), "int")[i] + 1, "int8")),
+            "Z is of int",
+        ),
         (lambda: column(lambda i: functions.exp(HALF[i])), "fma of float32 and float16"),
         (
             lambda: column(lambda i: te.select(i.within(0, 4), HALF[i], A[i, 0])),
@@ -200,6 +207,11 @@ def test_numbers_of_numpy_are_numbers():
     made = te.compute("C", (("i", count),), lambda i: np.float32(2) * given[i, np.int64(1)] - 1)
     check(made)
     assert repr(made.shape) == "(8,)" and made.dtype == "float32"
+    plain = te.placeholder("G", (8, 4))
+    assert identity(made) == identity(column(lambda i: 2.0 * plain[i, 1] - 1))
+    assert identity(column(lambda i: plain[i, 0] * np.float64(0.5))) == identity(
+        column(lambda i: plain[i, 0] * Fraction(1, 2))
+    )
 
 
 def test_an_index_may_run_backwards():
