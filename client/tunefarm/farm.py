@@ -1,6 +1,7 @@
 """The tracker as asyncio programs use it: what it knows, as it changes, and what may be done."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,6 +17,7 @@ from tunefarm_proto.v1 import common_pb2_grpc as pb_grpc
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 from tunefarm_proto.v1 import tracker_pb2_grpc as tpb_grpc
 
+from tunefarm.awaited import uptime
 from tunefarm.channel import HELLO_TIMEOUT_S, explained, named_errors, tracker_address
 from tunefarm.tracker import CALL_TIMEOUT_S, tracker_unreachable
 
@@ -48,6 +50,7 @@ class AsyncFarm:
                     metadata=rpc.call_metadata(),
                 )
             rpc.check_hello(answer.peer, self.address)
+            self._started = time.monotonic() - uptime(answer)
         except TrackerUnreachableError as error:
             await self._channel.close()
             raise await asyncio.to_thread(
@@ -65,6 +68,11 @@ class AsyncFarm:
         trace: TracebackType | None,
     ) -> None:
         await self._channel.close()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the tracker was started; infinite where it does not tell."""
+        return time.monotonic() - self._started
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:

@@ -39,6 +39,11 @@ def constant(value: float, dtype: str, lanes: int = 1) -> str:
     elif dtype.startswith("float"):
         exact = struct.unpack("f", struct.pack("f", value))[0]
         text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
+    elif dtype == "bfloat16":
+        bits = int.from_bytes(
+            struct.pack("<f", value), "little"
+        )  # to the nearest, to even on a tie
+        text = str((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
     else:
         text = str(int(value))
     return text if lanes == 1 else f"splat ({kind(dtype)} {text})"

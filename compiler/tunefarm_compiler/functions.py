@@ -24,6 +24,7 @@ from tunefarm_compiler.te import (
     minimum,
     select,
 )
+from tunefarm_compiler.wrong import valued
 
 # Adding 1.5 x 2^23 rounds to a whole number, which then lies in the low bits.
 ROUND = 12582912.0
@@ -82,17 +83,18 @@ def quotient(left: Expr, right: Expr) -> Expr:
 
 def sqrt(x: Expr) -> Expr:
     """Square root, rounded correctly."""
-    return Unary("sqrt", x)
+    return Unary("sqrt", valued(x))
 
 
 def absolute(x: Expr) -> Expr:
     """The value without its sign."""
-    return Unary("abs", x)
+    return Unary("abs", valued(x))
 
 
 def fma(left: Expr, right: Operand, addend: Operand) -> Expr:
     """left x right + addend, rounded once where the processor can."""
-    return Fma(left, as_expr(right, left.dtype), as_expr(addend, left.dtype))
+    dtype = valued(left).dtype
+    return Fma(left, as_expr(right, dtype), as_expr(addend, dtype))
 
 
 def exp(x: Expr) -> Expr:

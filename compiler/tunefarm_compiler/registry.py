@@ -21,6 +21,7 @@ from pathlib import Path
 from tunefarm_proto.errors import OperatorInvalidError, TunefarmError
 
 from tunefarm_compiler.operators import OPERATORS, Operator
+from tunefarm_compiler.wrong import ExpressionError
 
 VARIABLE = "TUNEFARM_OPERATORS"
 GROUP = "tunefarm.operators"
@@ -149,16 +150,20 @@ def blamed(where: str, *passing: type[Exception]) -> Iterator[None]:
     known: tuple[type[Exception], ...] = (TunefarmError, *passing)
     try:
         yield
+    except ExpressionError as error:
+        raise OperatorInvalidError(
+            f"{_place(error, where)}: {error.message}", error.hint
+        ) from error
     except known:
         raise
     except (Exception, SystemExit) as error:
-        line = error.lineno if isinstance(error, SyntaxError) else _line(error, where)
         said = f"{type(error).__name__}: {getattr(error, 'msg', error)}".splitlines()[0]
-        at = f"{where}:{line}" if line else where
-        raise OperatorInvalidError(f"{at}: {said[:300]}", HINT) from error
+        raise OperatorInvalidError(f"{_place(error, where)}: {said[:300]}", HINT) from error
 
 
-def _line(error: BaseException, path: str) -> int | None:
-    """The last line of the file that it went through."""
+def _place(error: BaseException, path: str) -> str:
+    """The file with its last line that it went through, where it did."""
     frames = traceback.extract_tb(error.__traceback__)
-    return next((one.lineno for one in reversed(frames) if one.filename == path), None)
+    line = next((one.lineno for one in reversed(frames) if one.filename == path), None)
+    line = error.lineno if isinstance(error, SyntaxError) else line
+    return f"{path}:{line}" if line else path

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from tunefarm_proto.errors import InvalidScheduleError
+
 from tunefarm_compiler.defaults import default
 from tunefarm_compiler.gpu import compile_function
 from tunefarm_compiler.lower import Lowering
@@ -39,6 +41,8 @@ def show(output: Tensor, schedule: Schedule | None, spec: TargetSpec) -> str:
     Raises: InvalidRequestError, InvalidScheduleError.
     """
     check(output)
+    if not isinstance(schedule, Schedule | None):
+        raise InvalidScheduleError(f"{schedule!r:.60} is no schedule", "give a Schedule, or None")
     schedule = schedule or default(output, spec)
     kept = [attach.stage for attach in schedule.stages]
     after = _after(output, schedule, spec)

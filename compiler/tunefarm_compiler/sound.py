@@ -6,8 +6,6 @@ What cannot be proved to lie inside a tensor is refused: an index whose range do
 
 from collections.abc import Mapping
 
-from tunefarm_proto.errors import InvalidRequestError
-
 from tunefarm_compiler.emit import SIZES
 from tunefarm_compiler.te import (
     FLOATS,
@@ -25,16 +23,30 @@ from tunefarm_compiler.te import (
     Reduce,
     Select,
     Tensor,
+    Unary,
+    walk,
 )
+from tunefarm_compiler.wrong import ExpressionError, told
 
 DTYPES = (*FLOATS, *INTEGERS)
+# What each kind of type has instructions for. (bfloat16 is worked on in float32.)
+_OPS = {
+    "float": ["add", "sub", "mul", "div", "max", "min", "fma", "neg", "abs", "sqrt", "exp2"],
+    "int": ["add", "sub", "mul", "max", "min", "shl", "lshr", "ashr", "and", "or", "xor", "ctpop"],
+    "bool": ["and", "or", "xor"],
+    "bfloat": [],
+}
 Extents = Mapping[str, int]
 
 
 def check(output: Tensor) -> None:
-    """Of a tensor and all that it is computed from. Raises: InvalidRequestError."""
+    """Of a tensor and all that it is computed from. Raises: ExpressionError."""
+    if not isinstance(output, Tensor):
+        raise ExpressionError(f"{told(output)} is no tensor", "give what compute returned")
+    if output.compute is None:
+        raise ExpressionError(f"{output.name} is an input", "give what is computed")
     if not output.shape:
-        raise InvalidRequestError(f"{output.name} has no axes", "give it one of extent 1")
+        raise ExpressionError(f"{output.name} has no axes", "give it one of extent 1")
     todo, seen = [output], dict[str, Tensor]()
     while todo:
         tensor = todo.pop()
@@ -43,19 +55,17 @@ def check(output: Tensor) -> None:
             seen[tensor.name] = tensor
             todo += _tensor(tensor)
         elif known is not tensor and (known != tensor or known.compute or tensor.compute):
-            raise InvalidRequestError(
-                f"two tensors are named {tensor.name}", "give each its own name"
-            )
+            raise ExpressionError(f"two tensors are named {tensor.name}", "give each its own name")
 
 
 def _tensor(tensor: Tensor) -> list[Tensor]:
     """Those that it reads."""
     if tensor.dtype not in DTYPES:
-        raise InvalidRequestError(
+        raise ExpressionError(
             f"{tensor.name} is of {tensor.dtype}", f"known are {', '.join(DTYPES)}"
         )
     if any(type(extent) is not int or extent < 1 for extent in tensor.shape):
-        raise InvalidRequestError(
+        raise ExpressionError(
             f"{tensor.name} has the shape {tensor.shape}", "give whole numbers, 1 or more"
         )
     if tensor.compute is None:
@@ -70,12 +80,15 @@ class _Body:
         names = [axis.name for axis in compute.axes]
         if len(set(names)) < len(names):
             raise self._wrong(f"two axes of {', '.join(names)} have one name", "name each its own")
+        sums = [expr for expr in walk(self._body) if isinstance(expr, Reduce)]
+        if len(sums) > 1:
+            raise self._wrong(f"{len(sums)} sums or extremes", "compute a tensor for each first")
         self._extents = {axis.name: axis.extent for axis in compute.axes}
         self._found: dict[int, Tensor] = {}
         self._seen: set[tuple[int, tuple[Index, ...], tuple[str, ...]]] = set()
 
-    def _wrong(self, said: str, hint: str) -> InvalidRequestError:
-        return InvalidRequestError(f"{self._name}: {said}", hint)
+    def _wrong(self, said: str, hint: str) -> ExpressionError:
+        return ExpressionError(f"{self._name}: {said}", hint)
 
     def loads(self) -> list[Tensor]:
         """The tensors that the body reads, where it reads nothing outside of them."""
@@ -116,21 +129,38 @@ class _Body:
             self._walk(child, true, extents)
 
     def _types(self, expr: Expr) -> None:
-        values: list[Expr] = []
+        op, values = "", list[Expr]()
         match expr:
-            case Cast(_, to) | Bits(_, to) if to not in SIZES:
+            case Cast(value, to) | Bits(value, to) if to not in SIZES:
                 raise self._wrong(f"a cast to {to}", f"known are {', '.join(SIZES)}")
-            case Binary(_, left, right) | Compare(_, left, right):
+            case Bits(value, to) if SIZES.get(value.dtype) != SIZES[to]:
+                raise self._wrong(f"the bits of {value.dtype} as {to}", "cast it")
+            case Unary(op, value) | Reduce(op, value):
+                values = [value]
+            case Binary(op, left, right):
                 values = [left, right]
+            case Compare(_, left, right):  # of what can be added
+                op, values = "add", [left, right]
             case Fma(left, right, addend):
-                values = [left, right, addend]
-            case Select(_, yes, no):
+                op, values = "fma", [left, right, addend]
+            case Select(condition, yes, no):
+                if condition.dtype != "bool":
+                    raise self._wrong(f"select by {condition.dtype}", "select by x > 0.0, say")
                 values = [yes, no]
         found = dict.fromkeys(value.dtype for value in values)
         if len(found) > 1:
             raise self._wrong(
                 f"{type(expr).__name__.lower()} of {' and '.join(found)}", "cast one of them"
             )
+        for dtype in found if op else ():
+            there = _OPS.get(dtype.lstrip("u").rstrip("0123456789"))
+            if there is not None and op not in there:  # of a type that is none is said elsewhere
+                kinds = [kind for kind, ops in _OPS.items() if op in ops]
+                hint = (
+                    f"cast to a type of {' or '.join(kinds)}" if kinds else "there is no such one"
+                )
+                what = "comparison" if isinstance(expr, Compare) else op
+                raise self._wrong(f"{what} of {dtype}", hint)
 
     def _range(self, index: Index, extents: Extents) -> tuple[int, int]:
         """The least and the largest that it can be."""

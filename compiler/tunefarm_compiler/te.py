@@ -6,9 +6,8 @@
     c = compute("C", (("i", m), ("j", n)), lambda i, j: sum_of(a[i, r] * b[r, j], r))
     d = compute("D", (("i", m), ("j", n)), lambda i, j: maximum(c[i, j], 0.0))
 
-Indices are affine in the axes with coefficients and offsets that are known when compiling. What
-lies outside a tensor is never read: `select(y.within(0, h), a[y, x], 0.0)` pads without a copy.
-Functions such as `exp`, made of these expressions, are in `functions.py`.
+Indices are affine in the axes, by numbers known when compiling. What lies outside a tensor is never
+read: `select(y.within(0, h), a[y, x], 0.0)` pads without a copy. `functions.py` has `exp` and more.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +19,10 @@ from tunefarm_compiler import wrong
 
 FLOATS = ("float32", "float16", "bfloat16")
 INTEGERS = ("int8", "uint8", "int32", "uint32")
+Operand: TypeAlias = "Expr | float"
 
 
-class Affine:
+class Affine(wrong.Place):
     """What can stand in an index: an axis, or a sum of axes by constants."""
 
     def index(self) -> "Index":
@@ -37,17 +37,27 @@ class Affine:
         kept = tuple(sorted((axis, c) for axis, c in terms.items() if c))
         return Index(kept, left.offset + right.offset)
 
+    __radd__ = __add__
+
     def __sub__(self, other: "Affine | int") -> "Index":
         return self + as_index(other) * -1
+
+    def __rsub__(self, other: int) -> "Index":
+        return self * -1 + other
+
+    def __neg__(self) -> "Index":
+        return self * -1
 
     def __mul__(self, factor: int) -> "Index":
         here, factor = self.index(), factor if factor.__class__ is int else wrong.whole(factor)
         kept = tuple((axis, c * factor) for axis, c in here.terms if c * factor)
         return Index(kept, here.offset * factor)
 
+    __rmul__ = __mul__
+
     def within(self, low: int, high: int) -> "Inside":
         """Whether low <= self < high."""
-        return Inside((self - low, self * -1 + (high - 1)))
+        return Inside((self - low, self * -1 + high - 1))
 
 
 @dataclass(frozen=True)
@@ -111,15 +121,12 @@ class Axis(Affine):
 
 def as_index(value: Affine | int) -> Index:
     """An index from an axis, a number or an index. Raises: ExpressionError."""
-    if not isinstance(value, int | Affine):
-        raise wrong.ExpressionError(f"{value!r} is no index", "give sums of axes and numbers")
-    return Index((), value) if isinstance(value, int) else value.index()
+    if isinstance(value, Affine):
+        return value.index()
+    return Index((), value if value.__class__ is int else wrong.place(value))
 
 
-Operand: TypeAlias = "Expr | float"
-
-
-class Expr:
+class Expr(wrong.Value):
     """A scalar expression at one point of the output. Equal only to itself."""
 
     @property
@@ -130,26 +137,24 @@ class Expr:
     def __add__(self, other: Operand) -> "Expr":
         return binary("add", self, other)
 
-    def __radd__(self, other: Operand) -> "Expr":
-        return binary("add", self, other)
+    __radd__ = __add__
 
     def __sub__(self, other: Operand) -> "Expr":
         return binary("sub", self, other)
 
     def __rsub__(self, other: float) -> "Expr":
-        return binary("sub", Constant(other, self.dtype), self)
+        return binary("sub", as_expr(other, self.dtype), self)
 
     def __mul__(self, other: Operand) -> "Expr":
         return binary("mul", self, other)
 
-    def __rmul__(self, other: Operand) -> "Expr":
-        return binary("mul", self, other)
+    __rmul__ = __mul__
 
     def __truediv__(self, other: Operand) -> "Expr":
         return binary("div", self, other)
 
     def __rtruediv__(self, other: float) -> "Expr":
-        return binary("div", Constant(other, self.dtype), self)
+        return binary("div", as_expr(other, self.dtype), self)
 
     def __neg__(self) -> "Expr":
         return Unary("neg", self)
@@ -181,10 +186,7 @@ class Constant(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Unary(Expr):
-    """`op` is neg, abs or sqrt of floats; ctpop, the number of ones, of integers.
-
-    On GPUs also exp2 of float32: 2 to the x, within 2 ulp.
-    """
+    """`op` is neg, abs, sqrt, on GPUs exp2 (to 2 ulp), of floats; ctpop (ones) of integers."""
 
     op: str
     value: Expr
@@ -249,7 +251,7 @@ class Inside(Expr):
         return "bool"
 
     def __and__(self, other: "Inside") -> "Inside":
-        return Inside(self.tests + other.tests)
+        return Inside(self.tests + wrong.inside(other).tests)
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +322,7 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Tensor(wrong.Array):
     """A contiguous array, C order; computed from others where `compute` is given.
 
     `view` is the shape that callers see: the same elements in the same order.
@@ -333,10 +335,7 @@ class Tensor:
     view: tuple[int, ...] = ()
 
     def __getitem__(self, indices: "Affine | int | tuple[Affine | int, ...]") -> "Load":
-        given = indices if isinstance(indices, tuple) else (indices,)
-        if len(given) != len(self.shape):
-            raise wrong.ExpressionError(f"{self.name}{[*self.shape]} has not {len(given)} axes")
-        return Load(self, tuple(as_index(index) for index in given))
+        return Load(self, tuple(map(as_index, wrong.read(self.name, self.shape, indices))))
 
     @property
     def outside(self) -> tuple[int, ...]:
@@ -415,7 +414,7 @@ def rewrite(expr: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Exp
 
 def as_expr(value: Operand, dtype: str) -> Expr:
     """An expression from a number. Raises: ExpressionError."""
-    return value if isinstance(value, Expr) else Constant(wrong.number(value), dtype)
+    return value if isinstance(value, Expr) else Constant(wrong.number(value, dtype), dtype)
 
 
 def binary(op: str, left: Expr, right: Operand) -> Expr:
@@ -427,12 +426,13 @@ def placeholder(
     name: str, shape: Sequence[int], dtype: str = "float32", view: Sequence[int] = ()
 ) -> Tensor:
     """An input of that shape; callers see `view` where it is given."""
-    return Tensor(name, tuple(shape), dtype, None, tuple(view))
+    extents = wrong.shaped(wrong.named(name), shape)
+    return Tensor(name, extents, wrong.typed(dtype), None, wrong.seen(name, extents, view))
 
 
 def reduce_axis(name: str, extent: int) -> Axis:
     """An axis to sum or maximise over."""
-    return Axis(name, extent, reduce=True)
+    return Axis(wrong.named(name), wrong.extent(name, extent), reduce=True)
 
 
 def sum_of(body: Expr, *axes: Axis) -> Reduce:
@@ -462,7 +462,7 @@ def minimum(left: Expr, right: Operand) -> Expr:
 
 def select(condition: Expr, yes: Expr, no: Operand) -> Expr:
     """`yes` where the condition holds, else `no`."""
-    return Select(wrong.valued(condition), yes, as_expr(no, wrong.valued(yes).dtype))
+    return Select(wrong.condition(condition), yes, as_expr(no, wrong.valued(yes).dtype))
 
 
 def ones(value: Expr) -> Expr:
@@ -472,7 +472,7 @@ def ones(value: Expr) -> Expr:
 
 def cast(value: Expr, dtype: str) -> Expr:
     """The same number in another type."""
-    return value if wrong.valued(value).dtype == dtype else Cast(value, dtype)
+    return value if wrong.valued(value).dtype == dtype else Cast(value, wrong.typed(dtype))
 
 
 def compute(
@@ -482,10 +482,10 @@ def compute(
     view: Sequence[int] = (),
 ) -> Tensor:
     """A tensor with the given (name, extent) axes; `body` gets an Axis for each."""
-    made = tuple(Axis(axis, extent) for axis, extent in wrong.pairs(name, axes))
+    made = tuple(Axis(axis, extent) for axis, extent in wrong.pairs(wrong.named(name), axes))
     expr = as_expr(wrong.bodied(name, body, made), "float32")
     shape = tuple(axis.extent for axis in made)
-    return Tensor(name, shape, expr.dtype, Compute(made, expr), tuple(view))
+    return Tensor(name, shape, expr.dtype, Compute(made, expr), wrong.seen(name, shape, view))
 
 
 def show(output: Tensor, schedule: Any = None, target: str = "local") -> str:

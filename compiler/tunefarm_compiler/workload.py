@@ -202,8 +202,6 @@ def of_expression(output: te.Tensor, name: str = "") -> Workload:
 
     Raises: InvalidRequestError.
     """
-    if output.compute is None:
-        raise InvalidRequestError(f"{output.name} is an input", "give what is computed")
     check(output)
     operator = Operator((), lambda: output, lambda: 0, lambda *_: None, lambda: 0)  # type: ignore[arg-type]
     return Workload(name or output.name, (), output.dtype, identity(output), operator)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from tunefarm.awaited import COME_BACK_S, unheard
 from tunefarm.farm import AsyncFarm
 from tunefarm_proto.errors import AccessError, TrackerUnreachableError, TunefarmError
 from tunefarm_proto.v1 import common_pb2 as pb
@@ -180,12 +181,16 @@ class Mirror:
             queue=tuple(queue),
             leases=tuple(leases),
         )
+        awaiting = farm.uptime_s < COME_BACK_S and unheard(after.devices.values()) > 0
+        after = replace(after, awaiting=awaiting)
         if whole:
             self.history.add(after.devices.values())
         changed = {"conditions"} if whole else set()
         for name, field in (("devices", "rows"), ("queue", "queue"), ("leases", "leases")):
             if getattr(before, field) != getattr(after, field):
                 changed.add(name)
+        if before.awaiting != after.awaiting:
+            changed.add("status")
         if not before.connected:
             changed |= ALL
         await self._take(after, frozenset(changed | told))

@@ -1,6 +1,7 @@
 """From the keys that a server is told to offer to its devices, each in a place of its own."""
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from tunefarm_device.state import StateDir
 from tunefarm_device.topology import Turn, read_topology, spell_cpus, turns
 from tunefarm_device.workbench import Workbench
 
+_log = logging.getLogger(__name__)
 FRESH_S = 0.005  # a reading of the conditions holds so long
 
 
@@ -99,6 +101,7 @@ class Builder:
         places = place(keys, self._allowed, lambda key: choose_backend(key.backend).units())
         timing: list[int | None] = []
         for one in places:
+            self._look_for_twin(one)
             if (cpu := self._claim(one)) is not None:
                 self._timing.append(cpu)
             timing.append(cpu)
@@ -130,6 +133,20 @@ class Builder:
             folders.append(base / f"{one.key.name}-{seen[one.key.name]}")
             seen[one.key.name] += 1
         return folders
+
+    def _look_for_twin(self, one: Place) -> None:
+        """Tell of another server that offers this whole machine by the same key, as one does that
+        was forgotten when another was installed. That may be meant, so nothing is refused.
+        """
+        whole = one.key.cores is None and not one.unit
+        if whole and not self.claims.take(f"key-{one.key.name}"):
+            _log.warning(
+                "another device server of this machine offers %s too, under another name: they"
+                " share its processors. Stop the one that is not meant, or give each --key"
+                " %s:cores=...",
+                one.key.name,
+                one.key.name,
+            )
 
     def _claim(self, one: Place) -> int | None:
         """What is its own on this host: the processor to time on. Raises: InvalidRequestError."""

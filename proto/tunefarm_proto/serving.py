@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tunefarm_proto import rpc
 from tunefarm_proto.errors import (
@@ -50,6 +51,8 @@ class HelloService(pb_grpc.HelloServiceServicer):
     def __init__(self, component: str, dashboard: str = "") -> None:
         self._peer = rpc.this_peer(component)
         self._dashboard = dashboard
+        self._started_at = Timestamp()
+        self._started_at.GetCurrentTime()
 
     async def Hello(  # noqa: N802 (the generated name)
         self, request: pb.HelloRequest, context: _Context
@@ -57,7 +60,9 @@ class HelloService(pb_grpc.HelloServiceServicer):
         """Answer with our own peer; refuse another major version."""
         peer = request.peer
         rpc.check_protocol(f"{peer.protocol_major}.{peer.protocol_minor}", "the caller")
-        answer = pb.HelloResponse(peer=self._peer, dashboard=self._dashboard)
+        answer = pb.HelloResponse(
+            peer=self._peer, dashboard=self._dashboard, started_at=self._started_at
+        )
         answer.at.GetCurrentTime()
         return answer
 

@@ -137,6 +137,8 @@ def test_files_are_named_in_python(file, monkeypatch, tmp_path):
         (FILE.replace("    terms=lambda **_: 2,", ""), r"own.py:4: TypeError.*terms"),
         (FILE.replace("a[i] * b[j]", "a[i] * b[j].nothing"), r"own.py:11: AttributeError"),
         (FILE.replace("a[i] * b[j]", "a[i + 1] * b[j]"), "it reads A"),
+        (FILE.replace("a[i] * b[j]", "max(a[i], b[j])"), r"own.py:11: Python asks .*choose by sel"),
+        (FILE.replace('"B", (n,)', '"B", n'), r"own.py:10: 9 is no shape of B \(give \(4,\)"),
         (FILE.replace("operations=lambda m, n", "operations=lambda m"), "own.py: TypeError"),
         (FILE.replace("return te", "print(te"). replace("j]))", "j])))"), "no computed tensor"),
         (FILE.replace("FACTOR *", "next(ROUND) *") + "ROUND = iter(range(9))", "each time"),

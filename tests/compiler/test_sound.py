@@ -1,14 +1,23 @@
 """Expressions that make no sense are said before any loop is made of them."""
 
+import math
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
 import pytest
+from kernel_harness import evaluate
 from tunefarm_compiler import functions, te
+from tunefarm_compiler.identity import identity
 from tunefarm_compiler.sound import check
 from tunefarm_compiler.wrong import ExpressionError
-from tunefarm_proto.errors import InvalidRequestError
+from tunefarm_proto.errors import InvalidRequestError, TunefarmError
 
 A = te.placeholder("A", (8, 4))
 R = te.reduce_axis("r", 4)
 HALF = te.placeholder("H", (8,), "float16")
+BRAIN = te.placeholder("B", (8,), "bfloat16")
+INT = te.placeholder("I", (8,), "int8")
 
 
 def column(body, extent=8, name="C"):
@@ -47,6 +56,11 @@ def twice(i):
         (lambda: column(lambda i: te.cast(A[i, 0], "float64")), "float64"),
         (lambda: column(lambda i: te.cast(te.cast(A[i, 0], "quux"), "int8")), "a cast to quux"),
         (lambda: column(lambda i: te.placeholder("Z", (8,), "flaot32")[i]), "flaot32"),
+        (lambda: column(lambda i: te.placeholder("Z", (8,), "int")[i] + 1), "C is of int"),
+        (
+            lambda: column(lambda i: te.cast(te.placeholder("Z", (8,), "int")[i] + 1, "int8")),
+            "Z is of int",
+        ),
         (lambda: column(lambda i: functions.exp(HALF[i])), "fma of float32 and float16"),
         (
             lambda: column(lambda i: te.select(i.within(0, 4), HALF[i], A[i, 0])),
@@ -83,12 +97,12 @@ def test_a_number_is_an_expression_and_half_an_index_is_none():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda i: A[i], r"A\[8, 4\] has not 1 axes"),
+        (lambda i: A[i], r"A\[8, 4\] has 2 axes, not 1"),
         (lambda i: A[i, "j"], "'j' is no index"),
         (lambda i: A[i, 0] + "x", "'x' is no expression"),
         (lambda i: A[i, 0] * A, "A is a tensor, not one value of it"),
         (lambda i: te.maximum(A[i, 0], None), "None is no expression"),
-        (lambda i: te.select(i.within(0, 4), A[i, 0], [1]), r"\[1\] is no expression"),
+        (lambda i: te.select(i.within(0, 4), A[i, 0], [1]), "a list is no expression"),
         (lambda i: A[i, 0] + te.cast(A[i, 1], "int32"), "add of float32 and int32"),
         (lambda i: None, "None is no expression"),
         (lambda i, j: A[i, 0], "C has 1 axes, and its function takes others"),
@@ -96,10 +110,41 @@ def test_a_number_is_an_expression_and_half_an_index_is_none():
         (lambda i: te.sum_of(A[i, 0], i), "is no reduce axis"),
         (lambda i: te.sum_of(1.0, R), "1.0 stands where its type is not known"),
         (lambda i: te.maximum(1.0, A[i, 0]), "swap the two"),
-        (lambda i: te.select(True, A[i, 0], 0.0), "True stands where"),
+        (lambda i: te.select(True, A[i, 0], 0.0), "True is Python's own"),
         (lambda i: te.cast(A, "int32"), "A is a tensor"),
-        (lambda i: A[i * i, 0], "an index times Axis"),
+        (lambda i: A[i * i, 0], "an index times axis i"),
         (lambda i: A[i * 1.5, 0], r"an index times 1\.5"),
+        (lambda i: A[i, 0, 0], r"A\[8, 4\] has 2 axes, not 3"),
+        (lambda i: A[i, INT[i]], r"I\[\.\.\.\] is no index"),
+        (lambda i: A[i // 2, 0], r"compute over two axes"),
+        (
+            lambda i: A[i, 0] if i < 4 else 0.0,
+            r"comparison of axis i \(the condition is INDEX.within",
+        ),
+        (lambda i: sum(A[i, k] for k in range(R)), "the number of axis r"),
+        (lambda i: sum(A[i, k] for k in R), "a part of axis r"),
+        (lambda i: te.select(i == 4, A[i, 0], 0.0), "False is Python's own, and no condition"),
+        (lambda i: te.select(i.within(0, 4) and i.within(2, 8), A[i, 0], 0.0), "the truth of a"),
+        (lambda i: te.select(i.within(0, 4) & (A[i, 0] > 0.0), A[i, 0], 0.0), "nest selects"),
+        (lambda i: te.select(i.within(0, 4.5), A[i, 0], 0.0), r"4\.5 is no index"),
+        (lambda i: te.select(A[i, 0], A[i, 0], 0.0), r"A\[\.\.\.\] is no condition"),
+        (lambda i: max(A[i, 0], 0.0), "the truth of a condition"),
+        (lambda i: A[i, 0] >= 0.0, ">= or <= of A"),
+        (lambda i: A[i, 0] ** 2, "a power"),
+        (lambda i: A[i, 0] * i, r"axis i is no expression \(it says where to read"),
+        (lambda i: A * 2.0, "arithmetic with the whole of tensor A"),
+        (lambda i: sum(A), "Python asks for the elements of tensor A"),
+        (lambda i: np.exp(A[i, 0]), "numpy's exp of A"),
+        (lambda i: math.sqrt(A[i, 0]), "functions has exp"),
+        (lambda i: functions.sqrt(2.0), r"2\.0 stands where"),
+        (lambda i: INT[i] + 0.5, r"0\.5 is no int8"),
+        (lambda i: INT[i] * 1000, "1000 is no int8"),
+        (lambda i: 1e39 - A[i, 0], r"1e\+39 is no float32"),
+        (lambda i: "x" / A[i, 0], "'x' is no expression"),
+        (lambda i: te.sum_of(A[i, 0]), r"over no axis \(as in sum_of"),
+        (lambda i: te.sum_of(A[i, R], R, R), "over one axis twice"),
+        (lambda i: te.sum_of(A[i, R], [R]), "a list is no reduce axis"),
+        (lambda i: te.cast(A[i, 0], np.int8), r"numpy.int8'> is no type's name"),
     ],
 )
 def test_what_is_no_expression_is_said_where_it_is_written(make, said):
@@ -107,6 +152,80 @@ def test_what_is_no_expression_is_said_where_it_is_written(make, said):
         column(make)
     assert isinstance(raised.value, InvalidRequestError) and isinstance(raised.value, ValueError)
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: te.placeholder("A", 4), r"4 is no shape of A \(give \(4,\)"),
+        (lambda: te.placeholder("A", (4.0, 2)), r"4\.0 is no extent of 'A'"),
+        (lambda: te.placeholder((4,), "A"), "a tuple is no name"),
+        (lambda: te.placeholder("A\n", (4,)), "is no name"),
+        (lambda: te.placeholder("A", (4,), np.float32), "is no type's name"),
+        (lambda: te.placeholder("A", (4,), view=(3,)), r"A: \[3\] holds other than \[4\]"),
+        (lambda: te.reduce_axis(4, "k"), "4 is no name"),
+        (lambda: te.reduce_axis("k", (0, 4)), "a tuple is no extent of 'k'"),
+        (lambda: te.compute("C", 8, lambda i: A[i, 0]), "8 are no axes"),
+        (lambda: te.compute("C", ("i", 8), lambda i: A[i, 0]), "'i' is no axis"),
+        (lambda: te.compute("C", (("i", "8"),), lambda i: A[i, 0]), "'8' is no extent of 'i'"),
+        (lambda: te.compute("C", (("i", 8),), A[0, 0]), r"A\[\.\.\.\] is no function"),
+        (lambda: te.compute("C", (("i", 8),), lambda i: A[i, 0], view=(3, 3)), "holds other than"),
+        (lambda: te.show(A[0, 0]), "is no tensor"),
+        (lambda: te.show(A), "A is an input"),
+        (lambda: te.show(column(lambda i: A[i, 0]), "tiled"), "'tiled' is no schedule"),
+    ],
+)
+def test_what_makes_no_tensor_is_said(make, said):
+    with pytest.raises(TunefarmError, match=said) as raised:
+        make()
+    assert raised.value.hint and len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (lambda i: -INT[i], "neg of int8 (cast to a type of float)"),
+        (lambda i: INT[i] / 2, "div of int8"),
+        (lambda i: te.ones(A[i, 0]), "ctpop of float32 (cast to a type of int)"),
+        (lambda i: BRAIN[i] + 1.0, "add of bfloat16"),
+        (lambda i: te.select(BRAIN[i] < 1.0, A[i, 0], 0.0), "comparison of bfloat16"),
+        (lambda i: te.maximum(A[i, 0] < 1.0, A[i, 1] < 1.0), "is of bool"),
+        (lambda i: te.Binary("pow", A[i, 0], A[i, 1]), "there is no such one"),
+        (lambda i: te.cast(te.Bits(A[i, 0], "int8"), "float32"), "the bits of float32 as int8"),
+        (lambda i: te.sum_of(A[i, R], R) + te.sum_of(A[i, R], R), "2 sums or extremes"),
+    ],
+)
+def test_what_no_processor_computes_is_said_before_any_code_is_made(body, said):
+    with pytest.raises(ExpressionError) as raised:
+        check(column(body))
+    assert said in str(raised.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    count = np.int64(8)
+    given = te.placeholder("G", (count, np.int32(4)))
+    made = te.compute("C", (("i", count),), lambda i: np.float32(2) * given[i, np.int64(1)] - 1)
+    check(made)
+    assert repr(made.shape) == "(8,)" and made.dtype == "float32"
+    plain = te.placeholder("G", (8, 4))
+    assert identity(made) == identity(column(lambda i: 2.0 * plain[i, 1] - 1))
+    assert identity(column(lambda i: plain[i, 0] * np.float64(0.5))) == identity(
+        column(lambda i: plain[i, 0] * Fraction(1, 2))
+    )
+
+
+def test_an_index_may_run_backwards():
+    data = np.arange(32, dtype=np.float32).reshape(8, 4)
+    for body in (lambda i: A[7 - i, 3], lambda i: A[-i + 7, 3], lambda i: A[-1 * i + 7, 0 * i + 3]):
+        np.testing.assert_array_equal(evaluate(column(body), data), data[::-1, 3])
+
+
+def test_a_number_of_bfloat16_is_that_number():
+    data = np.zeros(8, ml_dtypes.bfloat16)
+    for number in (1.0, -2.5, 1 / 3, 3.4e38, -math.inf):
+        made = column(lambda i, n=number: te.select(i.within(0, 4), BRAIN[i], n))
+        got = evaluate(made, data)
+        assert got[3] == 0 and got[4] == np.float32(number).astype(ml_dtypes.bfloat16)
 
 
 def test_it_is_said_where_loops_are_shown():

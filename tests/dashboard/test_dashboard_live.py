@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -12,13 +13,15 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from fake_tracker import FakeTracker, device, run
+from fake_tracker import FakeTracker, ago, device, run
 from tunefarm import errors
+from tunefarm.awaited import COME_BACK_S, unheard, uptime
 from tunefarm.farm import AsyncFarm
 from tunefarm_dashboard.live import Live, Section, encode
 from tunefarm_dashboard.server import create_app, serve
 from tunefarm_dashboard.who import Viewer
 from tunefarm_proto.identity import Role
+from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
 
@@ -136,6 +139,31 @@ def test_a_lost_tracker_is_said_and_what_was_known_stays(tracker: FakeTracker, u
         tracker.start()
         stream.until("fleet", "local2-ab12cd", there=False)
         stream.until("status", "out of reach", there=False)
+
+
+def test_a_tracker_that_has_just_started_is_said_until_all_have_come(tracker: FakeTracker, url):
+    silent = device("a-1", "a", tpb.DEVICE_STATE_OFFLINE, last_seen=None)
+    others = tracker.devices
+    with follow(url) as stream:
+        tracker.stop()
+        tracker.devices = [silent, *others]
+        tracker.start()
+        stream.until("status", "The tracker has just started")
+        tracker.devices = [device("a-1", "a"), *others]
+        tracker.tell(tpb.EVENT_KIND_DEVICE, silent.id, "online")
+        stream.until("status", "just started", there=False)
+
+
+def test_after_a_while_a_device_is_just_offline(tracker: FakeTracker):
+    silent = device("a-1", "a", tpb.DEVICE_STATE_OFFLINE, last_seen=None)
+    retired = device(
+        "a-2", "a", tpb.DEVICE_STATE_OFFLINE, last_seen=None, health=tpb.DEVICE_HEALTH_RETIRED
+    )
+    lost = device("a-3", "a", tpb.DEVICE_STATE_OFFLINE)
+    assert unheard([silent, retired, lost, device("a-4", "a")]) == 1
+    said = pb.HelloResponse(at=ago(2), started_at=ago(40))
+    assert COME_BACK_S < 38 - 0.1 < uptime(said) < 38.1
+    assert uptime(pb.HelloResponse(at=ago(0))) == math.inf  # an older tracker does not tell
 
 
 def section(words: list[str], needs: str = "x", varies: str = "") -> Section:

@@ -201,6 +201,32 @@ def test_each_device_times_on_a_processor_of_its_own(
         builder.close()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a", "a"], ["a", "a"]),
+        (["a:cores=1", "b"], ["b"]),
+        (["a:cores=2", "a:cores=3"], []),
+        (["c"], []),
+    ],
+)
+def test_another_server_of_the_same_whole_machine_is_told(
+    tmp_path, monkeypatch, caplog, two, words, told
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, mask: None)
+    first = Builder(Options(state_dir=tmp_path / "first"))
+    second = Builder(Options(state_dir=tmp_path / "second"))
+    try:
+        first.build(["a", "a", "b"])  # several of one server are meant
+        assert not caplog.messages
+        second.build(words)
+        assert [text.split(" offers ")[1].split()[0] for text in caplog.messages] == told
+    finally:
+        first.close()
+        second.close()
+
+
 def test_a_unit_of_a_file_with_a_long_path(two) -> None:
     first, second = two
     name = f"unit-{'x' * 300}-"

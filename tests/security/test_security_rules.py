@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import grpc
@@ -160,6 +161,14 @@ def test_only_hashes_are_kept_and_the_log_cannot_be_rewritten(accounts: Accounts
     raw.close()
     last = accounts.audit_entries(0, 10)[-1]
     assert (last.who, last.action, last.outcome) == ("op", "drain device", "done: too hot")
+
+
+def test_the_log_has_what_was_done_before_it_is_read(accounts: Accounts):
+    slow, op = threading.Event(), Identity("op", Role.OPERATOR)
+    accounts._writer.submit(slow.wait, 10)
+    accounts.audit(op, "forget device", "board-1")
+    threading.Timer(0.05, slow.set).start()
+    assert accounts.audit_entries(0, 10)[-1].action == "forget device"
 
 
 def test_a_flood_of_refusals_is_logged_in_part_and_counted(accounts: Accounts, clock: Clock):

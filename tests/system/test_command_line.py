@@ -15,6 +15,7 @@ from tunefarm import request_device
 from tunefarm.cli import main
 from tunefarm.cli.doctor_farm import way_to
 from tunefarm.cli.processes import LocalFarm, free_port
+from tunefarm.cli.status import devices_text
 
 LIMIT_S = 30.0
 
@@ -63,32 +64,44 @@ def test_status_watch_on_a_terminal_draws_and_gives_the_screen_back(farm):
                 assert text in shown, shown
                 return
 
-    read_until(b"DEVICE")
-    assert b"\x1b[?1049h" in shown and b"\x1b[32midle\x1b[0m" in shown
+    read_until(b"\x1b[32midle\x1b[0m")  # a terminal gives a screen in pieces
+    assert shown.index(b"\x1b[?1049h") < shown.index(b"DEVICE")
     os.kill(pid, signal.SIGINT)
     read_until(b"\x1b[?1049l")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     os.close(terminal)
 
 
-def test_a_watch_outlives_a_restart_of_the_tracker(tmp_path):
+def test_a_watch_outlives_a_restart_of_the_tracker_and_tells_what_that_waits_for(tmp_path):
     port = str(free_port(0))
     with LocalFarm(tmp_path) as own:
         start = ("tracker", "--port", port, "--state", str(tmp_path / "state"))
         own.start("first", *start)
         own.wait_for_tracker(f"127.0.0.1:{port}")
+        device = ("device", "--key", "one", "--tracker", f"127.0.0.1:{port}")
+        device = (*device, "--state", str(tmp_path / "one"))
+        own.start("before", *device)
+        own.wait_for_devices(f"127.0.0.1:{port}", ["one"])
+        own.kill("before")
         words = ["status", "--watch", "--every", "0.1", "--json", "--tracker", f"127.0.0.1:{port}"]
         with subprocess.Popen(
             [sys.executable, "-m", "tunefarm", *words], stdout=subprocess.PIPE, text=True
         ) as watching:
             try:
-                assert json.loads(watching.stdout.readline())["devices"] == []
+                assert json.loads(watching.stdout.readline())["awaited"] == 0  # it was heard of
                 own.kill("first")
-                assert "no tracker answers" in json.loads(watching.stdout.readline())["error"]
+                while "error" not in (seen := json.loads(watching.stdout.readline())):
+                    pass
+                assert "no tracker answers" in seen["error"]
                 own.start("second", *start)
                 while "error" in (seen := json.loads(watching.stdout.readline())):
                     pass
-                assert seen["devices"] == []
+                assert [one["state"] for one in seen["devices"]] == ["offline"]
+                assert seen["awaited"] == 1 and "yet to hear of 1 of 1 dev" in devices_text(seen)
+                own.start("after", *device)
+                while seen["devices"][0]["state"] != "idle":
+                    seen = json.loads(watching.stdout.readline())
+                assert seen["awaited"] == 0 and "yet to hear" not in devices_text(seen)
             finally:
                 watching.send_signal(signal.SIGINT)
 
@@ -172,6 +185,13 @@ def test_doctor_names_what_is_wrong_with_a_device(tmp_path, capsys, monkeypatch)
                 break
             assert time.monotonic() < limit
             time.sleep(0.2)
+        assert "forget" not in gone["fix"]
+        new = ["--key", "gone", "--tracker", address, "--state", str(tmp_path / "new")]
+        own.start("new", "device", *new)
+        own.wait_for_devices(address, ["gone"])
+        main(["doctor", "--only", "farm", "--tracker", address, "--json"])
+        told = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+        assert f"tunefarm admin forget {gone['name']}`" in told[gone["name"]]["fix"]
         assert main(["admin", "retire", gone["name"], "--tracker", address, "--json"]) == 0
         capsys.readouterr()
         main(["doctor", "--only", "farm", "--tracker", address, "--json"])

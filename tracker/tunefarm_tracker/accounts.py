@@ -63,7 +63,7 @@ class AuditEntry:
 
 
 class Accounts:
-    """The tokens and the log. Safe for threads; reading never waits for writing.
+    """The tokens and the log. Safe for threads; reading tokens never waits for writing.
 
     `clock` gives seconds since 1970. Raises: InvalidRequestError for a folder or file that cannot
     be used.
@@ -149,7 +149,11 @@ class Accounts:
             raise UnauthenticatedError(f"the token of {token.name} has expired", _ASK)
 
     def audit_entries(self, after: int, limit: int, *, newest: bool = False) -> list[AuditEntry]:
-        """Entries of the log, oldest first: the first after a cursor, or the newest."""
+        """Entries of the log, oldest first: the first after a cursor, or the newest.
+
+        Waits for those that were given to `audit` before.
+        """
+        self._writer.submit(int).result()
         sql = "SELECT * FROM audit WHERE n > ? ORDER BY n LIMIT ?"
         if newest:
             sql = "SELECT * FROM audit WHERE n > ? ORDER BY n DESC LIMIT ?"

@@ -156,7 +156,7 @@ def _devices(devices: Sequence[tpb.Device], version: str, tracker: Tracker) -> I
     there = [one for one in devices if one.state != tpb.DEVICE_STATE_OFFLINE]
     for one in devices:
         if one.state == tpb.DEVICE_STATE_OFFLINE and one.health != tpb.DEVICE_HEALTH_RETIRED:
-            yield _offline(one)
+            yield _offline(one, there)
     # Devices of one server share its address.
     servers = {one.addresses[0]: one for one in there if one.addresses}
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -171,10 +171,17 @@ def _devices(devices: Sequence[tpb.Device], version: str, tracker: Tracker) -> I
         yield from _device(one, reached.get(one.addresses[0] if one.addresses else ""), version)
 
 
-def _offline(device: tpb.Device) -> Finding:
+def _offline(device: tpb.Device, there: Sequence[tpb.Device]) -> Finding:
     at = device.last_seen.ToDatetime(UTC) if device.HasField("last_seen") else None
-    ago = f", last heard of {datetime.now(UTC) - at}".partition(".")[0] + " ago" if at else ""
+    ago = ", not heard of since the tracker was started"
+    if at is not None:
+        ago = f", last heard of {datetime.now(UTC) - at}".partition(".")[0] + " ago"
     fix = "is the board on, and `tunefarm device` running there? its log says what it cannot reach"
+    hosts = {host_of(address) for address in device.addresses}
+    for one in there:
+        if one.key == device.key and hosts & {host_of(address) for address in one.addresses}:
+            fix += f"; if it is {one.id} since, set up anew: `tunefarm admin forget {device.id}`"
+            break
     return Finding(AREA, device.id, False, f"offline{ago}", fix)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from tunefarm_proto.v1 import common_pb2 as pb
 from tunefarm_proto.v1 import tracker_pb2 as tpb
 
-from tunefarm.cli.links import dashboard_of, link
+from tunefarm.awaited import COME_BACK_S, unheard, uptime
+from tunefarm.cli.links import dashboard_of, hello, link
 from tunefarm.cli.live import Screen, repeat
 from tunefarm.cli.output import add_json, add_tracker, clean, print_json, table
 from tunefarm.cli.parsing import number
@@ -42,10 +43,14 @@ def health_name(device: tpb.Device) -> str:
 
 
 def as_dict(
-    devices: list[tpb.Device], queue: list[tpb.QueuedRequest], leases: list[pb.Lease]
+    devices: list[tpb.Device],
+    queue: list[tpb.QueuedRequest],
+    leases: list[pb.Lease],
+    awaited: int = 0,
 ) -> dict[str, Any]:
-    """What --json prints."""
+    """What --json prints. `awaited` devices have yet to come back to a new tracker."""
     return {
+        "awaited": awaited,
         "devices": [
             {
                 "id": device.id,
@@ -106,7 +111,11 @@ def format_age(seconds: float) -> str:
 
 def read(tracker: Tracker) -> dict[str, Any]:
     """What the tracker knows now."""
-    return as_dict(tracker.devices(), tracker.queue(), tracker.leases())
+    devices = tracker.devices()
+    awaited = unheard(devices)
+    if awaited and uptime(hello(tracker)) > COME_BACK_S:
+        awaited = 0  # they do not come
+    return as_dict(devices, tracker.queue(), tracker.leases(), awaited)
 
 
 def _since(moment: str | None) -> str:
@@ -130,6 +139,9 @@ def devices_text(status: dict[str, Any]) -> str:
     why = [
         f"{d['id']}: {clean(d['health_reason'])}" for d in status["devices"] if d["health_reason"]
     ]
+    if awaited := status["awaited"]:
+        of = f"{awaited} of {len(rows)} devices"
+        why.append(f"the tracker has just started and has yet to hear of {of}")
     return "\n".join([table(head, rows), *why])
 
 

@@ -25,7 +25,8 @@ def throttled(now: pb.Conditions) -> bool:
 class Snapshot:
     """The farm at one moment: devices by id, and as rows ordered by key and id.
 
-    `since` holds when a device took its state, where that was seen.
+    `since` holds when a device took its state, where that was seen. `awaiting`: the tracker was
+    started a moment ago and has yet to hear of some.
 
     Where `connected` is false everything else is what was last known, at `read_at`, and `trouble`
     says in one line why.
@@ -40,6 +41,7 @@ class Snapshot:
     queue: tuple[tpb.QueuedRequest, ...] = ()
     leases: tuple[pb.Lease, ...] = ()
     since: dict[str, datetime] = field(default_factory=dict)
+    awaiting: bool = False
 
 
 @dataclass(frozen=True)

@@ -828,6 +828,7 @@ class HelloResponse(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     DASHBOARD_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
     dashboard: _builtins.str
     """Of a tracker: where the farm's dashboard is, as in "http://tracker.lab:9191"; may be empty."""
     @_builtins.property
@@ -838,16 +839,21 @@ class HelloResponse(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp:
         """Its clock."""
 
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was started, by its clock."""
+
     def __init__(
         self,
         *,
         peer: Global___Peer | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         dashboard: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "peer", b"peer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "peer", b"peer", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "dashboard", b"dashboard", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "dashboard", b"dashboard", "peer", b"peer", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
