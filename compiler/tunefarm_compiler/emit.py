@@ -39,10 +39,8 @@ def constant(value: float, dtype: str, lanes: int = 1) -> str:
     elif dtype.startswith("float"):
         exact = struct.unpack("f", struct.pack("f", value))[0]
         text = f"0x{struct.unpack('<Q', struct.pack('<d', exact))[0]:016X}"
-    elif dtype == "bfloat16":
-        bits = int.from_bytes(
-            struct.pack("<f", value), "little"
-        )  # to the nearest, to even on a tie
+    elif dtype == "bfloat16":  # to the nearest, to even on a tie
+        bits = int.from_bytes(struct.pack("<f", value), "little")
         text = str((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
     else:
         text = str(int(value))
@@ -100,10 +98,8 @@ class Emitter:
         """left + right, folded where both are known."""
         if isinstance(left, int) and isinstance(right, int):
             return left + right
-        if right == 0:
-            return left
-        if left == 0:
-            return right
+        if 0 in (left, right):
+            return right if left == 0 else left
         return self.once("i", f"add nsw {self.index} {left}, {right}")
 
     def multiply(self, left: Value, factor: int) -> Value:

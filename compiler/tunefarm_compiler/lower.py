@@ -172,8 +172,7 @@ class Lowering:
         """Whether `already`, and that round of a loop."""
         if isinstance(round_, int) or not already:
             return already
-        index = self.emit.index
-        here = self.emit.value("c", f"icmp eq {index} {round_}, {number}")
+        here = self.emit.value("c", f"icmp eq {self.emit.index} {round_}, {number}")
         return here if already is True else self.emit.value("c", f"and i1 {already}, {here}")
 
     def _block(
