@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.dots import available, group_of
-from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule, dealt
+from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Pack, Prefetch, Schedule, dealt
 from tunefarm_compiler.stages import Stage, inline, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -112,37 +112,55 @@ def by_fewer_products(output: Tensor, spec: TargetSpec) -> Schedule | None:
     found = minimal(output) if spec.arch == "x86_64" else None
     if found is None:
         return None
-    names = found.names()
-    *before, last = plan(output, names)
-    held = {stage.tensor.name: 4 * math.prod(stage.tensor.shape) for stage in before}[names[0]]
-    if not found.channels:
-        if not spec.cpu.startswith(ADDERS) or spec.vector_registers < TERMS_HELD:
-            return None
-        made = Shape(last, spec).apart({found.rows.axis.name: ROWS})
-        if held > caches(spec).first // 4:  # all rows for some channels: their weights stay
-            made = replace(made, loops=(made.loops[0], made.loops[-1], *made.loops[1:-1]))
-        return replace(made, stages=(Attach(names[0], 0, Shape(before[0], spec).apart()),))
-    if math.prod(axis.extent for axis in found.channels) < spec.lanes:
+    *before, last = plan(output, found.names())
+    if found.channels:
+        wide = math.prod(axis.extent for axis in found.channels) >= spec.lanes
+        return _squares(found, before, last, spec) if wide else None
+    if not spec.cpu.startswith(ADDERS) or spec.vector_registers < TERMS_HELD:
         return None
-    # A row of tiles at a time, unless all weights would come from beyond the last cache for each.
-    sums = next(stage for stage in before if stage.reduce is not None)
-    rows = [*itertools.takewhile(lambda axis: not picked(axis.name), sums.axes)]
-    small = held <= caches(spec).last // 4 and math.prod(axis.extent for axis in rows) > 1
-    single = [axis.name for axis in rows] if small else []
+    (weights,) = before
+    made = Shape(last, spec).apart({found.rows.axis.name: ROWS})
+    if _bytes(before) > caches(spec).first // 4:  # all rows for some channels: their weights stay
+        made = replace(made, loops=(made.loops[0], made.loops[-1], *made.loops[1:-1]))
+    return replace(made, stages=(Attach(weights.tensor.name, 0, Shape(weights, spec).apart()),))
+
+
+def _squares(
+    found: Windows, before: Sequence[Stage], last: Stage, spec: TargetSpec
+) -> Schedule | None:
+    """Weights and copies of inputs first, then what a row of squares needs, one after the other."""
+    _, inputs, sums, *_ = found.names()
+    inner = [stage for stage in before if stage.tensor.name in (inputs, sums)]
+    first = [stage for stage in before if stage not in inner]
+    axes = next(stage.axes for stage in inner if stage.tensor.name == sums)
+    rows = [axis.name for axis in itertools.takewhile(lambda axis: not picked(axis.name), axes)]
+    single = rows
+    if _bytes(first) > caches(spec).last // 4 or _bytes(inner) == _bytes(inner, rows):
+        # As much as there is room for: all weights are read again for each.
+        room = MAX_SCRATCH_BYTES // 2 - _bytes(first)
+        fitting = (rows[:n] for n in range(len(rows) + 1) if _bytes(inner, rows[:n]) <= room)
+        single = next(fitting, [])
+        if _bytes(inner, single) > room:
+            return None
     stages = []
     for stage in before:
-        whole = stage.tensor.name not in names[1:3]  # weights and copies
-        cut = [] if whole else single
-        axes = tuple(Axis(a.name, 1 if a.name in cut else a.extent) for a in stage.axes)
-        shape = Shape(replace(stage, axes=axes), spec)
-        apart = any(picked(axis.name) for axis in stage.axes) and stage.reduce is None
+        cut = single if stage in inner else []
+        left = tuple(Axis(a.name, 1 if a.name in cut else a.extent) for a in stage.axes)
+        shape = Shape(replace(stage, axes=left), spec)
+        apart = stage.reduce is None and any(picked(axis.name) for axis in left)
         own = shape.apart() if apart else nest(shape.stage, spec)
-        stages.append(Attach(stage.tensor.name, 0 if whole else len(single), own))
+        stages.append(Attach(stage.tensor.name, len(cut), own))
     vector = next(axis for axis in last.axes if axis.name == found.vectors())
     made = Shape(last, spec, vector).apart()
     outer = [loop for name in single for loop in made.loops if loop[0] == name]
     loops = (*outer, *(loop for loop in made.loops if loop not in outer))
     return replace(made, loops=loops, stages=tuple(stages))
+
+
+def _bytes(stages: Sequence[Stage], single: Sequence[str] = ()) -> int:
+    """Of what stages hold, of those axes one index at a time."""
+    kept = [[axis.extent for axis in stage.axes if axis.name not in single] for stage in stages]
+    return 4 * sum(math.prod(extents) for extents in kept)
 
 
 def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -> Schedule:

@@ -1,9 +1,11 @@
 """What a schedule must keep within to be worth building: registers, scratch, size of the code."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.length import length
+from tunefarm_compiler.lower import LINE, SPARE
 from tunefarm_compiler.reuse import Nest, StageFacts
 from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Schedule
 
@@ -25,7 +27,7 @@ def fault(nest: Nest, most: int) -> str:
     for size, times, _ in nest.pack_bytes():
         scratch += size  # each thread has its own
         copied += size * times
-    if scratch > MAX_SCRATCH_BYTES or scratch > 2 * caches(facts.spec).last:
+    if scratch > 2 * caches(facts.spec).last:
         return "its packs do not fit in the last cache"
     if copied > MAX_COPY_SHARE * 4 * facts.points:
         return "it copies more than the copies serve"
@@ -52,4 +54,18 @@ def faults(found: Iterable[Nest], most: int) -> str:
     for nest in before:
         if said := fault(nest, most):
             return f"{nest.facts.stage.tensor.name}: {said}"
-    return fault(last, most)
+    return fault(last, most) or _scratch(before, last)
+
+
+def _scratch(before: Sequence[Nest], last: Nest) -> str:
+    """Whether packs and stages are too large together, as `lower.py` counts them."""
+    sizes, threads = list[int](), last.schedule.threads
+    for nest in (*before, last):
+        inside = threads if nest is last or nest.limits else nest.schedule.threads
+        packs = zip(nest.schedule.packs, nest.pack_bytes(), strict=False)
+        sizes += [(size + SPARE) * (inside if pack.depth else 1) for pack, (size, _, _) in packs]
+    for nest in before:
+        held = math.prod(nest.levels[0][2][axis] for axis in nest.facts.spatial)
+        sizes.append(held * nest.facts.output.size * (threads if nest.limits else 1))
+    most = MAX_SCRATCH_BYTES - LINE * len(sizes)
+    return "its packs and stages take more scratch than there is" if sum(sizes) > most else ""

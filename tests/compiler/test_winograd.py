@@ -8,6 +8,7 @@ import pytest
 from kernel_harness import evaluate, run
 from tunefarm_compiler import Schedule, build, default_schedule, defaults, targets, te, workload
 from tunefarm_compiler.binding import Gpu
+from tunefarm_compiler.codegen import lowered
 from tunefarm_compiler.schedule import Attach
 from tunefarm_compiler.spaces import ScheduleRules
 from tunefarm_compiler.stages import plan
@@ -181,3 +182,21 @@ def test_the_space_holds_both_ways():
             near = rules.mutate(one, rng)
             assert not rules.fault(near)
             assert not rules.fault(rules.cross(one, near, rng))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "conv2d:c=512,h=28,w=28,k=512,r=3,s=3,pad=1,n=8",
+        "conv2d:c=512,h=28,w=28,k=512,r=3,s=3,pad=1,n=8,layout=nchw",
+        "conv2d:c=64,h=512,w=512,k=64,r=3,s=3,pad=1",
+        "conv2d:c=1024,h=14,w=14,k=1024,r=3,s=3,pad=1",
+        "conv2d:c=2048,h=14,w=14,k=2048,r=3,s=3,pad=1",
+        "matmul:m=4096,n=4096,k=4096",
+    ],
+)
+def test_scratch_of_large_workloads_is_counted(text):
+    parsed = workload.parse(text)
+    rules, rng = ScheduleRules(parsed, WIDE), random.Random(0)
+    for schedule in (rules.default, *(rules.sample(rng) for _ in range(6))):
+        lowered(parsed, WIDE, schedule)  # refuses what needs more than there is
