@@ -49,7 +49,11 @@ def nests(schedule: Schedule, facts: Sequence[StageFacts]) -> Iterator[Nest]:
 def faults(found: Iterable[Nest], most: int) -> str:
     """The first fault of the stages, the last of which is the output's."""
     *before, last = found
+    held = 0
     for nest in before:
         if said := fault(nest, most):
             return f"{nest.facts.stage.tensor.name}: {said}"
+        held += nest.bytes * (last.schedule.threads if nest.limits else 1)
+    if held > MAX_SCRATCH_BYTES:
+        return "its stages do not fit in scratch"
     return fault(last, most)

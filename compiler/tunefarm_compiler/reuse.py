@@ -131,6 +131,15 @@ class Nest:
         """Whether lanes hold parts of one sum."""
         return self.vector in self.facts.summed
 
+    @property
+    def bytes(self) -> int:
+        """Of what a stage holds at a time."""
+        sides = (
+            min(self.facts.extents[a], self.limits.get(a, self.facts.extents[a]))
+            for a in self.facts.spatial
+        )
+        return math.prod(sides) * SIZES[self.facts.stage.tensor.dtype]
+
     @cached_property
     def levels(self) -> list[tuple[str, int, dict[str, int]]]:
         """(axis, rounds, blocks inside) of each loop; the first entry is no loop but the whole."""
