@@ -110,7 +110,8 @@ class Windows:
         load = self.data.yes if isinstance(self.data, Select) else self.data
         assert isinstance(load, Load)  # noqa: S101
         summed = {axis.name for axis in self.channels}
-        last = [n for n, index in enumerate(load.indices) if {a for a, _ in index.terms} & summed]
+        read = [{axis for axis, _ in index.terms} for index in load.indices]
+        last = [n for n, names in enumerate(read) if names and names <= summed]
         order = [n for n in range(len(load.indices)) if n not in last] + last
         if order != sorted(order) and load.tensor.compute is None:
             stages.append(laid_out(load.tensor, order).name)

@@ -184,6 +184,25 @@ def test_axes_that_only_a_condition_reads_are_axes_of_the_terms_too():
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_channels_that_lie_last_are_not_copied_for_a_window_of_another_direction():
+    a, f = te.placeholder("A", (5, 8, 8, 16)), te.placeholder("W", (2, 3, 3, 16, 5))
+    d, r, s, c = (te.reduce_axis(name, n) for name, n in zip("drsc", (2, 3, 3, 16), strict=True))
+    made = te.compute(
+        "C",
+        (("z", 4), ("y", 6), ("x", 6), ("k", 5)),
+        lambda z, y, x, k: te.sum_of(a[z + d, y + r, x + s, c] * f[d, r, s, c, k], d, r, s, c),
+    )
+    found = defaults.minimal(made)
+    assert found is not None
+    assert found.names() == BOTH
+    rng = np.random.default_rng(0)
+    image, weights = (rng.standard_normal(t.shape, np.float32) for t in (a, f))
+    under = np.lib.stride_tricks.sliding_window_view(image, (2, 3, 3), (0, 1, 2))
+    expected = np.einsum("zyxcdrs,drsck->zyxk", under, weights)
+    got = evaluate(made, image, weights, schedule=by(made, found.names()))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_sum_that_others_are_made_of_stays_a_stage():
     conv, u, v = sums(), te.reduce_axis("u", 2), te.reduce_axis("v", 2)
     pooled = te.compute(
