@@ -5,9 +5,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from tunefarm_proto.errors import InvalidScheduleError
+
 from tunefarm_compiler.caches import caches
 from tunefarm_compiler.dots import available, group_of
-from tunefarm_compiler.schedule import MAX_SCRATCH_BYTES, Attach, Pack, Prefetch, Schedule, dealt
+from tunefarm_compiler.schedule import Attach, Pack, Prefetch, Schedule, dealt
 from tunefarm_compiler.stages import Stage, inline, plan
 from tunefarm_compiler.suit import suited
 from tunefarm_compiler.targets import TargetSpec
@@ -25,8 +27,6 @@ SMALL = 16  # windows in a row, up to which none should be left over
 WIDE, NARROW = 0.15, 0.5
 PACK_USES, TURN_USES = 128, 16
 FULL = 0.9  # of their lanes vectors should use
-ADDERS = "znver"  # processors that add while they multiply
-TERMS_HELD, ROWS = 32, 4  # registers for the weights and terms of a window; its rows in a tile
 NO_SIDES: Mapping[str, int] = {}
 TURN_STEPS, TURN_ROWS = 32, 32  # from which on sums are worth being written one by one
 
@@ -72,14 +72,19 @@ def _epilogue(reader: Tensor, name: str) -> bool:
     return all(load.indices == own for load in loads)
 
 
-def default(output: Tensor, spec: TargetSpec) -> Schedule:
-    """The schedule of an expression. What is not inlined is computed for each row."""
+def default(output: Tensor, spec: TargetSpec, threads: int = 1) -> Schedule:
+    """The schedule of an expression. What is not inlined is computed for each row.
+
+    Its scratch has room for so many threads; `on_threads` deals it out.
+    """
     if spec.gpu:
         from tunefarm_compiler.gpu import defaults as gpu
 
         return gpu.default(output, spec)
     output = suited(output, spec)
-    if (found := by_fewer_products(output, spec)) is not None:
+    from tunefarm_compiler import fewer  # which is made of what is here
+
+    if (found := fewer.by_fewer_products(output, spec, threads)) is not None:
         return found
     *before, last = plan(output, kept(output))
     if not before:
@@ -103,64 +108,12 @@ def default(output: Tensor, spec: TargetSpec) -> Schedule:
 
 def minimal(output: Tensor) -> Windows | None:
     """The windows that it can be computed by with fewer products."""
-    compute = output.compute
-    return windows(output, inline(compute.body, ())) if compute is not None else None
-
-
-def by_fewer_products(output: Tensor, spec: TargetSpec) -> Schedule | None:
-    """The schedule by Winograd's filtering, where it was measured to be faster."""
-    found = minimal(output) if spec.arch == "x86_64" else None
-    if found is None:
+    if output.compute is None:
         return None
-    *before, last = plan(output, found.names())
-    if found.channels:
-        wide = math.prod(axis.extent for axis in found.channels) >= spec.lanes
-        return _squares(found, before, last, spec) if wide else None
-    if not spec.cpu.startswith(ADDERS) or spec.vector_registers < TERMS_HELD:
+    try:
+        return windows(output, inline(output.compute.body, ()))
+    except InvalidScheduleError:  # a sum that others are made of is a stage in any case
         return None
-    (weights,) = before
-    made = Shape(last, spec).apart({found.rows.axis.name: ROWS})
-    if _bytes(before) > caches(spec).first // 4:  # all rows for some channels: their weights stay
-        made = replace(made, loops=(made.loops[0], made.loops[-1], *made.loops[1:-1]))
-    return replace(made, stages=(Attach(weights.tensor.name, 0, Shape(weights, spec).apart()),))
-
-
-def _squares(
-    found: Windows, before: Sequence[Stage], last: Stage, spec: TargetSpec
-) -> Schedule | None:
-    """Weights and copies of inputs first, then what a row of squares needs, one after the other."""
-    _, inputs, sums, *_ = found.names()
-    inner = [stage for stage in before if stage.tensor.name in (inputs, sums)]
-    first = [stage for stage in before if stage not in inner]
-    axes = next(stage.axes for stage in inner if stage.tensor.name == sums)
-    rows = [axis.name for axis in itertools.takewhile(lambda axis: not picked(axis.name), axes)]
-    single = rows
-    if _bytes(first) > caches(spec).last // 4 or _bytes(inner) == _bytes(inner, rows):
-        # As much as there is room for: all weights are read again for each.
-        room = MAX_SCRATCH_BYTES // 2 - _bytes(first)
-        fitting = (rows[:n] for n in range(len(rows) + 1) if _bytes(inner, rows[:n]) <= room)
-        single = next(fitting, [])
-        if _bytes(inner, single) > room:
-            return None
-    stages = []
-    for stage in before:
-        cut = single if stage in inner else []
-        left = tuple(Axis(a.name, 1 if a.name in cut else a.extent) for a in stage.axes)
-        shape = Shape(replace(stage, axes=left), spec)
-        apart = stage.reduce is None and any(picked(axis.name) for axis in left)
-        own = shape.apart() if apart else nest(shape.stage, spec)
-        stages.append(Attach(stage.tensor.name, len(cut), own))
-    vector = next(axis for axis in last.axes if axis.name == found.vectors())
-    made = Shape(last, spec, vector).apart()
-    outer = [loop for name in single for loop in made.loops if loop[0] == name]
-    loops = (*outer, *(loop for loop in made.loops if loop not in outer))
-    return replace(made, loops=loops, stages=tuple(stages))
-
-
-def _bytes(stages: Sequence[Stage], single: Sequence[str] = ()) -> int:
-    """Of what stages hold, of those axes one index at a time."""
-    kept = [[axis.extent for axis in stage.axes if axis.name not in single] for stage in stages]
-    return 4 * sum(math.prod(extents) for extents in kept)
 
 
 def nest(stage: Stage, spec: TargetSpec, single: frozenset[str] = frozenset()) -> Schedule:

@@ -116,7 +116,7 @@ class _Body:
                             "give a reduce axis an extent of 1 or more and a name of its own",
                         )
                 inner = {**extents, **{axis.name: axis.extent for axis in axes}}
-                self._walk(body, true, inner)
+                self._walk(body, (), inner)  # sums are taken whether they are selected or not
                 return
             case Inside(tests):
                 for test in tests:
@@ -186,5 +186,6 @@ class _Body:
         if not above or not below:
             raise self._wrong(
                 f"it reads {tensor.name} at {low} to {high} of axis {place}, which has 0 to {last}",
-                "read what may lie outside under select(INDEX.within(0, EXTENT), ..., 0.0)",
+                "read what may lie outside under select(INDEX.within(0, EXTENT), ..., 0.0), "
+                "which stands inside of a sum, not around it",
             )

@@ -53,7 +53,7 @@ def default_schedule(
     if tuned is not None and (found := tuned.schedule(workload, spec, threads)) is not None:
         return found
     output = workload.output
-    return defaults.on_threads(defaults.default(output, spec), output, spec, threads)
+    return defaults.on_threads(defaults.default(output, spec, threads), output, spec, threads)
 
 
 class Odometer:

@@ -124,15 +124,15 @@ def collected(tensor: Tensor, axes: tuple[Axis, ...], body: Expr, reduce: Reduce
     return Stage(tensor, axes, body, reduce, tuple(loads.values()), tuple(tests))
 
 
-def inline(body: Expr, kept: Collection[str]) -> Expr:
+def inline(body: Expr, kept: Collection[str], known: dict[object, Expr] | None = None) -> Expr:
     """With what is not kept in place of its loads."""
-    made: dict[object, Expr] = {}
+    made = {} if known is None else known  # what is read at one point is one expression
 
     def leaf(expr: Expr) -> Expr | None:
         if not isinstance(expr, Load) or expr.tensor.compute is None or expr.tensor.name in kept:
             return None
         if expr.key() not in made:
-            made[expr.key()] = inline(_moved(expr, expr.tensor.compute), kept)
+            made[expr.key()] = inline(_moved(expr, expr.tensor.compute), kept, made)
         return made[expr.key()]
 
     return rewrite(body, leaf, {})

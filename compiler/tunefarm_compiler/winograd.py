@@ -8,7 +8,9 @@ channels, `C.winograd.inputs` and `C.winograd.sums`. A window in one direction c
 for nine, but only six multiplications: it pays where additions have units of their own.
 
 Its coefficients are 0, 1 and 1/2, so answers are as near to the exact ones as those of the sum as
-it is written. But what is infinite, or nearly too large, may give NaN where that gives infinity.
+it is written, where values under a window are of one size: errors go by the largest value times the
+largest weight, not by the largest product. But what is infinite, or nearly too large, may give NaN
+where that gives infinity.
 After A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """
 
@@ -108,7 +110,8 @@ class Windows:
         load = self.data.yes if isinstance(self.data, Select) else self.data
         assert isinstance(load, Load)  # noqa: S101
         summed = {axis.name for axis in self.channels}
-        last = [n for n, index in enumerate(load.indices) if {a for a, _ in index.terms} & summed]
+        read = [{axis for axis, _ in index.terms} for index in load.indices]
+        last = [n for n, names in enumerate(read) if names and names <= summed]
         order = [n for n in range(len(load.indices)) if n not in last] + last
         if order != sorted(order) and load.tensor.compute is None:
             stages.append(laid_out(load.tensor, order).name)
@@ -190,9 +193,8 @@ class Windows:
     # Parts of both
 
     def _of(self, expr: Expr) -> list[Axis]:
-        """Axes of the output that an expression reads by."""
-        loads = [one for one in walk(expr) if isinstance(one, Load)]
-        names = {a for load in loads for index in load.indices for a, _ in index.terms}
+        """Axes of the output that an expression depends on."""
+        names = _moving(expr)
         return [axis for axis in self.axes if axis.name in names]
 
     def _data(self, at: dict[str, Index]) -> Expr:
@@ -244,6 +246,8 @@ def windows(output: Tensor, body: Expr) -> Windows | None:
     (reduce,), axes = reductions, output.compute.axes
     if (reduce.op, reduce.dtype) != ("add", "float32") or not isinstance(reduce.body, Binary):
         return None
+    if not _free(output, axes, body, reduce):
+        return None
     left, right = reduce.body.left, reduce.body.right
     for data, weight in ((left, right), (right, left)) if reduce.body.op == "mul" else ():
         load = data.yes if isinstance(data, Select) else data
@@ -264,6 +268,33 @@ def _slides(load: Load, axes: Sequence[Axis], summed: Sequence[Axis]) -> Iterato
             steps = [axis for axis in summed if axis.name in names and axis.extent == WINDOW]
             if along and steps and along[0].extent % OUTPUTS == 0:
                 yield Slide(along[0], steps[0])
+
+
+def _free(output: Tensor, axes: Sequence[Axis], body: Expr, reduce: Reduce) -> bool:
+    """Whether new axes and stages have names of their own, and no condition is around the sum.
+
+    What it reads outside of such a condition may not be there.
+    """
+    names = [axis.name for axis in (*axes, *reduce.axes)]
+    if len(set(names)) < len(names) or any(map(picked, names)):
+        return False
+    for expr in walk(body):
+        if isinstance(expr, Load) and expr.tensor.name.startswith(f"{output.name}.winograd."):
+            return False
+        guards = isinstance(expr, Select) and isinstance(expr.condition, Inside)
+        if guards and any(one is reduce for one in walk(expr)):
+            return False
+    return True
+
+
+def _moving(expr: Expr) -> set[str]:
+    """Axes that what is read, or whether it is, depends on."""
+    found: set[str] = set()
+    for one in walk(expr):
+        forms = one.indices if isinstance(one, Load) else ()
+        forms = one.tests if isinstance(one, Inside) else forms
+        found |= {axis for form in forms for axis, _ in form.terms}
+    return found
 
 
 def _sound(data: Expr, load: Load, weight: Load, slides: Sequence[Slide]) -> bool:

@@ -18,8 +18,8 @@ TRIES = 8
 def schedule(rng: random.Random, output: Tensor, spec: TargetSpec) -> list[Schedule]:
     """One that is accepted, if some of them is."""
     for _ in range(TRIES):
-        drawn = _drawn(rng, output, spec)
         try:
+            drawn = _drawn(rng, output, spec)  # may ask for two layouts of one input
             Lowering(output, drawn, spec).run()
         except InvalidScheduleError:
             continue

@@ -38,6 +38,12 @@ def twice(i):
             lambda: column(lambda i: te.select((i - 1).within(0, 8), A[i - 2, 0], 0.0)),
             "reads A at -2 to 5",
         ),
+        (  # sums are taken whether they are selected or not
+            lambda: column(
+                lambda i: te.select((i - 1).within(0, 8), te.sum_of(A[i - 1, R], R), 0.0)
+            ),
+            "stands inside of a sum, not around it",
+        ),
         (
             lambda: column(lambda i: te.select((i - 1).within(0, 8), 0.0 * A[i, 0], A[i - 1, 0])),
             "reads A at -1 to 6",

@@ -207,12 +207,9 @@ def test_inputs_that_sums_read_often_are_tried_in_other_layouts():
     channels_last = "A.layout01342"
     assert (channels_last,) in rules.layouts
     rng = random.Random(0)
-    drawn = [rules.sample(rng) for _ in range(600)]
-    found = [one for one in drawn if channels_last in {attach.stage for attach in one.stages}]
-    assert found
-    kernels = [build(rules.workload, targets.resolve("local"), one) for one in found[:3]]
-    for bundle in kernels:
-        run(bundle, rules.workload)
+    drawn = (rules.sample(rng) for _ in range(2000))
+    found = next(one for one in drawn if [a.stage for a in one.stages] == [channels_last])
+    run(build(rules.workload, targets.resolve("local"), found), rules.workload)
     for text in ("matmul:m=512,n=512,k=512", "bias_act:m=64,n=64"):
         rules = ScheduleRules(workload.parse(text), targets.resolve("znver4"))
         turned = {name for kept in rules.layouts for name in kept}
