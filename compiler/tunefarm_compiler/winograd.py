@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
+from tunefarm_proto.errors import InvalidScheduleError
+
 from tunefarm_compiler.additions import at_forms, laid_out
 from tunefarm_compiler.te import (
     Axis,
@@ -226,7 +228,10 @@ Inline: TypeAlias = Callable[[Expr, Collection[str]], Expr]
 
 
 def minimal(output: Tensor, kept: frozenset[str], inline: Inline) -> Tensor:
-    """The output by fewer products, where the stage of their weights is kept."""
+    """The output by fewer products, where the stage of their weights is kept.
+
+    Raises: InvalidScheduleError.
+    """
     if filters(output) not in kept or output.compute is None:
         return output
     return _minimal(output, output.compute, kept, inline)
@@ -234,8 +239,16 @@ def minimal(output: Tensor, kept: frozenset[str], inline: Inline) -> Tensor:
 
 @lru_cache(64)  # a search asks for the same one with each candidate
 def _minimal(output: Tensor, made: Compute, kept: frozenset[str], inline: Inline) -> Tensor:
-    found = windows(output, inline(made.body, kept))
-    return found.rewritten() if found else output
+    found, own = windows(output, inline(made.body, kept)), filters(output)
+    if found is None:
+        raise InvalidScheduleError(
+            f"schedule: no stage {own!r}",
+            f"{output.name} is no float32 sum under windows of 3 x 3 in steps of 1, whose rows and "
+            "columns are even in number, with nothing else of it kept",
+        )
+    if missing := {f"{output.name}.winograd.sums"} & {*found.names()} - kept:
+        raise InvalidScheduleError(f"schedule: {own} without {min(missing)}", "attach it too")
+    return found.rewritten()
 
 
 def windows(output: Tensor, body: Expr) -> Windows | None:

@@ -317,6 +317,21 @@ def test_its_default_is_as_near_to_exact_as_the_sum(text, monkeypatch):
     assert errors[0] < 1.5 * errors[1]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kept", "said"),
+    [
+        ("h=7,w=8", BOTH, "no stage 'C.winograd.filters' .*even in number"),
+        ("h=8,w=8", ALONG, "C.winograd.filters without C.winograd.sums"),
+        ("h=8,w=8", (*BOTH, "P"), "no stage 'C.winograd.filters' .*nothing else of it kept"),
+    ],
+)
+def test_why_it_cannot_be_applied_is_said(sizes, kept, said):
+    parsed = workload.parse(f"conv2d:c=16,{sizes},k=16,r=3,s=3,pad=1")
+    stages = tuple(Attach(name, 0, Schedule((), 1)) for name in kept)
+    with pytest.raises(InvalidScheduleError, match=said):
+        build(parsed, SPEC, Schedule((), 1, stages=stages))
+
+
 def test_a_gpu_refuses_its_stages():
     parsed, gpu = workload.parse("conv2d:c=16,h=8,w=8,k=32,r=3,s=3,pad=1"), targets.resolve("sm_80")
     nest = Schedule((), 1, gpu=Gpu())
