@@ -180,7 +180,7 @@ def _offline(device: tpb.Device, there: Sequence[tpb.Device]) -> Finding:
     hosts = {host_of(address) for address in device.addresses}
     for one in there:
         if one.key == device.key and hosts & {host_of(address) for address in one.addresses}:
-            fix += f"; if it is {one.id} since, set up anew: `tunefarm admin forget {device.id}`"
+            fix += f"; if that board is {one.id} now: `tunefarm admin forget {device.id}`"
             break
     return Finding(AREA, device.id, False, f"offline{ago}", fix)
 
