@@ -29,7 +29,7 @@ from tunefarm_compiler.te import (
 )
 
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_COMPARE = {"lt": ("olt", "slt"), "gt": ("ogt", "sgt"), "eq": ("oeq", "eq")}
+_COMPARE = {"lt": ("olt", "slt", "ult"), "gt": ("ogt", "sgt", "ugt"), "eq": ("oeq", "eq", "eq")}
 _TRUE, _FALSE = Constant(1, "bool"), Constant(0, "bool")  # kept: values are found by identity
 NOTHING = "@nothing"  # zeros, read in place of what lies outside
 
@@ -132,8 +132,8 @@ class Values:
             case Unary(op):
                 return emit.call("x", {"abs": "fabs"}.get(op, op), expr.dtype, lanes, *inner)
             case Compare(op, left):
-                floats = left.dtype in FLOATS
-                test = f"{'fcmp' if floats else 'icmp'} {_COMPARE[op][not floats]}"
+                whole = 0 if left.dtype in FLOATS else 1 + left.dtype.startswith("u")
+                test = f"{'icmp' if whole else 'fcmp'} {_COMPARE[op][whole]}"
                 return emit.once("c", f"{test} {kind(left.dtype, lanes)} {inner[0]}, {inner[1]}")
             case Select():
                 return emit.select(inner[0], inner[1], inner[2], expr.dtype, lanes)

@@ -234,6 +234,18 @@ def test_a_number_of_bfloat16_is_that_number():
         assert got[3] == 0 and got[4] == np.float32(number).astype(ml_dtypes.bfloat16)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int8", "int32"])
+def test_numbers_are_compared_by_their_sign(dtype):
+    ends = np.iinfo(dtype)
+    data = np.array([0, 1, 5, ends.max // 2, ends.max // 2 + 1, ends.max, ends.min, 77], dtype)
+    given = te.placeholder("G", (8,), dtype)
+    middle = ends.max // 2
+    below = column(lambda i: te.cast(given[i] < middle, "float32"))
+    np.testing.assert_array_equal(evaluate(below, data), data < middle)
+    above = column(lambda i: te.cast(given[i] > 5, "float32"))
+    np.testing.assert_array_equal(evaluate(above, data), data > 5)
+
+
 def test_it_is_said_where_loops_are_shown():
     with pytest.raises(InvalidRequestError, match="reads A at 0 to 8"):
         te.show(column(lambda i: A[i, 0], 9))
