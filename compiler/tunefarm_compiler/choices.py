@@ -215,6 +215,8 @@ class NestRules:
         loops: list[tuple[str, int]] = []
         while any(cuts.values()):
             heads = [axis for axis, blocks in cuts.items() if blocks]
+            # Stages are computed inside of those: one elsewhere would be read in parts unlike.
+            heads = [axis for axis in heads if axis in self.single] or heads
             weights = [self._weight(axis, cuts[axis], vector) for axis in heads]
             axis = choose(f"loop.{len(loops)}", heads, weights) if len(heads) > 1 else heads[0]
             loops.append((axis, cuts[axis].pop(0)))
@@ -222,8 +224,6 @@ class NestRules:
 
     def _weight(self, axis: str, blocks: Sequence[int], vector: str) -> float:
         """How likely a loop is the next one outside: batches first, tiles last."""
-        if axis in self.single:
-            return 1000.0
         if axis in self.facts.summed:
             return 8.0
         if len(blocks) > 1:

@@ -214,3 +214,12 @@ def test_inputs_that_sums_read_often_are_tried_in_other_layouts():
         rules = ScheduleRules(workload.parse(text), targets.resolve("znver4"))
         turned = {name for kept in rules.layouts for name in kept}
         assert turned == ({"A.layout10", "B.layout10"} if "matmul" in text else set())
+
+
+def test_stages_stand_inside_of_the_loops_that_they_are_for():
+    rules = ScheduleRules(workload.parse("softmax:m=65,n=64"), targets.resolve("rasp3b-32"))
+    rng = random.Random(0)
+    for _ in range(300):  # whatever is decided, however unlikely
+        made = rules.draw(lambda _, options, weights: rng.choice(options))
+        depth = max((attach.depth for attach in made.stages), default=0)
+        assert [axis for axis, _ in made.loops[:depth]] == ["i", "j"][:depth]
